@@ -1,0 +1,62 @@
+"""Settings and fixtures that every test shares. No test lives here."""
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_num_cpu_devices", 2)
+
+with jaxtyping.install_import_hook(
+    "jaxrnn", "beartype.beartype"
+):  # annotated shapes are checked, in tests only
+    import jaxrnn
+    import jaxrnn.cells
+
+# All different, and none the number of a cell's gates, so that a swapped axis cannot hide.
+TIME, BATCH, INPUT, HIDDEN, PROJ, SPACE = 9, 8, 6, 7, 5, (11, 10)
+
+NEEDED = {"ProjectedLSTM": {"proj_size": PROJ}}  # arguments that a cell cannot do without
+
+
+@pytest.fixture(params=jaxrnn.cells.CELLS)
+def cell_name(request):
+    return request.param
+
+
+@pytest.fixture
+def cell(cell_name):
+    """Every registered cell: a new one is tested by existing."""
+    return jaxrnn.cells.CELLS[cell_name](**NEEDED.get(cell_name, {}))
+
+
+@pytest.fixture
+def x64():
+    """64-bit numbers for the length of one test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def draw():
+    """A function that draws parameters, a start state and inputs, all random, none zero."""
+
+    def draw(cell, *, time=TIME, batch=(BATCH,), bias=True, dtype=jnp.float64, seed=0):
+        rng = np.random.default_rng(seed)
+
+        def random(scale):
+            return lambda a: jnp.asarray(scale * rng.standard_normal(a.shape), dtype)
+
+        params = cell.init(jax.random.key(seed), input_size=INPUT, hidden_size=HIDDEN, bias=bias)
+        params = jax.tree.map(random(0.5), params)
+        xs = jnp.asarray(
+            rng.standard_normal((time, *batch, *SPACE[: cell.event_ndim - 1], INPUT)), dtype
+        )
+        state = jax.tree.map(
+            random(1.0), cell.initial_state(params, jnp.ones_like(xs, shape=xs.shape[1:]))
+        )
+        return params, state, xs
+
+    return draw

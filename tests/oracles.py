@@ -1,0 +1,199 @@
+"""One step of every cell in NumPy, transcribed from the papers' equations.
+
+Nothing here may import the library or JAX: an oracle that shares code with what it judges judges
+nothing. Each oracle takes the input, the state and the arrays of one cell by name and returns the
+new state. `w_ih[:, k]`, `w_hh[:, k]`, `b_ih[k]` and `b_hh[k]` belong to the k-th gate of the order
+that the first line of the oracle names.
+"""
+
+import numpy as np
+
+
+def sigmoid(a):
+    return 1 / (1 + np.exp(-a))
+
+
+def relu(a):
+    return np.maximum(a, 0)
+
+
+def project(v, w, b, gate):
+    """The pre-activation that `v` gives to one gate."""
+    a = v @ w[:, gate]
+    return a if b is None else a + b[gate]
+
+
+def rnn(x, state, p, activation=np.tanh):
+    """Elman, 1990; document 003, first equation."""
+    from_x = project(x, p["w_ih"], p["b_ih"], 0)
+    from_h = project(state["h"], p["w_hh"], p["b_hh"], 0)
+    return {"h": activation(from_x + from_h)}
+
+
+def lstm(x, state, p):
+    """Document 000; Gers et al., 2000. Order i f g o."""
+    h, c = state["h"], state["c"]
+    w, b, u, v = p["w_ih"], p["b_ih"], p["w_hh"], p["b_hh"]
+    i = sigmoid(project(x, w, b, 0) + project(h, u, v, 0))
+    f = sigmoid(project(x, w, b, 1) + project(h, u, v, 1))
+    g = np.tanh(project(x, w, b, 2) + project(h, u, v, 2))
+    o = sigmoid(project(x, w, b, 3) + project(h, u, v, 3))
+    c = f * c + i * g
+    return {"h": o * np.tanh(c), "c": c}
+
+
+def projected_lstm(x, state, p):
+    """Sak et al., 2014, arXiv:1402.1128, section 2, without peepholes. Order i f g o."""
+    new = lstm(x, state, p)
+    return {"h": new["h"] @ p["w_hr"], "c": new["c"]}
+
+
+def peephole_lstm(x, state, p):
+    """Gers and Schmidhuber, 2000; the ONNX operator LSTM with input P. Order i f g o."""
+    h, c = state["h"], state["c"]
+    w, b, u, v = p["w_ih"], p["b_ih"], p["w_hh"], p["b_hh"]
+    p_i, p_f, p_o = p["p"]
+    i = sigmoid(project(x, w, b, 0) + project(h, u, v, 0) + p_i * c)
+    f = sigmoid(project(x, w, b, 1) + project(h, u, v, 1) + p_f * c)
+    g = np.tanh(project(x, w, b, 2) + project(h, u, v, 2))
+    c = f * c + i * g
+    o = sigmoid(project(x, w, b, 3) + project(h, u, v, 3) + p_o * c)
+    return {"h": o * np.tanh(c), "c": c}
+
+
+def coupled_lstm(x, state, p):
+    """Greff et al., 2015, arXiv:1503.04069, variant CIFG: f = 1 - i. Order i g o."""
+    h, c = state["h"], state["c"]
+    w, b, u, v = p["w_ih"], p["b_ih"], p["w_hh"], p["b_hh"]
+    i = sigmoid(project(x, w, b, 0) + project(h, u, v, 0))
+    g = np.tanh(project(x, w, b, 1) + project(h, u, v, 1))
+    o = sigmoid(project(x, w, b, 2) + project(h, u, v, 2))
+    c = (1 - i) * c + i * g
+    return {"h": o * np.tanh(c), "c": c}
+
+
+def gru(x, state, p):
+    """Document 003, section 2: r acts after the product, z keeps the old state. Order r z n."""
+    h = state["h"]
+    w, b, u, v = p["w_ih"], p["b_ih"], p["w_hh"], p["b_hh"]
+    r = sigmoid(project(x, w, b, 0) + project(h, u, v, 0))
+    z = sigmoid(project(x, w, b, 1) + project(h, u, v, 1))
+    n = np.tanh(project(x, w, b, 2) + r * project(h, u, v, 2))
+    return {"h": (1 - z) * n + z * h}
+
+
+def chung_gru(x, state, p):
+    """Document 000; Chung et al., 2014, arXiv:1412.3555: r acts before the product. Order r z n."""
+    h = state["h"]
+    w, b, u, v = p["w_ih"], p["b_ih"], p["w_hh"], p["b_hh"]
+    r = sigmoid(project(x, w, b, 0) + project(h, u, v, 0))
+    z = sigmoid(project(x, w, b, 1) + project(h, u, v, 1))
+    n = np.tanh(project(x, w, b, 2) + project(r * h, u, v, 2))
+    return {"h": (1 - z) * h + z * n}
+
+
+def mgu(x, state, p):
+    """Zhou et al., 2016, arXiv:1603.09420: f resets and updates. Order f n."""
+    h = state["h"]
+    w, b, u, v = p["w_ih"], p["b_ih"], p["w_hh"], p["b_hh"]
+    f = sigmoid(project(x, w, b, 0) + project(h, u, v, 0))
+    n = np.tanh(project(x, w, b, 1) + project(f * h, u, v, 1))
+    return {"h": (1 - f) * h + f * n}
+
+
+def ind_rnn(x, state, p):
+    """Li et al., 2018, arXiv:1803.04831: every unit sees only itself; u is the row of `w_hh`."""
+    u = p["w_hh"][0]
+    return {"h": relu(project(x, p["w_ih"], p["b_ih"], 0) + u * state["h"])}
+
+
+def layer_norm(a, norm, epsilon):
+    """Ba et al., 2016, equation 4, of each vector of a batch; epsilon as in the authors' code."""
+    rows = []
+    for row in a.reshape(-1, norm["gain"].size):
+        mean = sum(row) / len(row)
+        variance = sum((row - mean) ** 2) / len(row)
+        rows.append(
+            (row - mean) / np.sqrt(variance + epsilon) * norm["gain"].ravel()
+            + norm["shift"].ravel()
+        )
+    return np.array(rows).reshape(a.shape)
+
+
+def products(v, w):
+    """The products of every gate, one behind the other: (*batch, gates * hidden)."""
+    return np.concatenate([v @ w[:, gate] for gate in range(w.shape[1])], axis=-1)
+
+
+def layer_norm_lstm(x, state, p, epsilon=1e-5):
+    """Ba et al., 2016, arXiv:1607.06450, supplement, equations 20-22. Order i f g o."""
+    from_h = layer_norm(products(state["h"], p["w_hh"]), p["norm_h"], epsilon)
+    from_x = layer_norm(products(x, p["w_ih"]), p["norm_x"], epsilon)
+    b = 0 if p["b_ih"] is None else p["b_ih"].ravel()
+    i, f, g, o = np.split(from_h + from_x + b, 4, axis=-1)
+    c = sigmoid(f) * state["c"] + sigmoid(i) * np.tanh(g)
+    return {"h": sigmoid(o) * np.tanh(layer_norm(c, p["norm_c"], epsilon)), "c": c}
+
+
+def layer_norm_gru(x, state, p, epsilon=1e-5):
+    """The GRU of document 003 with the normalisations of Ba et al., equation 20. Order r z n.
+
+    Ba et al. (equations 23-25) normalise n apart from r and z, and let z take the new state.
+    """
+    from_h = layer_norm(products(state["h"], p["w_hh"]), p["norm_h"], epsilon)
+    from_x = layer_norm(products(x, p["w_ih"]), p["norm_x"], epsilon)
+    b = 0 if p["b_ih"] is None else p["b_ih"].ravel()
+    (r_h, z_h, n_h), (r_x, z_x, n_x) = (
+        np.split(from_h, 3, axis=-1),
+        np.split(from_x + b, 3, axis=-1),
+    )
+    r, z = sigmoid(r_h + r_x), sigmoid(z_h + z_x)
+    n = np.tanh(n_x + r * n_h)
+    return {"h": (1 - z) * n + z * state["h"]}
+
+
+def convolve(v, w, b, gate, space_axes):
+    """Cross-correlation that keeps the size, point by point; `v` is (*batch, *space, channels)."""
+    batch_axes = v.ndim - space_axes - 1
+    space, window = v.shape[batch_axes:-1], w.shape[:space_axes]
+    out = np.zeros((*v.shape[:-1], w.shape[-1]))
+    for point in np.ndindex(space):
+        for offset in np.ndindex(window):
+            source = tuple(
+                a + k - (n - 1) // 2 for a, k, n in zip(point, offset, window, strict=True)
+            )
+            if all(0 <= a < n for a, n in zip(source, space, strict=True)):
+                out[(..., *point, slice(None))] += (
+                    v[(..., *source, slice(None))] @ w[offset][:, gate]
+                )
+    return out if b is None else out + b[gate]
+
+
+def conv_lstm(x, state, p):
+    """Shi et al., 2015, arXiv:1506.04214, equation 3, without peepholes. Order i f g o."""
+    h, c = state["h"], state["c"]
+    w, b, u, v = p["w_ih"], p["b_ih"], p["w_hh"], p["b_hh"]
+    n = w.ndim - 3
+    i = sigmoid(convolve(x, w, b, 0, n) + convolve(h, u, v, 0, n))
+    f = sigmoid(convolve(x, w, b, 1, n) + convolve(h, u, v, 1, n))
+    g = np.tanh(convolve(x, w, b, 2, n) + convolve(h, u, v, 2, n))
+    o = sigmoid(convolve(x, w, b, 3, n) + convolve(h, u, v, 3, n))
+    c = f * c + i * g
+    return {"h": o * np.tanh(c), "c": c}
+
+
+ORACLES = {
+    "RNN": rnn,
+    "LSTM": lstm,
+    "GRU": gru,
+    "ChungGRU": chung_gru,
+    "PeepholeLSTM": peephole_lstm,
+    "CoupledLSTM": coupled_lstm,
+    "ProjectedLSTM": projected_lstm,
+    "LayerNormLSTM": layer_norm_lstm,
+    "LayerNormGRU": layer_norm_gru,
+    "MGU": mgu,
+    "IndRNN": ind_rnn,
+    "ConvLSTM1D": conv_lstm,
+    "ConvLSTM2D": conv_lstm,
+}
