@@ -1,0 +1,28 @@
+"""The registry of cells: one row per cell. No code may live here."""
+
+from jaxrnn.cells.base import Cell, GatedCell, GateParams, Hidden, LSTMState
+from jaxrnn.cells.conv import ConvLSTM1DCell, ConvLSTM2DCell
+from jaxrnn.cells.gru import ChungGRUCell, GRUCell
+from jaxrnn.cells.layer_norm import LayerNormGRUCell, LayerNormLSTMCell
+from jaxrnn.cells.lstm import LSTMCell
+from jaxrnn.cells.lstm_variants import CoupledLSTMCell, PeepholeLSTMCell, ProjectedLSTMCell
+from jaxrnn.cells.minimal import IndRNNCell, MGUCell
+from jaxrnn.cells.rnn import RNNCell
+
+CELLS: dict[str, type[Cell]] = {
+    "RNN": RNNCell,
+    "LSTM": LSTMCell,
+    "GRU": GRUCell,
+    "ChungGRU": ChungGRUCell,
+    "PeepholeLSTM": PeepholeLSTMCell,
+    "CoupledLSTM": CoupledLSTMCell,
+    "ProjectedLSTM": ProjectedLSTMCell,
+    "LayerNormLSTM": LayerNormLSTMCell,
+    "LayerNormGRU": LayerNormGRUCell,
+    "MGU": MGUCell,
+    "IndRNN": IndRNNCell,
+    "ConvLSTM1D": ConvLSTM1DCell,
+    "ConvLSTM2D": ConvLSTM2DCell,
+}
+
+__all__ = ["CELLS", "Cell", "GateParams", "GatedCell", "Hidden", "LSTMState", *(c.__name__ for c in CELLS.values())]

@@ -1,0 +1,128 @@
+"""What a cell is: `Cell` and `GatedCell`, their parameters and states. No concrete cell, no loop over time, no argument checks."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from jaxrnn.checks import check_choice, check_proj_size
+from jaxrnn.initializers import Initializer, PerGate, draw, promote, uniform
+
+__all__ = [
+    "Cell", "GateParams", "GatedCell", "Hidden", "LSTMState", "check_choice", "check_proj_size", "contract", "draw",
+    "promote", "split_gates", "uniform",
+]  # fmt: skip
+
+
+class Hidden(NamedTuple):
+    """The state of a cell that remembers its output only."""
+
+    h: Float[Array, "*batch hidden"]
+
+
+class LSTMState(NamedTuple):
+    """The output `h` and the cell state `c`."""
+
+    h: Float[Array, "*batch output"]
+    c: Float[Array, "*batch hidden"]
+
+
+class GateParams(NamedTuple):
+    """The weights of one gated cell, in row-vector form `x @ w`, gates on an axis of their own."""
+
+    w_ih: Float[Array, "input gates hidden"]
+    w_hh: Float[Array, "output gates hidden"]
+    b_ih: Float[Array, "gates hidden"] | None
+    b_hh: Float[Array, "gates hidden"] | None
+
+
+def contract(x, w, b=None):
+    """`x @ w + b` for weights (input, gates, hidden): computed in the dtype of `w`, accumulated at least in float32."""
+    wide = promote(w.dtype, jnp.float32)
+    axes = (((x.ndim - 1,), (0,)), ((), ()))
+    product = lax.dot_general(x.astype(w.dtype), w, axes, preferred_element_type=wide)
+    return product if b is None else product + jnp.broadcast_to(b.astype(wide), product.shape)
+
+
+def split_gates(x_gates) -> tuple:
+    """One array per gate, from an array with the gates on its last axis but one."""
+    return tuple(lax.index_in_dim(x_gates, k, axis=-2, keepdims=False) for k in range(x_gates.shape[-2]))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One time step, as a description: frozen, hashable, holding no arrays.
+
+    A cell names its `gates` and its `State`, draws its parameters (`init`), projects its input (`project`: no recurrence in
+    it, so the engine runs it over many steps at once) and says how the state moves on (`recur`).
+
+    Args:
+        w_ih_init, w_hh_init, b_ih_init, b_hh_init: initialisers with the signature of `jax.nn.initializers`, called once per
+            gate with shape (in, hidden) or (hidden,); or a `PerGate`. Default: U(−1/√hidden, 1/√hidden), PyTorch's.
+    """
+
+    w_ih_init: Initializer | PerGate = uniform
+    w_hh_init: Initializer | PerGate = uniform
+    b_ih_init: Initializer | PerGate = uniform
+    b_hh_init: Initializer | PerGate = uniform
+
+    gates: ClassVar[tuple[str, ...]]
+    State: ClassVar[Any] = Hidden
+    event_ndim: ClassVar[int] = 1
+    """How many of the last axes of `x` belong to one example at one step."""
+
+    def output_size(self, hidden_size: int) -> int:
+        """The width of the output `h`."""
+        return hidden_size
+
+    def init(self, key, input_size: int, hidden_size: int, *, bias: bool = True, dtype=jnp.float32):
+        """Draw the parameters of one cell."""
+        k_ih, k_hh, k_bih, k_bhh = jax.random.split(key, 4)
+        shape = (self.output_size(hidden_size), hidden_size)
+        return GateParams(
+            w_ih=draw(self.w_ih_init, k_ih, self.gates, (input_size, hidden_size), dtype),
+            w_hh=draw(self.w_hh_init, k_hh, self.gates, shape, dtype),
+            b_ih=draw(self.b_ih_init, k_bih, self.gates, (hidden_size,), dtype) if bias else None,
+            b_hh=draw(self.b_hh_init, k_bhh, self.gates, (hidden_size,), dtype) if bias else None,
+        )
+
+    def initial_state(self, params, x):
+        """The state of zeros before `x` (*batch, input), made from the projected `x` so that it follows its sharding."""
+        zeros = jnp.zeros_like(self.project(params, x)[..., 0, :])
+        return self.State(*(zeros for _ in self.State._fields))
+
+    def project(self, params, x):
+        """What the input contributes to the gates, for any number of leading axes: (…, gates, hidden)."""
+        return contract(x, params.w_ih, params.b_ih)
+
+    def recur(self, params, state, x_gates, h):
+        """The next state, from the state, the projected input, and `h`: what the recurrent products read."""
+        raise NotImplementedError(f"{type(self).__name__} should define `recur` (or, if it is gated, `update`)")
+
+    def step(self, params, state, x):
+        """One full step, a pure function: (params, state, x) -> (state, y)."""
+        state = self.recur(params, state, self.project(params, x), state.h)
+        return state, state.h.astype(promote(x.dtype, params.w_ih.dtype))
+
+
+@dataclass(frozen=True)
+class GatedCell(Cell):
+    """A cell whose only matmul inside the loop is `w_hh`: it gives `update`, and gets the engine's derivative rule.
+
+        x_gates = x @ w_ih + b_ih
+        h_gates = h @ w_hh + b_hh
+        state   = update(state, x_gates, h_gates)        elementwise: this is the cell
+
+    Parameters beyond `GateParams` reach `update` as further positional arguments, in their order.
+    """
+
+    def update(self, state, x_gates, h_gates, *extra):
+        """The elementwise equations; `x_gates` and `h_gates` hold one array per gate, in the order of `gates`."""
+        raise NotImplementedError(f"{type(self).__name__} should define `update`")
+
+    def recur(self, params, state, x_gates, h):
+        h_gates = contract(h, params.w_hh, params.b_hh)
+        return self.update(state, split_gates(x_gates), split_gates(h_gates), *params[4:])

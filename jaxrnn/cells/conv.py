@@ -1,0 +1,95 @@
+"""The convolutional LSTM."""
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.nn import sigmoid
+from jaxtyping import Array, Float
+
+from jaxrnn.cells.base import Cell, LSTMState, draw, promote, split_gates
+
+
+class ConvParams(NamedTuple):
+    """`GateParams` with a kernel over space in front: input and hidden are channels."""
+
+    w_ih: Float[Array, "*kernel input gates hidden"]
+    w_hh: Float[Array, "*kernel hidden gates hidden"]
+    b_ih: Float[Array, "gates hidden"] | None
+    b_hh: Float[Array, "gates hidden"] | None
+
+
+@dataclass(frozen=True)
+class _ConvLSTMCell(Cell):
+    kernel_size: int = 3
+
+    gates: ClassVar = ("i", "f", "g", "o")
+    State: ClassVar = LSTMState
+
+    def init(self, key, input_size, hidden_size, *, bias=True, dtype=jnp.float32):
+        window = (self.kernel_size,) * (self.event_ndim - 1)
+        points = self.kernel_size ** len(window)
+        k_ih, k_hh, k_bih, k_bhh = jax.random.split(key, 4)
+
+        def kernel(init, key, channels):
+            w = draw(init, key, self.gates, (points * channels, hidden_size), dtype)
+            return w.reshape(*window, channels, len(self.gates), hidden_size)
+
+        return ConvParams(
+            w_ih=kernel(self.w_ih_init, k_ih, input_size),
+            w_hh=kernel(self.w_hh_init, k_hh, hidden_size),
+            b_ih=draw(self.b_ih_init, k_bih, self.gates, (hidden_size,), dtype) if bias else None,
+            b_hh=draw(self.b_hh_init, k_bhh, self.gates, (hidden_size,), dtype) if bias else None,
+        )
+
+    def convolve(self, x, w, b):
+        """Convolve the last axes (*space, channels) of `x`, padded to keep the size: (…, *space, gates, hidden)."""
+        *window, channels, gates, hidden = w.shape
+        wide = promote(w.dtype, jnp.float32)
+        letters = "DHW"[-len(window) :]
+        y = lax.conv_general_dilated(
+            x.reshape(-1, *x.shape[-self.event_ndim :]).astype(wide),
+            w.reshape(*window, channels, gates * hidden).astype(wide),
+            window_strides=[1] * len(window),
+            padding="SAME",
+            dimension_numbers=(f"N{letters}C", f"{letters}IO", f"N{letters}C"),
+        ).reshape(*x.shape[:-1], gates, hidden)
+        return y if b is None else y + jnp.broadcast_to(b.astype(wide), y.shape)
+
+    def project(self, params, x):
+        return self.convolve(x, params.w_ih, params.b_ih)
+
+    def recur(self, params, state, x_gates, h):
+        a_i, a_f, a_g, a_o = split_gates(x_gates + self.convolve(h, params.w_hh, params.b_hh))
+        i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o)
+        c = f * state.c + i * jnp.tanh(a_g)
+        return LSTMState(o * jnp.tanh(c), c)
+
+
+@dataclass(frozen=True)
+class ConvLSTM1DCell(_ConvLSTMCell):
+    """Convolutional LSTM over one axis of space; see `ConvLSTM2DCell`. Inputs are (…, width, channels)."""
+
+    event_ndim: ClassVar = 2
+
+
+@dataclass(frozen=True)
+class ConvLSTM2DCell(_ConvLSTMCell):
+    """Convolutional LSTM (Shi et al., 2015, arXiv:1506.04214, equation 3, without peepholes).
+
+        iₜ = σ(W_ii ∗ xₜ + b_ii + W_hi ∗ hₜ₋₁ + b_hi)       ∗ is a convolution
+        fₜ = σ(W_if ∗ xₜ + b_if + W_hf ∗ hₜ₋₁ + b_hf)
+        gₜ = tanh(W_ig ∗ xₜ + b_ig + W_hg ∗ hₜ₋₁ + b_hg)
+        oₜ = σ(W_io ∗ xₜ + b_io + W_ho ∗ hₜ₋₁ + b_ho)
+        cₜ = fₜ ⊙ cₜ₋₁ + iₜ ⊙ gₜ
+        hₜ = oₜ ⊙ tanh(cₜ)
+
+    Variant: stride 1, padded to keep the size, cross-correlation as in every framework. Inputs are (…, height, width, channels).
+
+    Args:
+        kernel_size: width of the window along each axis of space.
+    """
+
+    event_ndim: ClassVar = 3

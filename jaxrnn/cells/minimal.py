@@ -1,0 +1,58 @@
+"""Cells with fewer parts than a GRU."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax.nn import relu, sigmoid
+
+from jaxrnn.cells.base import Cell, GateParams, Hidden, contract, draw, split_gates
+
+
+@dataclass(frozen=True)
+class MGUCell(Cell):
+    """Minimal gated unit (Zhou et al., 2016, arXiv:1603.09420, equations 6).
+
+        fₜ = σ(W_if xₜ + b_if + W_hf hₜ₋₁ + b_hf)               forget gate
+        nₜ = tanh(W_in xₜ + b_in + W_hn (fₜ ⊙ hₜ₋₁) + b_hn)     candidate
+        hₜ = (1 − fₜ) ⊙ hₜ₋₁ + fₜ ⊙ nₜ
+
+    Variant: the paper's. Flax's `MGUCell` applies the gate after the product and lets f keep the old state.
+    """
+
+    gates: ClassVar = ("f", "n")
+
+    def recur(self, params, state, x_gates, h):
+        x_f, x_n = split_gates(x_gates)
+        b_f, b_n = (None, None) if params.b_hh is None else (params.b_hh[:1], params.b_hh[1:])
+        (h_f,) = split_gates(contract(h, params.w_hh[:, :1], b_f))
+        f = sigmoid(x_f + h_f)
+        (h_n,) = split_gates(contract(f * h, params.w_hh[:, 1:], b_n))
+        n = jnp.tanh(x_n + h_n)
+        return Hidden((1 - f) * state.h + f * n)
+
+
+@dataclass(frozen=True)
+class IndRNNCell(Cell):
+    """Independently recurrent network (Li et al., 2018, arXiv:1803.04831, equation 4).
+
+        hₜ = relu(W_ih xₜ + b_ih + u ⊙ hₜ₋₁)
+
+    Variant: `w_hh` holds u, of shape (1, hidden): each unit sees itself only. There is no second bias.
+    """
+
+    gates: ClassVar = ("h",)
+
+    def init(self, key, input_size, hidden_size, *, bias=True, dtype=jnp.float32):
+        k_ih, k_u, k_b = jax.random.split(key, 3)
+        return GateParams(
+            w_ih=draw(self.w_ih_init, k_ih, self.gates, (input_size, hidden_size), dtype),
+            w_hh=draw(self.w_hh_init, k_u, self.gates, (hidden_size,), dtype),
+            b_ih=draw(self.b_ih_init, k_b, self.gates, (hidden_size,), dtype) if bias else None,
+            b_hh=None,
+        )
+
+    def recur(self, params, state, x_gates, h):
+        (x_h,), u = split_gates(x_gates), params.w_hh[0].astype(h.dtype)
+        return Hidden(relu(x_h + jnp.broadcast_to(u, h.shape) * h))

@@ -1,0 +1,87 @@
+"""Initial values of parameters. Each initialiser has the signature of `jax.nn.initializers` and is called once per gate, so
+that every function found there works here too, per gate. No cell and no gate order may be known here."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax.nn.initializers import constant, ones, orthogonal, zeros
+
+__all__ = ["Initializer", "PerGate", "chrono", "draw", "forget_bias", "identity", "ones", "orthogonal", "uniform", "zeros"]
+
+Initializer = Callable[..., jax.Array]
+
+
+def uniform(key, shape, dtype=jnp.float32):
+    """Draw from U(−1/√hidden, 1/√hidden), where hidden is the last axis: PyTorch's default for every array."""
+    bound = shape[-1] ** -0.5
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def identity(key, shape, dtype=jnp.float32):
+    """The identity matrix: recurrent weights of the IRNN (Le, Jaitly, Hinton, 2015, arXiv:1504.00941), used with `relu`."""
+    del key
+    return jnp.eye(*shape, dtype=dtype)
+
+
+@dataclass(frozen=True)
+class PerGate:
+    """Another initialiser for some gates.
+
+    Args:
+        default: for the gates that are not named.
+        named: pairs (gate, initialiser).
+        same_key: give every gate the same key, so that their draws are tied.
+    """
+
+    default: Initializer
+    named: tuple[tuple[str, Initializer], ...]
+    same_key: bool = False
+
+
+def forget_bias(value: float = 1.0) -> PerGate:
+    """Zeros, but `value` for the forget gate (Gers, Schmidhuber, Cummins, 2000; Jozefowicz et al., 2015)."""
+    return PerGate(zeros, (("f", constant(value)),))
+
+
+@dataclass(frozen=True)
+class _LogUniform:
+    longest: int
+    sign: int
+
+    def __call__(self, key, shape, dtype=jnp.float32):
+        return self.sign * jnp.log(jax.random.uniform(key, shape, dtype, 1.0, self.longest - 1.0))
+
+
+def chrono(longest: int, *, forget: str = "f", write: str = "i") -> PerGate:
+    """Chrono initialisation of biases (Tallec & Ollivier, 2018, arXiv:1804.11188, section 2).
+
+        b_f ~ log U(1, longest − 1)      b_i = −b_f      other gates 0
+
+    Args:
+        longest: the longest dependency expected, in steps; at least 3.
+        forget, write: names of the two gates. For a GRU, whose update gate keeps, `chrono(longest, forget="z")`.
+
+    Raises:
+        ValueError: `longest` is below 3.
+    """
+    if longest < 3:
+        raise ValueError(f"chrono: `longest` should be at least 3 steps, got {longest}.")
+    return PerGate(zeros, ((forget, _LogUniform(longest, 1)), (write, _LogUniform(longest, -1))), same_key=True)
+
+
+def promote(*dtypes):
+    """The dtype that holds all of `dtypes`; asked for by name, so also under strict promotion."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.result_type(*dtypes)
+
+
+def draw(initializer: Initializer | PerGate, key, gates: tuple[str, ...], shape: tuple[int, ...], dtype):
+    """Draw one array with its gates on the last axis but one; at least in float32, then cast (a QR has no bfloat16)."""
+    wide = promote(dtype, jnp.float32)
+    per_gate = initializer if isinstance(initializer, PerGate) else PerGate(initializer, ())
+    keys = [key] * len(gates) if per_gate.same_key else jax.random.split(key, len(gates))
+    choose = dict(per_gate.named)
+    arrays = [choose.get(gate, per_gate.default)(k, shape, wide) for gate, k in zip(gates, keys, strict=True)]
+    return jnp.stack(arrays, axis=-2).astype(dtype)
