@@ -46,9 +46,12 @@ def assert_same(got, want):
 
 
 unroll = jax.jit(jaxrnn.unroll, static_argnums=0, static_argnames=("reverse", "remat", "dtype"))
+quickly = {
+    "xla_backend_optimization_level": 0
+}  # what is only compared with compiles in half the time
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=0, compiler_options=quickly)
 def one_step(cell, params, state, x):
     return cell.step(params, state, x)
 
@@ -77,7 +80,7 @@ def test_every_cell_has_an_oracle():
 
 
 def assert_follows(oracle, cell, params, state, x):
-    new, y = cell.step(params, state, x)
+    new, y = one_step(cell, params, state, x)
     assert_close(plain(new), oracle(np.asarray(x), plain(state), plain(params)))
     assert_same(y, new.h)
     assert y.dtype == jnp.float64
@@ -126,7 +129,7 @@ def test_unroll_is_a_loop_of_steps(cell, reverse, draw):
 @both_directions
 @pytest.mark.parametrize("kind", ["lengths", "mask"])
 def test_padding_and_gaps_change_nothing(cell, kind, reverse, draw):
-    """Each sequence of a batch ends where its valid steps alone end; other outputs are exactly 0."""
+    """Each sequence of a batch ends where its valid steps alone end; other outputs are 0."""
     params, state, xs = draw(cell)
     valid = padded(LENGTHS) if kind == "lengths" else gaps()
     given = {"lengths": jnp.asarray(LENGTHS)} if kind == "lengths" else {"mask": jnp.asarray(valid)}
@@ -244,10 +247,15 @@ def scan_of_steps(cell, params, xs, state, lengths, reverse):
     return jax.lax.scan(body, state, (xs, valid), reverse=reverse)
 
 
-def weighted(run):
+def weighted(run, compiler_options=None):
     """The gradients of a weighted sum of all outputs and final states, and both of these."""
 
-    @partial(jax.jit, static_argnums=0, static_argnames=("reverse", "remat"))
+    @partial(
+        jax.jit,
+        static_argnums=0,
+        static_argnames=("reverse", "remat"),
+        compiler_options=compiler_options,
+    )
     def gradients(cell, params, xs, state, lengths, **options):
         def loss(params, xs, state):
             result = run(cell, params, xs, state, lengths=lengths, **options)
@@ -263,7 +271,8 @@ def weighted(run):
     return gradients
 
 
-engine_gradients, plain_gradients = weighted(jaxrnn.unroll), weighted(scan_of_steps)
+engine_gradients = weighted(jaxrnn.unroll)
+plain_gradients = weighted(scan_of_steps, quickly)
 
 
 @both_directions
@@ -302,13 +311,12 @@ def test_nan_in_padding_changes_no_bit_of_anything(cell, reverse, draw):
 def test_bfloat16_is_float32_to_its_rounding(cell, draw):
     """States stay in float32, and everything stays near the float32 result."""
     params, state, xs = draw(cell, dtype=jnp.float32)
-    want, exact = unroll(cell, params, xs, state, lengths=jnp.asarray(LENGTHS))
-    final, ys = unroll(cell, params, xs, state, lengths=jnp.asarray(LENGTHS), dtype=jnp.bfloat16)
+    lengths = jnp.asarray(LENGTHS)
+    want = jax.tree.leaves(unroll(cell, params, xs, state, lengths=lengths))
+    final, ys = unroll(cell, params, xs, state, lengths=lengths, dtype=jnp.bfloat16)
     assert ys.dtype == jnp.bfloat16
     assert {a.dtype for a in final} == {jnp.dtype(jnp.float32)}
-    error = max(
-        jnp.abs(ys.astype(jnp.float32) - exact).max(),
-        *(jnp.abs(a - b).max() for a, b in zip(final, want, strict=True)),
-    )
-    size = max(1.0, float(jnp.abs(exact).max()))
-    assert 0 < float(error) < 8 * float(jnp.finfo(jnp.bfloat16).eps) * size
+    got = [*final, ys.astype(jnp.float32)]
+    error = max(float(jnp.abs(a - b).max()) for a, b in zip(got, want, strict=True))
+    size = max(float(jnp.abs(a).max()) for a in want)
+    assert 0 < error < 4 * float(jnp.finfo(jnp.bfloat16).eps) * size
