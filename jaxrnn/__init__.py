@@ -1,4 +1,12 @@
 """Recurrent networks for JAX and Flax: pure cell steps, scanned over time, in stacked and bidirectional modules."""
 
+from jaxrnn import cells, initializers, linen, models
+from jaxrnn.cells import CELLS as CELLS
 from jaxrnn.cells import *  # noqa: F403
+from jaxrnn.cells import __all__ as _cells
+from jaxrnn.layers import Stack
+from jaxrnn.nnx import GRU, LSTM, RNN, Recurrent
 from jaxrnn.unroll import unroll
+
+__version__ = "0.1.0"
+__all__ = ["GRU", "LSTM", "RNN", "Recurrent", "Stack", "cells", "initializers", "linen", "models", "unroll", *_cells]

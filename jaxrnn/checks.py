@@ -66,6 +66,40 @@ def lonely_dropout(name: str, dropout: float, num_layers: int):
         )
 
 
+def one_direction(name: str, bidirectional: bool):
+    """A stack that runs step by step has one direction."""
+    if bidirectional:
+        raise ValueError(
+            f"{name}: the module should have one direction to run step by step, got bidirectional=True.\n"
+            "The backward direction starts at the end of the sequence: call the module on the whole of it."
+        )
+
+
+def stack(s):
+    """The options of a `Stack`."""
+    name = "Stack"
+    size(name, "input_size", s.input_size)
+    size(name, "num_layers", s.num_layers)
+    for hidden in s.hidden_size if isinstance(s.hidden_size, tuple) else (s.hidden_size,):
+        size(name, "hidden_size", hidden)
+    if isinstance(s.hidden_size, tuple) and len(s.hidden_size) != s.num_layers:
+        raise ValueError(f"{name}: `hidden_size` should have one entry for each of num_layers={s.num_layers}, got {s.hidden_size}.")
+    for argument in ("bidirectional", "bias", "learn_initial_state", "remat"):
+        flag(name, argument, getattr(s, argument))
+    for argument in ("dropout", "input_dropout", "recurrent_dropout", "zoneout", "weight_dropout"):
+        rate(name, argument, getattr(s, argument))
+    lonely_dropout(name, s.dropout, s.num_layers)
+    check_choice(name, "merge", s.merge, ("concat", "sum", "mean", "none"))
+    check_choice(name, "connection", s.connection, ("none", "residual", "skip"))
+    for argument in ("dtype", "param_dtype"):
+        value = getattr(s, argument)
+        if value is not None and not jnp.issubdtype(value, jnp.floating):
+            raise TypeError(f"{name}: `{argument}` should be a floating-point dtype, got {value!r}.")
+    if s.connection == "residual" and len(set(s.layer_output_sizes)) > 1:
+        sizes = s.layer_output_sizes
+        raise ValueError(f"{name}: connection='residual' should have layers of one output size, got output sizes {sizes}.")
+
+
 # Arrays ----------------------------------------------------------------------------------------------------------------
 
 
@@ -130,3 +164,63 @@ def state(name: str, argument: str, value, like, *, broadcast: bool = False):
         fits = wanted.shape[wanted.ndim - given.ndim :] == given.shape if broadcast else wanted.shape == given.shape
         if not fits:
             raise ValueError(f"{name}: `{argument}.{field}` should have shape {wanted.shape}, got {given.shape}.")
+
+
+# Modules ---------------------------------------------------------------------------------------------------------------
+
+
+def module_input(name: str, x, stack, batch_first: bool) -> bool:
+    """`x` fits the module; whether it has a batch axis."""
+    array(name, "x", x)
+    rank = stack.cell.event_ndim + 1
+    if x.ndim not in (rank, rank + 1):
+        event = "input" if rank == 2 else "*space, channels"
+        batched = f"(batch, time, {event})" if batch_first else f"(time, batch, {event})"
+        raise ValueError(f"{name}: `x` should have shape {batched} or, for one sequence, (time, {event}), got {x.shape}.")
+    input_size(name, "x", x, stack.input_size, "the module's `input_size`")
+    return x.ndim == rank + 1
+
+
+def step_input(name: str, x, stack):
+    """`x` is the input of one step."""
+    array(name, "x", x)
+    if x.ndim not in (stack.cell.event_ndim, stack.cell.event_ndim + 1):
+        raise ValueError(f"{name}: `x` should have shape (batch, input) or (input,), one step, got {x.shape}.")
+    input_size(name, "x", x, stack.input_size, "the module's `input_size`")
+
+
+def stacked_states(name: str, h_0, like) -> tuple:
+    """`h_0` is one array per field of the state, stacked over layers and directions; as a tuple of them."""
+    kind, count = type(like[0][0]), len(like) * len(like[0])
+    names = [f"{field}_0" for field in kind._fields]
+    if len(names) == 1:
+        fields = (h_0,)
+    elif isinstance(h_0, tuple | list) and len(h_0) == len(names):
+        fields = tuple(h_0)
+    else:
+        came = f"{len(h_0)} of them" if isinstance(h_0, tuple | list) else type(h_0).__name__
+        raise TypeError(f"{name}: the initial state should be a tuple ({', '.join(names)}), got {came}.")
+    for argument, value, wanted in zip(names, fields, like[0][0], strict=True):
+        array(name, argument, value)
+        if value.shape != (count, *wanted.shape):
+            layout = "(num_layers * num_directions, *batch, hidden), whatever `batch_first` says"
+            raise ValueError(f"{name}: `{argument}` should have shape {(count, *wanted.shape)}, {layout}, got {value.shape}.")
+    return fields
+
+
+def nested_states(name: str, h_0, like):
+    """`h_0` has the nesting `[layer][direction]`, as it must where hidden sizes differ."""
+    if jax.tree.structure(h_0) != jax.tree.structure(like):
+        raise TypeError(
+            f"{name}: the initial state should be nested `[layer][direction]`, since hidden sizes differ, got {type(h_0).__name__}."
+        )
+    for layer, (given, wanted) in enumerate(zip(h_0, like, strict=True)):
+        for direction, pair in enumerate(zip(given, wanted, strict=True)):
+            state(name, f"h_0[{layer}][{direction}]", *pair)
+    return h_0
+
+
+def rngs(name: str, value, kind):
+    """`value` is an `nnx.Rngs`."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name}: `rngs` should be an nnx.Rngs, got {type(value).__name__}. Write rngs=nnx.Rngs(0).")

@@ -1,0 +1,120 @@
+"""Flax Linen modules: the same fields, call and bits as the NNX modules. No arithmetic may live here."""
+
+from dataclasses import fields
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxrnn import checks, signature
+from jaxrnn.cells import Cell, GRUCell, LSTMCell, ProjectedLSTMCell, RNNCell
+from jaxrnn.layers import Stack
+
+
+class _Layers(nn.Module, kw_only=True):
+    """What all modules share; the fields are those of `jaxrnn.Recurrent` and of `Stack`."""
+
+    bias: bool = True
+    batch_first: bool = True
+    dropout: float = 0.0
+    bidirectional: bool = False
+    merge: str = "concat"
+    connection: str = "none"
+    input_dropout: float = 0.0
+    recurrent_dropout: float = 0.0
+    zoneout: float = 0.0
+    weight_dropout: float = 0.0
+    learn_initial_state: bool = False
+    remat: bool = False
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    def describe_cell(self) -> Cell:
+        """The cell of the layers."""
+        raise NotImplementedError
+
+    @property
+    def stack(self) -> Stack:
+        """The description of the layers."""
+        names = [f.name for f in fields(Stack) if f.name != "cell"]
+        return Stack(self.describe_cell(), **{name: getattr(self, name) for name in names})
+
+    def setup(self):
+        stack = self.stack
+        self.layers = self.param("layers", stack.init)
+        learned = stack.learn_initial_state
+        self.initial_state = self.param("initial_state", lambda _: stack.init_state(self.layers)) if learned else None
+
+    def __call__(
+        self, x, h_0=None, *, lengths=None, mask=None, reset=None, return_states: bool = False, deterministic: bool = True
+    ):
+        """As `jaxrnn.Recurrent.__call__`; with deterministic=False, draws come from the stream "dropout"."""
+        checks.flag(type(self).__name__, "deterministic", deterministic)
+        stack = self.stack
+        key = self.make_rng("dropout") if stack.random and not deterministic else None
+        caller = signature.Caller(type(self).__name__, stack, self.batch_first)
+        return signature.call(
+            caller, self.layers, x, h_0, initial=self.initial_state,
+            lengths=lengths, mask=mask, reset=reset, key=key, return_states=return_states,
+        )  # fmt: skip
+
+    def step(self, x, state=None):
+        """As `jaxrnn.Recurrent.step`."""
+        caller = signature.Caller(type(self).__name__, self.stack, self.batch_first)
+        return signature.step(caller, self.layers, x, state, initial=self.initial_state)
+
+
+class Recurrent(_Layers):
+    """Layers of any cell; see `jaxrnn.Recurrent`.
+
+    Example:
+        >>> gru = Recurrent(GRUCell(), 3, 5, num_layers=2)
+        >>> x = jnp.ones((4, 7, 3))
+        >>> (output, h_n), variables = gru.init_with_output(jax.random.key(0), x)
+        >>> output.shape, h_n.shape, variables["params"]["layers"][0][0].w_ih.shape
+        ((4, 7, 5), (2, 4, 5), (3, 3, 5))
+    """
+
+    cell: Cell
+    input_size: int
+    hidden_size: int | tuple[int, ...]
+    num_layers: int = 1
+
+    def describe_cell(self):
+        return self.cell
+
+
+class RNN(_Layers):
+    """Layers of the simple recurrent cell; see `jaxrnn.RNN`."""
+
+    input_size: int
+    hidden_size: int | tuple[int, ...]
+    num_layers: int = 1
+    nonlinearity: str = "tanh"
+
+    def describe_cell(self):
+        return RNNCell(nonlinearity=self.nonlinearity)
+
+
+class LSTM(_Layers):
+    """Layers of long short-term memory; see `jaxrnn.LSTM`."""
+
+    input_size: int
+    hidden_size: int | tuple[int, ...]
+    num_layers: int = 1
+    proj_size: int = 0
+
+    def describe_cell(self):
+        checks.size("LSTM", "proj_size", self.proj_size, least=0)
+        return ProjectedLSTMCell(proj_size=self.proj_size) if self.proj_size else LSTMCell()
+
+
+class GRU(_Layers):
+    """Layers of the gated recurrent unit; see `jaxrnn.GRU`."""
+
+    input_size: int
+    hidden_size: int | tuple[int, ...]
+    num_layers: int = 1
+
+    def describe_cell(self):
+        return GRUCell()

@@ -1,0 +1,71 @@
+"""The documents' models: a recurrent module, its output at the last valid step, a linear head. Nothing else."""
+
+from typing import Any, ClassVar
+
+from flax import nnx
+
+from jaxrnn import signature
+from jaxrnn.nnx import GRU, LSTM, RNN
+
+
+class _Model(nnx.Module):
+    """Last valid step -> linear.
+
+    Args:
+        input_size, hidden_size, num_layers: of the recurrent module.
+        output_size: width of the prediction.
+        rngs: the source of the parameters.
+        options: of the recurrent module: `bidirectional`, `dropout`, …
+
+    Attributes:
+        rnn: the recurrent module. fc: the head, an `nnx.Linear`.
+    """
+
+    recurrent: ClassVar[type]
+
+    def __init__(
+        self, input_size: int, hidden_size: int, output_size: int, num_layers: int = 1, *, rngs: nnx.Rngs, **options: Any
+    ):
+        self.rnn = self.recurrent(input_size, hidden_size, num_layers, rngs=rngs, **options)
+        self.fc = nnx.Linear(self.rnn.stack.output_size, output_size, rngs=rngs)
+
+    def __call__(self, x, h_0=None, *, lengths=None):
+        """Predict from sequences (batch, time, input): (batch, output).
+
+        With two directions the head reads the forward state after the last valid step and the backward state after the
+        first: what each direction knows once it has read all.
+        """
+        _, h_n = self.rnn(x, h_0, lengths=lengths)
+        return self.fc(signature.summary(self.rnn.stack, h_n))
+
+    def __repr__(self):
+        head = f"Linear({self.fc.in_features}, {self.fc.out_features})"
+        return f"{type(self).__name__}(\n  (rnn): {self.rnn!r}\n  (fc): {head}\n)"
+
+    __str__ = __repr__
+
+
+class RNNModel(_Model):
+    """Simple recurrent layers and a linear head, the documents' `RNNModel`.
+
+    Example:
+        >>> RNNModel(input_size=10, hidden_size=20, num_layers=2, output_size=1, rngs=nnx.Rngs(0))
+        RNNModel(
+          (rnn): RNN(10, 20, num_layers=2)
+          (fc): Linear(20, 1)
+        )
+    """
+
+    recurrent = RNN
+
+
+class LSTMModel(_Model):
+    """LSTM layers and a linear head, the documents' `LSTMModel`."""
+
+    recurrent = LSTM
+
+
+class GRUModel(_Model):
+    """GRU layers and a linear head, the documents' `GRUModel`."""
+
+    recurrent = GRU

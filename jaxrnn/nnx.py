@@ -1,0 +1,147 @@
+"""Flax NNX modules: they hold the parameters of a `Stack` and call pure functions. No arithmetic may live here."""
+
+from typing import Any
+
+import jax
+from flax import nnx
+
+from jaxrnn import checks, signature
+from jaxrnn.cells import Cell, GRUCell, LSTMCell, ProjectedLSTMCell, RNNCell
+from jaxrnn.layers import Stack
+
+
+class Recurrent(nnx.Module):
+    """Layers of any cell, with the documents' (and PyTorch's) signature.
+
+    Args:
+        cell: the description of one step.
+        input_size: width of the input.
+        hidden_size: hidden size, or a tuple with one for each layer.
+        num_layers: layers, each reading the outputs of the one before.
+        bias: whether the gates have biases.
+        batch_first: whether `x` and the output are (batch, time, …), Flax's layout and the default here, or (time, batch, …),
+            PyTorch's default. States are (layers * directions, batch, hidden) either way.
+        dropout: rate of dropout on the output of every layer but the last. Active after `train()` (where modules begin), off
+            after `eval()`.
+        bidirectional: run every layer in both directions of time.
+        rngs: the source of the parameters and, where something is random, of its draws.
+        options: `merge`, `connection`, `input_dropout`, `recurrent_dropout`, `zoneout`, `weight_dropout`,
+            `learn_initial_state`, `remat`, `dtype`, `param_dtype`: see `Stack`.
+
+    Attributes:
+        stack: the description, a `Stack`.
+        params: the parameters, `params[layer][direction]`, an `nnx.Param` for each array.
+        initial_state: the learned initial state, `[layer][direction]`, or None.
+
+    Raises:
+        TypeError, ValueError: an option is of the wrong kind or out of range.
+
+    Example:
+        >>> gru = Recurrent(GRUCell(), 3, 5, num_layers=2, bidirectional=True, rngs=nnx.Rngs(0))
+        >>> output, h_n = gru(jnp.ones((4, 7, 3)), lengths=jnp.array([7, 2, 0, 5]))
+        >>> output.shape, h_n.shape
+        ((4, 7, 10), (4, 4, 5))
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        input_size: int,
+        hidden_size: int | tuple[int, ...],
+        num_layers: int = 1,
+        *,
+        bias: bool = True,
+        batch_first: bool = True,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        rngs: nnx.Rngs,
+        **options: Any,
+    ):
+        checks.rngs(type(self).__name__, rngs, nnx.Rngs)
+        checks.flag(type(self).__name__, "batch_first", batch_first)
+        self.stack = Stack(
+            cell, input_size, hidden_size, num_layers, bias=bias, dropout=dropout, bidirectional=bidirectional, **options
+        )
+        self.batch_first = batch_first
+        params = self.stack.init(rngs.params())
+        self.params = nnx.data(jax.tree.map(nnx.Param, params))
+        self.initial_state = nnx.data(jax.tree.map(nnx.Param, self.stack.init_state(params)))
+        self.deterministic = False
+        self.rngs = rngs.dropout.fork() if self.stack.random else None
+
+    def __call__(self, x, h_0=None, *, lengths=None, mask=None, reset=None, return_states: bool = False):
+        """Run the layers over a batch of sequences.
+
+        Args:
+            x: (batch, time, input), with batch_first=False (time, batch, input), or one sequence (time, input).
+            h_0: where to start, (layers * directions, batch, hidden), for an LSTM the pair (h_0, c_0); `None` means the
+                initial state: zeros, or what was learned.
+            lengths: valid steps of each sequence (batch,); the rest is padding, which changes nothing and gives zeros.
+            mask: True where a step is valid, (batch, time) as `x` lies, in any pattern. Not together with `lengths`.
+            reset: True where the state *before* the step is the initial state, (batch, time) as `x` lies.
+            return_states: also return every state, `[layer][direction]`, the initial one included: time + 1 of them.
+
+        Returns:
+            (output, h_n), or (output, h_n, states): the last layer's output at every step, and the states after the last
+            valid step, stacked layer by layer, forward before backward; for an LSTM, h_n is the pair (h_n, c_n).
+
+        Raises:
+            ValueError: a shape or a concrete value does not fit. TypeError: something is of the wrong kind.
+        """
+        return signature.call(
+            self._caller(), self._arrays(self.params), x, h_0, initial=self._arrays(self.initial_state),
+            lengths=lengths, mask=mask, reset=reset, key=self._key(), return_states=return_states,
+        )  # fmt: skip
+
+    def step(self, x, state=None):
+        """Run one step of a stream: (batch, input) or (input,) to (y, state), in pieces what a call gives for the whole.
+
+        Raises:
+            ValueError: the module is bidirectional.
+        """
+        return signature.step(self._caller(), self._arrays(self.params), x, state, initial=self._arrays(self.initial_state))
+
+    def _caller(self) -> signature.Caller:
+        return signature.Caller(type(self).__name__, self.stack, self.batch_first)
+
+    def _arrays(self, variables):
+        return jax.tree.map(lambda v: v.get_value(), variables, is_leaf=lambda v: isinstance(v, nnx.Variable))
+
+    def _key(self):
+        return None if self.rngs is None or self.deterministic else self.rngs()
+
+    def __repr__(self):
+        return f"{type(self).__name__}({self.stack.describe()})"
+
+    __str__ = __repr__
+
+
+class RNN(Recurrent):
+    """Layers of the simple recurrent cell, `torch.nn.RNN`; see `RNNCell` for the equation, `Recurrent` for the arguments.
+
+    Args:
+        nonlinearity: "tanh" or "relu".
+    """
+
+    def __init__(self, input_size, hidden_size, num_layers=1, *, nonlinearity="tanh", **options):
+        super().__init__(RNNCell(nonlinearity=nonlinearity), input_size, hidden_size, num_layers, **options)
+
+
+class LSTM(Recurrent):
+    """Layers of long short-term memory, `torch.nn.LSTM`; see `LSTMCell` for the equations, `Recurrent` for the arguments.
+
+    Args:
+        proj_size: if positive, project the output to this size, see `ProjectedLSTMCell`.
+    """
+
+    def __init__(self, input_size, hidden_size, num_layers=1, *, proj_size=0, **options):
+        checks.size("LSTM", "proj_size", proj_size, least=0)
+        cell = ProjectedLSTMCell(proj_size=proj_size) if proj_size else LSTMCell()
+        super().__init__(cell, input_size, hidden_size, num_layers, **options)
+
+
+class GRU(Recurrent):
+    """Layers of the gated recurrent unit, `torch.nn.GRU`; see `GRUCell` for the equations, `Recurrent` for the arguments."""
+
+    def __init__(self, input_size, hidden_size, num_layers=1, **options):
+        super().__init__(GRUCell(), input_size, hidden_size, num_layers, **options)

@@ -1,0 +1,125 @@
+"""A run's configuration: a frozen dataclass, its command-line flags and its JSON. Nothing of JAX may be imported here."""
+
+import argparse
+import dataclasses
+import json
+import math
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+C = TypeVar("C")
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    saved: bool = True,
+):
+    """A field of a configuration, with what its flag needs.
+
+    Args:
+        default: its value if the flag is not given.
+        help: what `--help` says about it.
+        least: the smallest number allowed.
+        above: the number that the value should be above.
+        saved: whether it is part of what the run computes: saved with it, and not to be changed when it goes on.
+    """
+    metadata = {"help": help, "least": least, "above": above, "saved": saved}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def parse(kind: type[C], arguments: Sequence[str] | None = None, *, description: str) -> C:
+    """Read a configuration from the command line.
+
+    Every field becomes a flag, `hidden_size` becoming `--hidden-size`. The type of a field may be `int`, `float`, `str`,
+    `Path`, `bool` (`--flag` and `--no-flag`), a `Literal` of strings, `tuple[T, ...]` of these (one value or more), or
+    `T | None`.
+
+    Args:
+        kind: a frozen dataclass, its fields made by `option`.
+        arguments: words to read in place of the command line's.
+        description: what the script does; its first line is shown by `--help`.
+
+    Returns:
+        An instance of `kind`.
+
+    Raises:
+        SystemExit: a flag is wrong (code 2, with a message on stderr), or `--help` was asked for (code 0).
+
+    Example:
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Config:
+        ...     cell: Literal["LSTM", "GRU"] = option("LSTM", "which cell")
+        ...     epochs: int = option(100, "times through the data", least=1)
+        >>> parse(Config, ["--cell", "GRU"], description="Train.")
+        Config(cell='GRU', epochs=100)
+    """
+    parser = argparse.ArgumentParser(
+        description=description.strip().splitlines()[0],
+        allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    types_of = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        flag = "--" + field.name.replace("_", "-")
+        shared = {"dest": field.name, "default": field.default, "help": field.metadata["help"]}
+        parser.add_argument(flag, **shared, **_argument(types_of[field.name], field.metadata))
+    values = vars(parser.parse_args(arguments))
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def _argument(annotation: Any, metadata: Any) -> dict[str, Any]:
+    """What argparse should be told about a field."""
+    if typing.get_origin(annotation) is tuple:
+        return {"nargs": "+", **_argument(typing.get_args(annotation)[0], metadata)}
+    if isinstance(annotation, types.UnionType):  # T | None
+        return _argument(typing.get_args(annotation)[0], metadata)
+    if typing.get_origin(annotation) is Literal:
+        return {"choices": typing.get_args(annotation)}
+    if annotation is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if annotation in (int, float):
+        return {"type": _number(annotation, metadata["least"], metadata["above"]), "metavar": "N"}
+    return {"type": annotation, "metavar": "FOLDER" if annotation is Path else "TEXT"}
+
+
+def _number(kind: type, least: float | None, above: float | None):
+    """A reader of numbers that says what it expected."""
+    rule = "should be a whole number" if kind is int else "should be a number"
+    rule += "" if least is None else f" of at least {least}"
+    rule += "" if above is None else f" above {above}"
+
+    def read(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        too_low = (least is not None and value < least) or (above is not None and value <= above)
+        if too_low or not math.isfinite(value):
+            raise argparse.ArgumentTypeError(f"{rule}, got {text!r}")
+        return value
+
+    return read
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """A configuration as what JSON can hold, without the fields that do not change the result."""
+    saved = {f.name for f in dataclasses.fields(config) if f.metadata["saved"]}
+    values = {k: v for k, v in dataclasses.asdict(config).items() if k in saved}
+    return json.loads(json.dumps(values, default=str))
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """The fields in which two saved configurations differ, a line each."""
+    missing = "(no such field)"
+    return [
+        f"{name}: {before.get(name, missing)} before, {now.get(name, missing)} now"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name, missing) != now.get(name, missing)
+    ]

@@ -1,0 +1,20 @@
+"""The folder of a run."""
+
+from pathlib import Path
+
+from jaxrnn.training.console import Failure
+
+
+def make_folder(path: Path):
+    """Make a folder that can be written to.
+
+    Raises:
+        Failure: it cannot be made or written to, with the reason of the system.
+    """
+    probe = path / ".probe"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.write_text("")
+        probe.unlink()
+    except OSError as reason:
+        raise Failure(f"cannot write to the folder {path}: {reason.strerror}", code=2) from None
