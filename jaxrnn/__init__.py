@@ -1,8 +1,8 @@
 """Recurrent networks for JAX and Flax: pure cell steps, scanned over time, in stacked and bidirectional modules."""
 
 from jaxrnn import cells, initializers, linen, models
-from jaxrnn.cells import CELLS as CELLS
 from jaxrnn.cells import *  # noqa: F403
+from jaxrnn.cells import CELLS as CELLS
 from jaxrnn.cells import __all__ as _cells
 from jaxrnn.layers import Stack
 from jaxrnn.nnx import GRU, LSTM, RNN, Recurrent

@@ -1,7 +1,6 @@
 """Checks of arguments: the only place that raises about them. Every message names the argument, the rule and what came.
 No computation on arrays may live here, and nothing that other modules would call for its result."""
 
-import math
 import warnings
 from typing import Any
 
@@ -62,7 +61,9 @@ def lonely_dropout(name: str, dropout: float, num_layers: int):
     """Warn of dropout between layers where there is one layer only."""
     if dropout > 0 and num_layers == 1:
         warnings.warn(
-            f"{name}: `dropout` acts between layers, so dropout={dropout} with num_layers=1 does nothing.", UserWarning, stacklevel=4
+            f"{name}: `dropout` acts between layers, so dropout={dropout} with num_layers=1 does nothing.",
+            UserWarning,
+            stacklevel=4,
         )
 
 

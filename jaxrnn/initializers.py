@@ -8,7 +8,18 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import constant, ones, orthogonal, zeros
 
-__all__ = ["Initializer", "PerGate", "chrono", "draw", "forget_bias", "identity", "ones", "orthogonal", "uniform", "zeros"]
+__all__ = [
+    "Initializer",
+    "PerGate",
+    "chrono",
+    "draw",
+    "forget_bias",
+    "identity",
+    "ones",
+    "orthogonal",
+    "uniform",
+    "zeros",
+]
 
 Initializer = Callable[..., jax.Array]
 

@@ -126,7 +126,17 @@ class Stack:
         return tuple(tuple(zeros(p) for p in layer) for layer in params)
 
     def apply(
-        self, params, xs, states=None, *, initial=None, lengths=None, mask=None, reset=None, key=None, return_states=False
+        self,
+        params,
+        xs,
+        states=None,
+        *,
+        initial=None,
+        lengths=None,
+        mask=None,
+        reset=None,
+        key=None,
+        return_states=False,
     ):
         """Run the stack over `xs` (time, *batch, input).
 

@@ -46,7 +46,15 @@ class _Layers(nn.Module, kw_only=True):
         self.initial_state = self.param("initial_state", lambda _: stack.init_state(self.layers)) if learned else None
 
     def __call__(
-        self, x, h_0=None, *, lengths=None, mask=None, reset=None, return_states: bool = False, deterministic: bool = True
+        self,
+        x,
+        h_0=None,
+        *,
+        lengths=None,
+        mask=None,
+        reset=None,
+        return_states: bool = False,
+        deterministic: bool = True,
     ):
         """As `jaxrnn.Recurrent.__call__`; with deterministic=False, draws come from the stream "dropout"."""
         checks.flag(type(self).__name__, "deterministic", deterministic)
@@ -68,6 +76,9 @@ class Recurrent(_Layers):
     """Layers of any cell; see `jaxrnn.Recurrent`.
 
     Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxrnn import GRUCell
+        >>> from jaxrnn.linen import Recurrent
         >>> gru = Recurrent(GRUCell(), 3, 5, num_layers=2)
         >>> x = jnp.ones((4, 7, 3))
         >>> (output, h_n), variables = gru.init_with_output(jax.random.key(0), x)

@@ -24,7 +24,14 @@ class _Model(nnx.Module):
     recurrent: ClassVar[type]
 
     def __init__(
-        self, input_size: int, hidden_size: int, output_size: int, num_layers: int = 1, *, rngs: nnx.Rngs, **options: Any
+        self,
+        input_size: int,
+        hidden_size: int,
+        output_size: int,
+        num_layers: int = 1,
+        *,
+        rngs: nnx.Rngs,
+        **options: Any,
     ):
         self.rnn = self.recurrent(input_size, hidden_size, num_layers, rngs=rngs, **options)
         self.fc = nnx.Linear(self.rnn.stack.output_size, output_size, rngs=rngs)
@@ -49,6 +56,8 @@ class RNNModel(_Model):
     """Simple recurrent layers and a linear head, the documents' `RNNModel`.
 
     Example:
+        >>> from flax import nnx
+        >>> from jaxrnn.models import RNNModel
         >>> RNNModel(input_size=10, hidden_size=20, num_layers=2, output_size=1, rngs=nnx.Rngs(0))
         RNNModel(
           (rnn): RNN(10, 20, num_layers=2)

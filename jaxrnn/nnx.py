@@ -37,6 +37,9 @@ class Recurrent(nnx.Module):
         TypeError, ValueError: an option is of the wrong kind or out of range.
 
     Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from jaxrnn import GRUCell, Recurrent
         >>> gru = Recurrent(GRUCell(), 3, 5, num_layers=2, bidirectional=True, rngs=nnx.Rngs(0))
         >>> output, h_n = gru(jnp.ones((4, 7, 3)), lengths=jnp.array([7, 2, 0, 5]))
         >>> output.shape, h_n.shape
@@ -60,7 +63,14 @@ class Recurrent(nnx.Module):
         checks.rngs(type(self).__name__, rngs, nnx.Rngs)
         checks.flag(type(self).__name__, "batch_first", batch_first)
         self.stack = Stack(
-            cell, input_size, hidden_size, num_layers, bias=bias, dropout=dropout, bidirectional=bidirectional, **options
+            cell,
+            input_size,
+            hidden_size,
+            num_layers,
+            bias=bias,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            **options,
         )
         self.batch_first = batch_first
         params = self.stack.init(rngs.params())

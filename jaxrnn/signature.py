@@ -19,7 +19,17 @@ class Caller(NamedTuple):
 
 
 def call(
-    caller: Caller, params, x, h_0=None, *, initial=None, lengths=None, mask=None, reset=None, key=None, return_states=False
+    caller: Caller,
+    params,
+    x,
+    h_0=None,
+    *,
+    initial=None,
+    lengths=None,
+    mask=None,
+    reset=None,
+    key=None,
+    return_states=False,
 ):
     """Run a stack with the documents' signature: (output, h_n), or (output, h_n, states) with `return_states`."""
     name, stack, _ = caller
@@ -30,7 +40,15 @@ def call(
     checks.validity(name, lengths, mask, reset, xs.shape[0], xs.shape[1 : xs.ndim - stack.cell.event_ndim], hint)
     states = unstack(caller, params, h_0, xs)
     output, finals, *every = stack.apply(
-        params, xs, states, initial=initial, lengths=lengths, mask=mask, reset=reset, key=key, return_states=return_states
+        params,
+        xs,
+        states,
+        initial=initial,
+        lengths=lengths,
+        mask=mask,
+        reset=reset,
+        key=key,
+        return_states=return_states,
     )
     out_first = (lambda a: jnp.swapaxes(a, 0, 1)) if swap else (lambda a: a)
     return jax.tree.map(out_first, output), restack(stack, finals), *(jax.tree.map(out_first, e) for e in every)
@@ -71,7 +89,7 @@ def unstack(caller: Caller, params, h_0, xs) -> Any:
         return checks.nested_states(name, h_0, like)
     fields = checks.stacked_states(name, h_0, like)
     picks = iter(range(stack.num_layers * stack.num_directions))
-    return tuple(tuple(kind(*(field[k] for field in fields)) for _, k in zip(layer, picks)) for layer in like)
+    return tuple(tuple(kind(*(field[k] for field in fields)) for _, k in zip(layer, picks, strict=False)) for layer in like)
 
 
 def summary(stack: Stack, h_n):

@@ -49,7 +49,7 @@ class _Plan(NamedTuple):
 def unroll(
     cell: Cell,
     params: Any,
-    xs: Float[Array, "time *batch input"],
+    xs: Float[Array, "time ..."],
     state: Any = None,
     *,
     initial: Any = None,
@@ -60,7 +60,7 @@ def unroll(
     return_states: bool = False,
     remat: bool = False,
     truncate: int | None = None,
-    h_scale: Float[Array, "*batch output"] | None = None,
+    h_scale: Float[Array, "..."] | None = None,
     zoneout: Any = None,
     dtype: Any = None,
 ):
@@ -95,6 +95,8 @@ def unroll(
         ValueError: a shape or a concrete value does not fit. TypeError: something is of the wrong kind.
 
     Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxrnn import LSTMCell, unroll
         >>> cell = LSTMCell()
         >>> params = cell.init(jax.random.key(0), input_size=3, hidden_size=5)
         >>> xs = jnp.ones((7, 2, 3))
@@ -243,7 +245,7 @@ def _run_gated_jvp(plan: _Plan, primals, tangents):
         advance = jax.checkpoint(partial(_advance, plan, now), policy=_worth_saving, prevent_cse=False)
         state, linear = jax.linearize(advance, before, now.x, h_gates, fixed.extra)
         residuals, recall["linear"] = jax.tree.flatten(linear)
-        recall["sources"], fresh = _store_once(residuals, jax.tree.leaves(now) + [h], jax.tree.leaves(fixed.extra))
+        recall["sources"], fresh = _store_once(residuals, [*jax.tree.leaves(now), h], jax.tree.leaves(fixed.extra))
         return state, (_emit(plan, state, now.valid), h, fresh)
 
     final, (out, h, fresh) = lax.scan(step, state, streams, reverse=plan.reverse)
@@ -258,7 +260,7 @@ def _run_gated_jvp(plan: _Plan, primals, tangents):
     else:
         d_gates = d_gates + d_steps.x
 
-    known = jax.tree.leaves(streams) + [h]
+    known = [*jax.tree.leaves(streams), h]
     residuals = [known[i] if kind == "step" else fresh[i] for kind, i in recall["sources"] if kind != "fixed"]
 
     def linear_step(d_state, inputs):
