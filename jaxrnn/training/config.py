@@ -7,7 +7,6 @@ import math
 import types
 import typing
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 C = TypeVar("C")
@@ -20,6 +19,7 @@ def option(
     least: float | None = None,
     above: float | None = None,
     saved: bool = True,
+    metavar: str | None = None,
 ):
     """A field of a configuration, with what its flag needs.
 
@@ -28,9 +28,10 @@ def option(
         help: what `--help` says about it.
         least: the smallest number allowed.
         above: the number that the value should be above.
+        metavar: what its value is called in `--help`.
         saved: whether it is part of what the run computes: saved with it, and not to be changed when it goes on.
     """
-    metadata = {"help": help, "least": least, "above": above, "saved": saved}
+    metadata = {"help": help, "least": least, "above": above, "saved": saved, "metavar": metavar}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -38,8 +39,7 @@ def parse(kind: type[C], arguments: Sequence[str] | None = None, *, description:
     """Read a configuration from the command line.
 
     Every field becomes a flag, `hidden_size` becoming `--hidden-size`. The type of a field may be `int`, `float`, `str`,
-    `Path`, `bool` (`--flag` and `--no-flag`), a `Literal` of strings, `tuple[T, ...]` of these (one value or more), or
-    `T | None`.
+    `bool` (`--flag` and `--no-flag`), a `Literal` of strings, `tuple[T, ...]` of these (one value or more), or `T | None`.
 
     Args:
         kind: a frozen dataclass, its fields made by `option`.
@@ -85,8 +85,8 @@ def _argument(annotation: Any, metadata: Any) -> dict[str, Any]:
     if annotation is bool:
         return {"action": argparse.BooleanOptionalAction}
     if annotation in (int, float):
-        return {"type": _number(annotation, metadata["least"], metadata["above"]), "metavar": "N"}
-    return {"type": annotation, "metavar": "FOLDER" if annotation is Path else "TEXT"}
+        return {"type": _number(annotation, metadata["least"], metadata["above"]), "metavar": metadata["metavar"] or "N"}
+    return {"metavar": metadata["metavar"] or "TEXT"}
 
 
 def _number(kind: type, least: float | None, above: float | None):
