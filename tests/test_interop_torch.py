@@ -1,0 +1,378 @@
+"""Weights from PyTorch and back, and through safetensors files: what is computed, every bit, every refusal."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import jaxrnn
+from jaxrnn.interop import (
+    from_safetensors,
+    from_torch,
+    load_safetensors,
+    load_torch,
+    to_safetensors,
+    to_torch,
+)
+
+torch = pytest.importorskip("torch")
+safetensors_torch = pytest.importorskip("safetensors.torch")
+
+TIME, BATCH, INPUT, HIDDEN, PROJ = 7, 4, 3, 5, 2
+LENGTHS = np.array([7, 2, 5, 1])
+
+CASES = {
+    "RNN": ("RNN", {"num_layers": 2}),
+    "relu": ("RNN", {"nonlinearity": "relu", "bidirectional": True, "batch_first": True}),
+    "LSTM": ("LSTM", {"bias": False}),
+    "two-way LSTM": ("LSTM", {"num_layers": 2, "bidirectional": True, "batch_first": True}),
+    "projected": ("LSTM", {"num_layers": 2, "bidirectional": True, "proj_size": PROJ}),
+    "GRU": ("GRU", {"num_layers": 3, "batch_first": True}),
+    "two-way GRU": ("GRU", {"bidirectional": True}),
+}
+
+
+def build(kind, options, dtype=torch.float64, seed=0):
+    """A PyTorch module; its initial weights and biases are random, and none is zero."""
+    torch.manual_seed(seed)
+    return getattr(torch.nn, kind)(INPUT, HIDDEN, **options, dtype=dtype)
+
+
+def run_torch(theirs, x, lengths):
+    packed = torch.nn.utils.rnn.pack_padded_sequence(torch.tensor(x), lengths, batch_first=theirs.batch_first, enforce_sorted=False)
+    with torch.no_grad():
+        output, h_n = theirs(packed)
+    output, _ = torch.nn.utils.rnn.pad_packed_sequence(output, batch_first=theirs.batch_first)
+    return output, h_n
+
+
+@jax.jit
+def run(ours, x, lengths=None):
+    return ours(x, lengths=lengths)
+
+
+def assert_close(got, want, tolerance=1e-12):
+    got, want = jax.tree.leaves(got), jax.tree.leaves(want)
+    assert [a.shape for a in got] == [tuple(a.shape) for a in want]
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=tolerance, atol=tolerance)
+
+
+def assert_same(got, want):
+    """Two state_dicts hold the same bits under the same keys, in the same order."""
+    assert list(got) == list(want)
+    for key, a in want.items():
+        assert got[key].dtype == a.dtype
+        assert torch.equal(got[key], a)
+
+
+def bits(module):
+    return [np.asarray(a).tobytes() for a in jax.tree.leaves(nnx.state(module, nnx.Param))]
+
+
+# Modules ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_imported_module_computes_what_pytorch_computes(case, x64):
+    theirs = build(*CASES[case])
+    ours = from_torch(theirs)
+    shape = (BATCH, TIME, INPUT) if theirs.batch_first else (TIME, BATCH, INPUT)
+    x = np.random.default_rng(0).standard_normal(shape)
+    got = run(ours, x, LENGTHS)
+    assert_close(got, run_torch(theirs, x, LENGTHS))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_came_from_pytorch_goes_back_bit_for_bit(case, x64):
+    theirs = build(*CASES[case])
+    exported = to_torch(from_torch(theirs))
+    assert_same(exported, theirs.state_dict())
+    build(*CASES[case], seed=1).load_state_dict(exported, strict=True)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    kind=st.sampled_from(["RNN", "LSTM", "GRU", "projected"]),
+    sizes=st.tuples(st.integers(1, 4), st.integers(2, 5)),
+    dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
+    options=st.fixed_dictionaries(
+        {
+            "num_layers": st.integers(1, 3),
+            "bidirectional": st.booleans(),
+            "bias": st.booleans(),
+            "batch_first": st.booleans(),
+        }
+    ),
+)
+def test_any_options_survive_the_round_trip(kind, sizes, dtype, options):
+    """From PyTorch to a module, from it to a state_dict, from that alone to a module again: nothing is lost."""
+    if kind == "projected":
+        kind, options = "LSTM", options | {"proj_size": 1}
+    theirs = getattr(torch.nn, kind)(*sizes, **options, dtype=dtype)
+    ours = from_torch(theirs)
+    assert ours.batch_first == options["batch_first"]
+    exported = to_torch(ours)
+    assert_same(exported, theirs.state_dict())
+    again = from_torch({f"a.{key}": a for key, a in exported.items()}, "a", batch_first=ours.batch_first)
+    assert again.stack == ours.stack
+    assert bits(again) == bits(ours)
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+def test_a_cell_becomes_one_layer_that_steps(kind, x64):
+    theirs = getattr(torch.nn, f"{kind}Cell")(INPUT, HIDDEN, dtype=torch.float64)
+    ours = from_torch(theirs)
+    rng = np.random.default_rng(0)
+    x, h = rng.standard_normal((BATCH, INPUT)), rng.standard_normal((2, BATCH, HIDDEN))
+    count = 2 if kind == "LSTM" else 1
+    state = tuple(jnp.asarray(a)[None] for a in h[:count])
+    pair = tuple(torch.tensor(a) for a in h[:count])
+    step = jax.jit(lambda ours, x, state: ours.step(x, state))
+    y, after = step(ours, x, state if count == 2 else state[0])
+    with torch.no_grad():
+        want = theirs(torch.tensor(x), pair if count == 2 else pair[0])
+    assert_close(jax.tree.map(lambda a: a[0], after), want)
+    assert_close(y, want[0] if count == 2 else want)
+    assert_same(to_torch(ours, cell=True), theirs.state_dict())
+    load_torch(ours, theirs.state_dict())
+
+
+def test_options_come_along():
+    theirs = torch.nn.RNN(INPUT, HIDDEN, 2, nonlinearity="relu", dropout=0.25).eval()
+    ours = from_torch(theirs)
+    assert ours.stack.cell.nonlinearity == "relu"
+    assert ours.stack.dropout == 0.25
+    assert not ours.batch_first
+    assert ours.deterministic
+    ours.train()
+    assert ours(jnp.ones((1, 2, INPUT)))[0].shape == (1, 2, HIDDEN)  # dropout can draw
+    assert not from_torch(theirs.train(), batch_first=True, dropout=0.0).deterministic
+
+
+def test_the_relu_of_a_cell_comes_along():
+    assert from_torch(torch.nn.RNNCell(2, 3, nonlinearity="relu")).stack.cell.nonlinearity == "relu"
+
+
+def test_import_and_export_copy():
+    """Training one side leaves the other alone."""
+    theirs = torch.nn.LSTM(INPUT, HIDDEN)
+    ours = from_torch(theirs)
+    before = bits(ours)
+    exported = to_torch(ours)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.add_(1)
+    for a in exported.values():
+        a.add_(1)
+    assert bits(ours) == before
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+def test_the_documents_models_load_with_their_head(kind, x64):
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = getattr(torch.nn, kind)(INPUT, HIDDEN, batch_first=True)
+            self.fc = torch.nn.Linear(HIDDEN, PROJ)
+
+        def forward(self, x):
+            return self.fc(self.rnn(x)[0][:, -1])
+
+    theirs = Model().double()
+    model = getattr(jaxrnn.models, f"{kind}Model")
+    options = {"param_dtype": jnp.float64, "rngs": nnx.Rngs(0)}
+    ours = model(INPUT, HIDDEN, PROJ, **options)
+    kernel = ours.fc.kernel
+    kernel.set_value(kernel.get_value().astype(jnp.float64))
+    ours.fc.bias.set_value(ours.fc.bias.get_value().astype(jnp.float64))
+    load_torch(ours, theirs.state_dict())
+    x = np.random.default_rng(0).standard_normal((BATCH, TIME, INPUT))
+    assert_close(run(ours, x), theirs(torch.tensor(x)).detach())
+    assert_same(to_torch(ours), theirs.state_dict())
+
+
+# Refusals -----------------------------------------------------------------------------------------
+
+
+def spoil(change):
+    def spoiled():
+        found = dict(torch.nn.LSTM(INPUT, HIDDEN, bidirectional=True).state_dict())
+        change(found)
+        return found
+
+    return spoiled
+
+
+SPOILED = {
+    "missing": (
+        spoil(lambda d: d.pop("bias_hh_l0_reverse")),
+        r"bias_hh_l0_reverse should be float32 \(20,\), got none",
+    ),
+    "extra": (
+        spoil(lambda d: d.update(weight_ih_l1=torch.ones(2, 2))),
+        r"weight_ih_l1 should not be there, got float32 \(2, 2\)",
+    ),
+    "shape": (
+        spoil(lambda d: d.update(weight_hh_l0=d["weight_hh_l0"][:-1])),
+        r"weight_hh_l0 should be float32 \(20, 5\), got float32 \(19, 5\)",
+    ),
+    "transposed": (
+        spoil(lambda d: d.update(weight_ih_l0=d["weight_ih_l0"].T)),
+        r"weight_ih_l0 should be float32 \(20, 3\), got float32 \(3, 20\)",
+    ),
+    "dtype": (
+        spoil(lambda d: d.update(bias_ih_l0=d["bias_ih_l0"].half())),
+        r"bias_ih_l0 should be float32 \(20,\), got float16 \(20,\)",
+    ),
+    "float8": (
+        spoil(lambda d: d.update(bias_ih_l0=d["bias_ih_l0"].to(torch.float8_e4m3fn))),
+        "`bias_ih_l0` should have one of the dtypes .*got float8_e4m3fn",
+    ),
+    "one direction": (
+        lambda: torch.nn.LSTM(INPUT, HIDDEN).state_dict(),
+        "weight_ih_l0_reverse should be .* got none",
+    ),
+    "another cell": (
+        lambda: torch.nn.GRU(INPUT, HIDDEN, bidirectional=True).state_dict(),
+        r"weight_hh_l0 should be float32 \(20, 5\), got float32 \(15, 5\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", SPOILED)
+def test_a_wrong_state_dict_changes_nothing(fault, tmp_path):
+    make, message = SPOILED[fault]
+    ours = jaxrnn.LSTM(INPUT, HIDDEN, bidirectional=True, rngs=nnx.Rngs(0))
+    before = bits(ours)
+    with pytest.raises((ValueError, TypeError), match=message):
+        load_torch(ours, make())
+    assert bits(ours) == before
+    contiguous = {key: a.contiguous() for key, a in make().items()}
+    safetensors_torch.save_file(contiguous, tmp_path / "spoiled")
+    with pytest.raises((ValueError, TypeError), match=message.replace("float8_e4m3fn", "F8_E4M3")):
+        load_safetensors(ours, tmp_path / "spoiled")
+    assert bits(ours) == before
+
+
+def test_what_cannot_be_imported_is_refused_by_name():
+    model = torch.nn.ModuleDict({"encoder": torch.nn.GRU(2, 3), "head": torch.nn.Linear(3, 1)})
+    with pytest.raises(TypeError, match=r"(?s)got ModuleDict.*Pass its `.encoder`"):
+        from_torch(model)
+    with pytest.raises(ValueError, match=r"(?s)got encoder.*Is the prefix 'encoder.'\?"):
+        from_torch(model.state_dict(), "decoder")
+    with pytest.raises(ValueError, match=r"as many rows as 1 \(RNN\), 3 \(GRU\) or 4 \(LSTM\) times 3, .* got 6"):
+        from_torch({"weight_ih_l0": np.ones((6, 2)), "weight_hh_l0": np.ones((6, 3))})
+    with pytest.raises(TypeError, match=r"should not be float64 while JAX's 64-bit numbers are off"):
+        from_torch(torch.nn.GRU(2, 3, dtype=torch.float64))
+    with pytest.raises(TypeError, match=r"got float8_e4m3fn"):
+        from_torch({k: a.to(torch.float8_e4m3fn) for k, a in torch.nn.GRU(2, 3).state_dict().items()})
+    normed = torch.nn.utils.parametrizations.weight_norm(torch.nn.GRU(2, 3), "weight_hh_l0")
+    with pytest.raises(ValueError, match=r"parametrizations.weight_hh_l0.original0"):
+        from_torch(normed)
+
+
+def test_what_pytorch_lacks_is_refused_by_name():
+    def make(cell, *sizes, **options):
+        return nnx.eval_shape(lambda: jaxrnn.Recurrent(cell, *sizes, **options, rngs=nnx.Rngs(0)))
+
+    gru = jaxrnn.GRUCell()
+    with pytest.raises(ValueError, match=r"the cell should be one that PyTorch has .*got MGUCell"):
+        to_torch(make(jaxrnn.MGUCell(), 2, 3))
+    with pytest.raises(ValueError, match=r"`merge` should be 'concat'.*got 'sum'"):
+        to_torch(make(gru, 2, 3, bidirectional=True, merge="sum"))
+    with pytest.raises(ValueError, match=r"`learn_initial_state` should be False"):
+        to_torch(make(gru, 2, 3, learn_initial_state=True))
+    with pytest.raises(ValueError, match=r"`connection` should be 'none'.*got 'residual'"):
+        to_torch(make(gru, 2, 3, 2, connection="residual"))
+    with pytest.raises(ValueError, match=r"`hidden_size` should be one for all .*got \(3, 4\)"):
+        to_torch(make(gru, 2, (3, 4), 2))
+    with pytest.raises(ValueError, match=r"cell should have one layer"):
+        to_torch(make(gru, 2, 3, 2), cell=True)
+    with pytest.raises(TypeError, match=r"`module` should be a jaxrnn.RNN, LSTM, GRU.*got Linear"):
+        to_torch(nnx.Linear(2, 3, rngs=nnx.Rngs(0)))
+
+
+# Files --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_a_file_of_ours_is_pytorchs_and_ours_again(dtype, tmp_path, x64):
+    """Every bit; also `batch_first`, `dropout` and `nonlinearity`, of which the keys say nothing."""
+    options = {"num_layers": 2, "nonlinearity": "relu", "dropout": 0.25, "batch_first": False}
+    theirs = build("RNN", options, dtype)
+    ours = from_torch(theirs)
+    to_safetensors(ours, tmp_path / "ours", "a.b")
+    loaded = safetensors_torch.load_file(tmp_path / "ours")
+    assert {f"a.b.{key}" for key in theirs.state_dict()} == set(loaded)
+    for key, a in theirs.state_dict().items():
+        assert torch.equal(loaded[f"a.b.{key}"], a)
+    again = from_safetensors(tmp_path / "ours", "a.b")
+    assert (again.stack, again.batch_first) == (ours.stack, False)
+    assert bits(again) == bits(ours)
+    assert [p.name for p in tmp_path.iterdir()] == ["ours"]
+
+
+def test_a_file_of_pytorch_loads(tmp_path):
+    theirs = build("LSTM", {"bidirectional": True}, torch.float32)
+    arrays = {f"m.{key}": a.detach() for key, a in theirs.state_dict().items()}
+    safetensors_torch.save_file(arrays | {"head.weight": torch.ones(3)}, tmp_path / "theirs")
+    assert_same(to_torch(from_safetensors(tmp_path / "theirs", "m.")), theirs.state_dict())
+    with pytest.raises(ValueError, match=r"Is the prefix 'm.'"):
+        from_safetensors(tmp_path / "theirs")
+
+
+def test_a_transposed_array_is_not_written_as_other_numbers(tmp_path, monkeypatch):
+    """safetensors 0.8.0 writes the memory of an array, whatever its strides, and says nothing."""
+    ours = jaxrnn.LSTM(INPUT, HIDDEN, proj_size=PROJ, rngs=nnx.Rngs(0))
+    arrays = jaxrnn.interop.torch.to_arrays("", ours)
+    transposed = {key: np.asfortranarray(a) for key, a in arrays.items()}
+    assert not transposed["weight_ih_l0"].flags.c_contiguous
+    monkeypatch.setattr(jaxrnn.interop.torch, "to_arrays", lambda *_: transposed)
+    to_safetensors(ours, tmp_path / "file")
+    for key, a in safetensors_torch.load_file(tmp_path / "file").items():
+        np.testing.assert_array_equal(a, arrays[key])
+
+
+@pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[:-3], lambda b: b[:9], lambda b: b"?" + b])
+def test_a_damaged_file_changes_nothing(damage, tmp_path):
+    ours = jaxrnn.GRU(INPUT, HIDDEN, rngs=nnx.Rngs(0))
+    to_safetensors(ours, tmp_path / "file")
+    (tmp_path / "file").write_bytes(damage((tmp_path / "file").read_bytes()))
+    before = bits(ours)
+    with pytest.raises(ValueError, match=r"`path` should be a whole safetensors file, got .*file"):
+        load_safetensors(ours, tmp_path / "file")
+    with pytest.raises(ValueError, match=r"from_safetensors: `path` should be a whole"):
+        from_safetensors(tmp_path / "file")
+    assert bits(ours) == before
+    with pytest.raises(FileNotFoundError, match=r"nowhere"):
+        load_safetensors(ours, tmp_path / "nowhere")
+
+
+# Imports ------------------------------------------------------------------------------------------
+
+FRAMEWORKS = ["torch", "safetensors", "onnx", "onnxruntime", "keras", "h5py", "haiku", "equinox"]
+
+
+def test_importing_interop_imports_no_framework():
+    code = f"import sys, jaxrnn.interop; print([m for m in {FRAMEWORKS} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_a_framework_that_is_missing_is_named(monkeypatch):
+    """With what to type."""
+    ours = jaxrnn.GRU(2, 3, rngs=nnx.Rngs(0))
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    with pytest.raises(ImportError, match=r"to_torch needs torch: pip install torch"):
+        to_torch(ours)
+    with pytest.raises(ImportError, match=r"from_safetensors needs safetensors: pip install"):
+        from_safetensors("file")
