@@ -55,7 +55,7 @@ QUICK = {
     "lines": ["grid", "compile", "features"],
     "cells": ["LSTM"],
     "sizes": [(3, 5, 10, 20), TYPICAL],
-    "contenders": "jaxrnn jaxrnn-sharded torch linen naive floor jaxrnn+lengths".split(),
+    "contenders": ["jaxrnn", "jaxrnn-sharded", "torch", "linen", "naive", "floor", "jaxrnn+lengths"],
     "rounds": 1,
     "seconds": 0.1,
 }
@@ -73,20 +73,23 @@ class Line(NamedTuple):
 
 def lines_to_run(options) -> list[Line]:
     plain = [name for name in CONTENDERS if name not in FEATURE_NAMES]
-    features = ["jaxrnn", *FEATURE_NAMES]
+    between = ["jaxrnn+dropout"]  # between layers: nothing to do in a single one
+    alone = [name for name in FEATURE_NAMES if name not in between]
     deep, deeper = ({"num_layers": layers, "bidirectional": True} for layers in (2, 4))
     lines = [
         *[Line("grid", Problem(c, *s), plain) for c in options.cells for s in options.sizes],
         Line("stack", Problem("LSTM", *TYPICAL, **deep), plain),
         Line("compile", Problem("LSTM", *TYPICAL, **deeper), ["jaxrnn", "linen"]),
-        *[Line("features", Problem(cell, *TYPICAL), features) for cell in ("LSTM", "GRU")],
+        *[Line("features", Problem(c, *TYPICAL), ["jaxrnn", *alone]) for c in ("LSTM", "GRU")],
+        *[Line("features", Problem(c, *TYPICAL, 2), ["jaxrnn", *between]) for c in ("LSTM", "GRU")],
     ]
     kept = [
         line._replace(contenders=[name for name in line.contenders if name in options.contenders])
         for line in lines
         if line.kind in options.lines and line.problem.cell in options.cells
     ]
-    return [line for line in kept if line.contenders]
+    least = {"features": 2}  # with the plain layer that they are compared with
+    return [line for line in kept if len(line.contenders) >= least.get(line.kind, 1)]
 
 
 def run_line(line: Line, options) -> dict:
@@ -169,7 +172,7 @@ def check(options) -> int:
                 text, code = f"failed: {reason}", 1
             else:
                 text, code = ("FAULT: " + "; ".join(found), 1) if found else ("ok", code)
-            print(f"{cell:5} {name:20} {text}", flush=True)
+            print(f"{cell:5} {name:25} {text}", flush=True)
     return code
 
 
@@ -220,9 +223,7 @@ def parse(arguments: list[str] | None):
 
         return number
 
-    parser = argparse.ArgumentParser(
-        usage="%(prog)s [options]", description=__doc__.splitlines()[0], allow_abbrev=False
-    )
+    parser = argparse.ArgumentParser(usage="%(prog)s [options]", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help="few lines, contenders and calls")
     parser.add_argument("--check", action="store_true", help="check the contenders, time nothing")
     parser.add_argument("--lines", nargs="+", choices=FULL["lines"], help="kinds of lines")
@@ -235,13 +236,9 @@ def parse(arguments: list[str] | None):
         metavar="NAME",
         help=", ".join(FULL["contenders"]),
     )
-    parser.add_argument(
-        "--rounds", type=positive(int, "whole number"), help="turns of every contender"
-    )
+    parser.add_argument("--rounds", type=positive(int, "whole number"), help="turns of every contender")
     parser.add_argument("--seconds", type=positive(float, "number"), help="of calling in one turn")
-    parser.add_argument(
-        "--allocator", choices=["default", "tuned"], default="default", help="of malloc"
-    )
+    parser.add_argument("--allocator", choices=["default", "tuned"], default="default", help="of malloc")
     parser.add_argument("--output", type=Path, default=Path("runs/benchmark"), metavar="FOLDER")
     options = parser.parse_args(arguments)
     for name, value in (QUICK if options.quick else FULL).items():

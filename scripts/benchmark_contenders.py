@@ -49,11 +49,20 @@ def jaxrnn_sharded(problem: Problem) -> Work:
     return jax_work(stack.apply, stack.init(jax.random.key(0)), problem.xs(), devices=devices)
 
 
+def drawn(p: Problem, random) -> dict:
+    return {"key": jax.random.key(0)}
+
+
 # name: (options of the stack, arguments of the call from (problem, random generator))
 FEATURES = {
     "lengths": ({}, lambda p, random: {"lengths": random.integers(0, p.time + 1, p.batch)}),
     "mask": ({}, lambda p, random: {"mask": random.random((p.time, p.batch)) < 0.8}),
     "reset": ({}, lambda p, random: {"reset": random.random((p.time, p.batch)) < 0.05}),
+    "dropout": ({"dropout": 0.2}, drawn),  # between layers
+    "input_dropout": ({"input_dropout": 0.2}, drawn),
+    "recurrent_dropout": ({"recurrent_dropout": 0.2}, drawn),
+    "zoneout": ({"zoneout": 0.2}, drawn),
+    "weight_dropout": ({"weight_dropout": 0.2}, drawn),
 }
 
 

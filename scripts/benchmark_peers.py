@@ -26,9 +26,7 @@ def torch_work(problem: Problem) -> Work:
         outputs, states = module(x)
         return [outputs, *(states if isinstance(states, tuple) else (states,))]
 
-    weights = [
-        torch.from_numpy(normal(*a.shape, seed=i)).to(device) for i, a in enumerate(run(), 1)
-    ]
+    weights = [torch.from_numpy(normal(*a.shape, seed=i)).to(device) for i, a in enumerate(run(), 1)]
 
     def wait(results):
         if device == "cuda":
@@ -82,9 +80,7 @@ def linen_work(problem: Problem) -> Work:
         def __call__(self, x):
             states = []
             for _ in range(problem.num_layers):
-                layer = [
-                    nn.RNN(cell(problem.hidden_size), **options) for _ in range(problem.directions)
-                ]
+                layer = [nn.RNN(cell(problem.hidden_size), **options) for _ in range(problem.directions)]
                 state, x = (nn.Bidirectional(*layer, **options) if layer[1:] else layer[0])(x)
                 states.append(state)
             return x, states
@@ -140,10 +136,7 @@ def equinox_work(problem: Problem) -> Work:
 
     cell = {"RNN": TanhCell, "LSTM": eqx.nn.LSTMCell, "GRU": eqx.nn.GRUCell}[problem.cell]
     keys = iter(jax.random.split(jax.random.key(0), problem.num_layers * problem.directions))
-    cells = [
-        [cell(size, problem.hidden_size, key=next(keys)) for _ in range(problem.directions)]
-        for size in problem.input_sizes
-    ]
+    cells = [[cell(size, problem.hidden_size, key=next(keys)) for _ in range(problem.directions)] for size in problem.input_sizes]
     arrays, static = eqx.partition(cells, eqx.is_array)
 
     def apply(arrays, x):

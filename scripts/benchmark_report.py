@@ -47,9 +47,7 @@ ROWS = [
     Row("torch / better of both", ("torch",), ONE + CORES, mean, 1.0, 1.3),
     Row("torch / better of both, worst line", ("torch",), ONE + CORES, min, None, 0.9),
     Row("one device / floor, B·H ≥ 2048", ONE, FLOOR, mean, 1.5, 1.6, True, where=large),
-    Row(
-        "better / better floor, B·H ≥ 2048", ONE + CORES, FLOORS, mean, 1.5, 1.6, True, where=large
-    ),
+    Row("better / better floor, B·H ≥ 2048", ONE + CORES, FLOORS, mean, 1.5, 1.6, True, where=large),
     Row(
         "memory / naive, T ≥ 100, worst line",
         ONE,
@@ -62,10 +60,7 @@ ROWS = [
         where=long,
     ),
     Row("compile time, 4 layers, / linen", ONE, ("linen",), max, None, 1.0, **COMPILE),
-    *[
-        Row(f"{name} / jaxrnn, worst line", (name,), ONE, max, 1.25, 1.25, **FEATURE)
-        for name in FEATURE_NAMES
-    ],
+    *[Row(f"{name} / jaxrnn, worst line", (name,), ONE, max, 1.25, 1.25, **FEATURE) for name in FEATURE_NAMES],
 ]
 
 
@@ -129,8 +124,8 @@ def line_table(line: dict) -> str:
     """One line: milliseconds, seconds of compiling, megabytes of temporary memory."""
     columns = "".join(f"{text:>12}" for text in ("min", "median", "compile s", "temp MB"))
     text = [title(line)]
-    text.append(" " * 22 + "".join(f"{f'{name}, ms':>48}" for name in MODES.values()))
-    text.append(" " * 22 + columns * 2)
+    text.append(" " * 26 + "".join(f"{f'{name}, ms':>48}" for name in MODES.values()))
+    text.append(" " * 26 + columns * 2)
     for name, record in line["contenders"].items():
         cells = []
         for mode in MODES:
@@ -139,15 +134,14 @@ def line_table(line: dict) -> str:
             cells.append(record[mode].get("temp"))
         scales = (1e3, 1e3, 1, 1e-6) * 2
         numbers = "".join(
-            f"{'–':>12}" if value is None else f"{value * scale:12.4g}"
-            for value, scale in zip(cells, scales, strict=True)
+            f"{'–':>12}" if value is None else f"{value * scale:12.4g}" for value, scale in zip(cells, scales, strict=True)
         )
         devices = f" ×{record['devices']}" if record["devices"] > 1 else ""
-        text.append(f"{name + devices:22}{numbers}")
+        text.append(f"{name + devices:26}{numbers}")
         if "note" in record:
-            text.append(f"{'':22}{record['note']}")
+            text.append(f"{'':26}{record['note']}")
     for state in ("skipped", "failed"):
-        text += [f"{name:22}{state}: {reason}" for name, reason in line[state].items()]
+        text += [f"{name:26}{state}: {reason}" for name, reason in line[state].items()]
     return "\n".join(text)
 
 

@@ -4,6 +4,7 @@ It builds one contender for one problem, says so, and then answers the commands 
 input, one line of JSON for each. Between two commands it sleeps.
 """
 
+import contextlib
 import json
 import os
 import statistics
@@ -40,11 +41,16 @@ def serve(name: str, problem: list, seconds: float) -> None:
         print(json.dumps(result), file=answers, flush=True)
 
     jax.config.update("jax_num_cpu_devices", cores())
-    problem = Problem(*problem)
     try:
-        work = CONTENDERS[name].build(problem)
+        answer_commands(name, Problem(*problem), seconds, answer)
     except Skip as reason:
-        return answer({"skip": str(reason)})
+        answer({"skip": str(reason)})
+    except Exception as error:
+        answer({"failed": f"{type(error).__name__}: {error}".splitlines()[0]})
+
+
+def answer_commands(name: str, problem: Problem, seconds: float, answer) -> None:
+    work = CONTENDERS[name].build(problem)
     hello = {"devices": work.devices}
     if name.endswith("-sharded") and work.devices < len(jax.devices()):
         count = len(jax.devices())
@@ -103,7 +109,7 @@ class Worker:
     """Start a contender; `hello` is its first answer: its devices, or why it cannot run."""
 
     def __init__(self, name: str, problem: Problem, seconds: float, allocator: str):
-        self.errors = tempfile.TemporaryFile("w+")
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed with the process)
         self.process = subprocess.Popen(
             [sys.executable, __file__, json.dumps([name, problem, seconds])],
             stdin=subprocess.PIPE,
@@ -119,16 +125,17 @@ class Worker:
             raise
 
     def ask(self, command: str) -> dict:
-        try:
+        with contextlib.suppress(BrokenPipeError):  # read() says why
             print(command, file=self.process.stdin, flush=True)
-        except BrokenPipeError:
-            pass  # read() says why
         return self.read()
 
     def read(self) -> dict:
         text = self.process.stdout.readline()
         if text:
-            return json.loads(text)
+            result = json.loads(text)
+            if "failed" in result:
+                raise Failed(result["failed"])
+            return result
         self.errors.seek(0)
         last = self.errors.read().strip().splitlines()[-1:]
         raise Failed(*last or [f"ended with code {self.process.wait()}"])
@@ -138,10 +145,8 @@ class Worker:
         self.process.wait()
         self.errors.close()
         self.process.stdout.close()
-        try:
+        with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
-        except BrokenPipeError:
-            pass
 
 
 def environment(allocator: str) -> dict[str, str]:

@@ -25,10 +25,7 @@ def naive_params(problem: Problem):
     draw = partial(normal, scale=hidden**-0.5)
     return [
         [
-            [
-                draw(*shape, seed=seed)
-                for shape in [(size, gates), (hidden, gates), (gates,), (gates,)]
-            ]
+            [draw(*shape, seed=seed) for shape in [(size, gates), (hidden, gates), (gates,), (gates,)]]
             for seed in range(problem.directions)
         ]
         for size in problem.input_sizes
