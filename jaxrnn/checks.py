@@ -2,6 +2,7 @@
 No computation on arrays may live here, and nothing that other modules would call for its result."""
 
 import warnings
+from difflib import get_close_matches
 from typing import Any
 
 import jax
@@ -38,10 +39,20 @@ def flag(name: str, argument: str, value):
 
 def rate(name: str, argument: str, value):
     """`value` is a probability."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.floating):
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise TypeError(f"{name}: `{argument}` should be a number, got {value!r}.")
     if not 0 <= value <= 1:  # also False for NaN
         raise ValueError(f"{name}: `{argument}` should be a probability, from 0 to 1, got {value}.")
+
+
+def floating_dtype(name: str, argument: str, value):
+    """`value` is a dtype to compute or store floating-point numbers in."""
+    try:
+        fits = value is not None and jnp.issubdtype(jnp.dtype(value), jnp.floating)
+    except TypeError:
+        fits = False
+    if not fits:
+        raise TypeError(f"{name}: `{argument}` should be a floating-point dtype, got {value!r}.")
 
 
 def check_choice(name: str, argument: str, value, choices: tuple):
@@ -55,6 +66,18 @@ def check_proj_size(proj_size, hidden_size: int, name: str = "ProjectedLSTMCell"
     size(name, "proj_size", proj_size)
     if proj_size >= hidden_size:
         raise ValueError(f"{name}: `proj_size` should be below hidden_size={hidden_size}, got {proj_size}.")
+
+
+def gate_names(named, gates: tuple):
+    """What is named of a `PerGate` is among the gates of the cell."""
+    for gate in named:
+        if gate not in gates:
+            raise ValueError(f"PerGate: `named` should name gates of the cell, {', '.join(map(repr, gates))}, got {gate!r}.")
+
+
+def chrono(longest):
+    """The longest dependency leaves room for a range of time constants."""
+    size("chrono", "longest", longest, least=3)
 
 
 def lonely_dropout(name: str, dropout: float, num_layers: int):
@@ -71,14 +94,31 @@ def one_direction(name: str, bidirectional: bool):
     """A stack that runs step by step has one direction."""
     if bidirectional:
         raise ValueError(
-            f"{name}: the module should have one direction to run step by step, got bidirectional=True.\n"
+            f"{name}: `bidirectional` should be False to run step by step, got True.\n"
             "The backward direction starts at the end of the sequence: call the module on the whole of it."
         )
 
 
-def stack(s):
-    """The options of a `Stack`."""
-    name = "Stack"
+def kind(name: str, argument: str, value, wanted: type):
+    """`value` is an object of the class `wanted`."""
+    if not isinstance(value, wanted):
+        made = isinstance(value, type) and issubclass(value, wanted)
+        hint = f" Write {value.__name__}(), with brackets." if made else ""
+        came = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+        raise TypeError(f"{name}: `{argument}` should be a {wanted.__name__}, got {came}.{hint}")
+
+
+def arguments(name: str, given, known: tuple):
+    """Every keyword that was given is known."""
+    for argument in given:
+        if argument not in known:
+            near = get_close_matches(argument, known, n=1)
+            hint = f"\nDid you mean `{near[0]}`?" if near else ""
+            raise TypeError(f"{name}: arguments should be among {', '.join(known)}, got `{argument}`.{hint}")
+
+
+def stack(s, name: str):
+    """The options of a `Stack`, told to the caller `name`."""
     size(name, "input_size", s.input_size)
     size(name, "num_layers", s.num_layers)
     for hidden in s.hidden_size if isinstance(s.hidden_size, tuple) else (s.hidden_size,):
@@ -92,13 +132,24 @@ def stack(s):
     lonely_dropout(name, s.dropout, s.num_layers)
     check_choice(name, "merge", s.merge, ("concat", "sum", "mean", "none"))
     check_choice(name, "connection", s.connection, ("none", "residual", "skip"))
-    for argument in ("dtype", "param_dtype"):
-        value = getattr(s, argument)
-        if value is not None and not jnp.issubdtype(value, jnp.floating):
-            raise TypeError(f"{name}: `{argument}` should be a floating-point dtype, got {value!r}.")
+    if s.truncate is not None:
+        size(name, "truncate", s.truncate)
+    if s.dtype is not None:
+        floating_dtype(name, "dtype", s.dtype)
+    floating_dtype(name, "param_dtype", s.param_dtype)
     if s.connection == "residual" and len(set(s.layer_output_sizes)) > 1:
         sizes = s.layer_output_sizes
-        raise ValueError(f"{name}: connection='residual' should have layers of one output size, got output sizes {sizes}.")
+        raise ValueError(f"{name}: `connection`='residual' should join layers of one output size, got output sizes {sizes}.")
+
+
+def unroll_options(name: str, *, truncate, dtype, time):
+    """The options of `unroll` that are no arrays."""
+    if truncate is not None:
+        size(name, "truncate", truncate)
+        if is_symbolic(time):
+            raise ValueError(f"{name}: `truncate` should come with a known number of steps, got time={time}.")
+    if dtype is not None:
+        floating_dtype(name, "dtype", dtype)
 
 
 # Arrays ----------------------------------------------------------------------------------------------------------------
@@ -127,22 +178,26 @@ def input_size(name: str, argument: str, xs, wanted: int, source: str):
         raise ValueError(f"{name}: `{argument}` should end in input_size={wanted} ({source}), got shape {xs.shape}.")
 
 
-def validity(name: str, lengths, mask, reset, time, batch: tuple, hint: str = ""):
-    """`lengths`, `mask` and `reset` fit the sequence."""
+def validity(name: str, lengths, mask, reset, time, batch: tuple, *, x: str = "xs", batch_first: bool = False):
+    """`lengths`, `mask` and `reset` fit the sequence, the argument called `x`."""
     if lengths is not None and mask is not None:
         raise ValueError(f"{name}: `lengths` and `mask` should not be given together: both say which steps are valid.")
+    steps = (*batch, time) if batch_first else (time, *batch)
     for argument, value in (("mask", mask), ("reset", reset)):
         if value is not None:
             array(name, argument, value, jnp.bool_)
-            if value.shape != (time, *batch):
-                shape = f"{(time, *batch)}, the time and batch axes of the input"
+            if value.shape != steps:
+                hint = f"\nIs it laid out as `{x}`?" if value.shape == steps[::-1] else ""
+                shape = f"{steps}, the time and batch axes as `{x}` has them"
                 raise ValueError(f"{name}: `{argument}` should have shape {shape}, got {value.shape}.{hint}")
     if lengths is None:
         return
     array(name, "lengths", lengths, jnp.integer)
     if lengths.shape != batch:
-        shape = f"{batch}, the batch axes of the input"
-        raise ValueError(f"{name}: `lengths` should have shape {shape}, got {lengths.shape}.{hint}")
+        order = "time first" if batch_first else "batch first"
+        swapped = x == "x" and len(batch) == 1 and lengths.shape == (time,)
+        hint = f"\nIs `x` {order}? Pass batch_first={not batch_first}." if swapped else ""
+        raise ValueError(f"{name}: `lengths` should have shape {batch}, the batch axes of `{x}`, got {lengths.shape}.{hint}")
     if concrete(lengths) and not is_symbolic(time):
         values = np.asarray(lengths)
         wrong = np.argwhere((values < 0) | (values > time))
@@ -165,6 +220,18 @@ def state(name: str, argument: str, value, like, *, broadcast: bool = False):
         fits = wanted.shape[wanted.ndim - given.ndim :] == given.shape if broadcast else wanted.shape == given.shape
         if not fits:
             raise ValueError(f"{name}: `{argument}.{field}` should have shape {wanted.shape}, got {given.shape}.")
+
+
+def nesting(name: str, argument: str, value, num_layers: int, num_directions: int):
+    """`value` is nested `[layer][direction]`."""
+    if value is None:
+        return
+    wanted = f"nested [layer][direction], {num_layers} x {num_directions} of them"
+    if not isinstance(value, tuple | list) or not all(isinstance(layer, tuple | list) for layer in value):
+        raise TypeError(f"{name}: `{argument}` should be {wanted}, got {type(value).__name__}.")
+    if [len(layer) for layer in value] != [num_directions] * num_layers:
+        came = " + ".join(str(len(layer)) for layer in value)
+        raise ValueError(f"{name}: `{argument}` should be {wanted}, got {len(value)} layers with {came} directions.")
 
 
 # Modules ---------------------------------------------------------------------------------------------------------------
@@ -211,17 +278,27 @@ def stacked_states(name: str, h_0, like) -> tuple:
 
 def nested_states(name: str, h_0, like):
     """`h_0` has the nesting `[layer][direction]`, as it must where hidden sizes differ."""
-    if jax.tree.structure(h_0) != jax.tree.structure(like):
-        raise TypeError(
-            f"{name}: the initial state should be nested `[layer][direction]`, since hidden sizes differ, got {type(h_0).__name__}."
-        )
+    nesting(name, "h_0", h_0, len(like), len(like[0]))
     for layer, (given, wanted) in enumerate(zip(h_0, like, strict=True)):
         for direction, pair in enumerate(zip(given, wanted, strict=True)):
             state(name, f"h_0[{layer}][{direction}]", *pair)
     return h_0
 
 
-def rngs(name: str, value, kind):
-    """`value` is an `nnx.Rngs`."""
-    if not isinstance(value, kind):
-        raise TypeError(f"{name}: `rngs` should be an nnx.Rngs, got {type(value).__name__}. Write rngs=nnx.Rngs(0).")
+def rngs(name: str, value, wanted: type, *, random: bool):
+    """`value` is an `nnx.Rngs`, with the streams that are drawn from."""
+    if not isinstance(value, wanted):
+        came = None if value is None else type(value).__name__
+        raise TypeError(f"{name}: `rngs` should be an nnx.Rngs, got {came}. Write rngs=nnx.Rngs(0).")
+    for stream in ("params", "dropout") if random else ("params",):
+        if not hasattr(value, stream):
+            raise ValueError(f"{name}: `rngs` should have a stream {stream!r} or 'default', got streams {sorted(value)}.")
+
+
+def dropout_rng(name: str, given: bool):
+    """There is a key to draw from."""
+    if not given:
+        raise ValueError(
+            f"{name}: `rngs` should hold a key for 'dropout' when deterministic=False, got none.\n"
+            "Write apply(variables, x, deterministic=False, rngs={'dropout': key})."
+        )

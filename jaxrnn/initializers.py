@@ -6,12 +6,16 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jax.nn.initializers import constant, ones, orthogonal, zeros
+from jax.nn import initializers as jax_initializers
+from jax.nn.initializers import ones, zeros
+
+from jaxrnn import checks
 
 __all__ = [
     "Initializer",
     "PerGate",
     "chrono",
+    "constant",
     "draw",
     "forget_bias",
     "identity",
@@ -34,6 +38,27 @@ def identity(key, shape, dtype=jnp.float32):
     """The identity matrix: recurrent weights of the IRNN (Le, Jaitly, Hinton, 2015, arXiv:1504.00941), used with `relu`."""
     del key
     return jnp.eye(*shape, dtype=dtype)
+
+
+@dataclass(frozen=True)
+class constant:
+    """Every entry `value`. An object rather than a closure, so that equal cells compare equal and can be pickled."""
+
+    value: float
+
+    def __call__(self, key, shape, dtype=jnp.float32):
+        del key
+        return jnp.full(shape, self.value, dtype)
+
+
+@dataclass(frozen=True)
+class orthogonal:
+    """Orthonormal rows or columns, times `scale`: for recurrent weights, where each gate's matrix is drawn by itself."""
+
+    scale: float = 1.0
+
+    def __call__(self, key, shape, dtype=jnp.float32):
+        return jax_initializers.orthogonal(self.scale)(key, shape, dtype)
 
 
 @dataclass(frozen=True)
@@ -65,21 +90,22 @@ class _LogUniform:
         return self.sign * jnp.log(jax.random.uniform(key, shape, dtype, 1.0, self.longest - 1.0))
 
 
-def chrono(longest: int, *, forget: str = "f", write: str = "i") -> PerGate:
+def chrono(longest: int, *, forget: str | None = "f", write: str | None = "i") -> PerGate:
     """Chrono initialisation of biases (Tallec & Ollivier, 2018, arXiv:1804.11188, section 2).
 
         b_f ~ log U(1, longest − 1)      b_i = −b_f      other gates 0
 
     Args:
         longest: the longest dependency expected, in steps; at least 3.
-        forget, write: names of the two gates. For a GRU, whose update gate keeps, `chrono(longest, forget="z")`.
+        forget, write: names of the two gates, None for one that the cell has not. For a GRU, whose update gate keeps:
+            `chrono(longest, forget="z", write=None)`.
 
     Raises:
         ValueError: `longest` is below 3.
     """
-    if longest < 3:
-        raise ValueError(f"chrono: `longest` should be at least 3 steps, got {longest}.")
-    return PerGate(zeros, ((forget, _LogUniform(longest, 1)), (write, _LogUniform(longest, -1))), same_key=True)
+    checks.chrono(longest)
+    named = ((forget, _LogUniform(longest, 1)), (write, _LogUniform(longest, -1)))
+    return PerGate(zeros, tuple(pair for pair in named if pair[0] is not None), same_key=True)
 
 
 def promote(*dtypes):
@@ -94,5 +120,6 @@ def draw(initializer: Initializer | PerGate, key, gates: tuple[str, ...], shape:
     per_gate = initializer if isinstance(initializer, PerGate) else PerGate(initializer, ())
     keys = [key] * len(gates) if per_gate.same_key else jax.random.split(key, len(gates))
     choose = dict(per_gate.named)
+    checks.gate_names(choose, gates)
     arrays = [choose.get(gate, per_gate.default)(k, shape, wide) for gate, k in zip(gates, keys, strict=True)]
     return jnp.stack(arrays, axis=-2).astype(dtype)

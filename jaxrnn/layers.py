@@ -1,7 +1,7 @@
 """A stack: layers × directions of one cell, time first, as a pure description with `init`, `apply` and `step`. Everything
 random (the dropout family) is drawn here, once, outside the loop. No loop over time and no layout but time first."""
 
-from dataclasses import dataclass, fields
+from dataclasses import InitVar, dataclass, fields, is_dataclass
 from typing import Any, Literal
 
 import jax
@@ -36,8 +36,10 @@ class Stack:
         weight_dropout: rate of dropout on `w_hh`, one draw for the whole sequence (Merity et al., 2018, arXiv:1708.02182).
         learn_initial_state: whether the initial state is a parameter; else zeros.
         remat: compute again in the backward pass, see `unroll`.
+        truncate: stop the gradient, but not the state, after every so many steps: truncated backpropagation through time.
         dtype: to compute in; `None`: what input and parameters promote to.
         param_dtype: to store parameters in.
+        caller: whom errors name.
     """
 
     cell: Cell
@@ -55,11 +57,14 @@ class Stack:
     weight_dropout: float = 0.0
     learn_initial_state: bool = False
     remat: bool = False
+    truncate: int | None = None
     dtype: Any = None
     param_dtype: Any = jnp.float32
+    caller: InitVar[str] = "Stack"
 
-    def __post_init__(self):
-        checks.stack(self)
+    def __post_init__(self, caller: str):
+        checks.kind(caller, "cell", self.cell, Cell)
+        checks.stack(self, caller)
 
     @property
     def num_directions(self) -> int:
@@ -97,9 +102,7 @@ class Stack:
     def describe(self) -> str:
         """The sizes, and whatever is not the default, as in a call."""
         sizes = [str(self.input_size), str(self.hidden_size)]
-        names = [f.name for f in fields(self)[3:]]
-        given = [f"{n}={getattr(self, n)!r}" for n in names if getattr(self, n) != getattr(type(self), n)]
-        return ", ".join(sizes + given)
+        return ", ".join(sizes + _given(self, "cell", "input_size", "hidden_size") + _given(self.cell))
 
     def init(self, key):
         """Draw `params[layer][direction]`."""
@@ -153,6 +156,8 @@ class Stack:
             (output, states), or (output, states, every_state): the output (time, *batch, output_size), the final states
             `[layer][direction]`.
         """
+        for argument, value in (("params", params), ("states", states), ("initial", initial)):
+            checks.nesting("Stack.apply", argument, value, self.num_layers, self.num_directions)
         keys = [None] * self.num_layers if key is None else jax.random.split(key, self.num_layers)
         where = {"lengths": lengths, "mask": mask, "reset": reset}
         reads, ys, outputs, finals, every = (xs,), (xs,), [], [], []
@@ -192,17 +197,18 @@ class Stack:
         Raises:
             ValueError: the stack is bidirectional; its backward direction needs the end of the sequence first.
         """
-        checks.one_direction("step", self.bidirectional)
+        checks.one_direction("Stack.step", self.bidirectional)
         output, states = self.apply(params, x[None], states, initial=initial)
         return output[0], states
 
     def _direction(self, direction, params, xs, key, where, return_states, state, initial):
         """Unroll one direction of one layer, with what is drawn for it."""
         k_h, k_zoneout, k_w = _split(key, 3)
-        batch = xs.shape[1 : xs.ndim - self.cell.event_ndim]
         like = jax.eval_shape(self.cell.initial_state, params, jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype))
-        h_scale = _dropout(k_h, jnp.ones((*batch, *like.h.shape[len(batch) :]), jnp.float32), self.recurrent_dropout)
-        zoneout = [self.zoneout] * len(like)
+        h_scale = None
+        if k_h is not None and self.recurrent_dropout:
+            h_scale = _dropout(k_h, jnp.ones(like.h.shape, jnp.float32), self.recurrent_dropout)
+        zoneout = [float(self.zoneout)] * len(like)
         if k_zoneout is not None:
             k_fields = jax.random.split(k_zoneout, len(like))
             zoneout = [jax.random.bernoulli(k, self.zoneout, (xs.shape[0], *s.shape)) for k, s in zip(k_fields, like, strict=True)]
@@ -215,7 +221,8 @@ class Stack:
             reverse=direction == 1,
             return_states=return_states,
             remat=self.remat,
-            h_scale=h_scale if k_h is not None and self.recurrent_dropout else None,
+            truncate=self.truncate,
+            h_scale=h_scale,
             zoneout=type(like)(*zoneout) if self.zoneout else None,
             dtype=self.dtype,
             **where,
@@ -235,6 +242,22 @@ def _split(key, count: int):
     return [None] * count if key is None else list(jax.random.split(key, count))
 
 
+def _given(described, *skip: str) -> list[str]:
+    """`name=value` for each field of a dataclass that is not its default."""
+    pairs = [(f, getattr(described, f.name)) for f in fields(described) if f.name not in skip]
+    return [f"{f.name}={_written(f.name, value)}" for f, value in pairs if value != f.default]
+
+
+def _written(name: str, value) -> str:
+    if name.endswith("dtype"):
+        return jnp.dtype(value).name
+    if is_dataclass(value):
+        return f"{type(value).__name__}({', '.join(_given(value))})"
+    if isinstance(value, tuple):
+        return f"({', '.join(_written('', v) for v in value)})"
+    return getattr(value, "__name__", repr(value))
+
+
 def _dropout(key, x, rate: float, *, over_time: bool = False):
     """Inverted dropout; `over_time` draws one mask for all steps. Without a key, or at rate 0, `x` itself."""
     if key is None or rate == 0:
@@ -242,4 +265,5 @@ def _dropout(key, x, rate: float, *, over_time: bool = False):
     if rate == 1:
         return jnp.zeros_like(x)
     keep = jax.random.bernoulli(key, 1 - rate, (1, *x.shape[1:]) if over_time else x.shape)
-    return jnp.where(jnp.broadcast_to(keep, x.shape), x / (1 - rate), jnp.zeros_like(x))
+    keep = jnp.zeros_like(x, dtype=bool) | jnp.broadcast_to(keep, x.shape)  # sharded as `x`, which a fresh draw is not
+    return jnp.where(keep, x / float(1 - rate), jnp.zeros_like(x))

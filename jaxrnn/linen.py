@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxrnn import checks, signature
-from jaxrnn.cells import Cell, GRUCell, LSTMCell, ProjectedLSTMCell, RNNCell
+from jaxrnn.cells import Cell, GRUCell
 from jaxrnn.layers import Stack
 
 
@@ -26,8 +26,14 @@ class _Layers(nn.Module, kw_only=True):
     weight_dropout: float = 0.0
     learn_initial_state: bool = False
     remat: bool = False
+    truncate: int | None = None
     dtype: Any = None
     param_dtype: Any = jnp.float32
+
+    def __post_init__(self):
+        super().__post_init__()
+        checks.flag(type(self).__name__, "batch_first", self.batch_first)
+        self.stack  # noqa: B018  an option that is wrong should raise here, not when the module is first called
 
     def describe_cell(self) -> Cell:
         """The cell of the layers."""
@@ -37,7 +43,7 @@ class _Layers(nn.Module, kw_only=True):
     def stack(self) -> Stack:
         """The description of the layers."""
         names = [f.name for f in fields(Stack) if f.name != "cell"]
-        return Stack(self.describe_cell(), **{name: getattr(self, name) for name in names})
+        return Stack(self.describe_cell(), **{name: getattr(self, name) for name in names}, caller=type(self).__name__)
 
     def setup(self):
         stack = self.stack
@@ -59,7 +65,10 @@ class _Layers(nn.Module, kw_only=True):
         """As `jaxrnn.Recurrent.__call__`; with deterministic=False, draws come from the stream "dropout"."""
         checks.flag(type(self).__name__, "deterministic", deterministic)
         stack = self.stack
-        key = self.make_rng("dropout") if stack.random and not deterministic else None
+        draws = stack.random and not deterministic
+        if draws:
+            checks.dropout_rng(type(self).__name__, self.has_rng("dropout"))
+        key = self.make_rng("dropout") if draws else None
         caller = signature.Caller(type(self).__name__, stack, self.batch_first)
         return signature.call(
             caller, self.layers, x, h_0, initial=self.initial_state,
@@ -104,7 +113,7 @@ class RNN(_Layers):
     nonlinearity: str = "tanh"
 
     def describe_cell(self):
-        return RNNCell(nonlinearity=self.nonlinearity)
+        return signature.rnn_cell(type(self).__name__, self.nonlinearity)
 
 
 class LSTM(_Layers):
@@ -116,8 +125,7 @@ class LSTM(_Layers):
     proj_size: int = 0
 
     def describe_cell(self):
-        checks.size("LSTM", "proj_size", self.proj_size, least=0)
-        return ProjectedLSTMCell(proj_size=self.proj_size) if self.proj_size else LSTMCell()
+        return signature.lstm_cell(type(self).__name__, self.hidden_size, self.proj_size)
 
 
 class GRU(_Layers):

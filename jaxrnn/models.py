@@ -4,17 +4,17 @@ from typing import Any, ClassVar
 
 from flax import nnx
 
-from jaxrnn import signature
+from jaxrnn import checks, signature
 from jaxrnn.nnx import GRU, LSTM, RNN
 
 
 class _Model(nnx.Module):
-    """Last valid step -> linear.
+    """The last layer's state after the last valid step -> linear.
 
     Args:
         input_size, hidden_size, num_layers: of the recurrent module.
         output_size: width of the prediction.
-        rngs: the source of the parameters.
+        rngs: the source of the parameters. Not optional.
         options: of the recurrent module: `bidirectional`, `dropout`, …
 
     Attributes:
@@ -30,11 +30,14 @@ class _Model(nnx.Module):
         output_size: int,
         num_layers: int = 1,
         *,
-        rngs: nnx.Rngs,
+        rngs: nnx.Rngs | None = None,
         **options: Any,
     ):
+        checks.size(type(self).__name__, "output_size", output_size)
         self.rnn = self.recurrent(input_size, hidden_size, num_layers, rngs=rngs, **options)
-        self.fc = nnx.Linear(self.rnn.stack.output_size, output_size, rngs=rngs)
+        stack = self.rnn.stack
+        dtypes = {"dtype": stack.dtype, "param_dtype": stack.param_dtype}
+        self.fc = nnx.Linear(signature.summary_size(stack), output_size, **dtypes, rngs=rngs)
 
     def __call__(self, x, h_0=None, *, lengths=None):
         """Predict from sequences (batch, time, input): (batch, output).

@@ -1,13 +1,16 @@
 """Flax NNX modules: they hold the parameters of a `Stack` and call pure functions. No arithmetic may live here."""
 
+from dataclasses import fields
 from typing import Any
 
 import jax
 from flax import nnx
 
 from jaxrnn import checks, signature
-from jaxrnn.cells import Cell, GRUCell, LSTMCell, ProjectedLSTMCell, RNNCell
+from jaxrnn.cells import Cell, GRUCell
 from jaxrnn.layers import Stack
+
+_OPTIONS = ("batch_first", *(f.name for f in fields(Stack)[4:]))
 
 
 class Recurrent(nnx.Module):
@@ -24,9 +27,9 @@ class Recurrent(nnx.Module):
         dropout: rate of dropout on the output of every layer but the last. Active after `train()` (where modules begin), off
             after `eval()`.
         bidirectional: run every layer in both directions of time.
-        rngs: the source of the parameters and, where something is random, of its draws.
+        rngs: the source of the parameters and, where something is random, of its draws. Not optional.
         options: `merge`, `connection`, `input_dropout`, `recurrent_dropout`, `zoneout`, `weight_dropout`,
-            `learn_initial_state`, `remat`, `dtype`, `param_dtype`: see `Stack`.
+            `learn_initial_state`, `remat`, `truncate`, `dtype`, `param_dtype`: see `Stack`.
 
     Attributes:
         stack: the description, a `Stack`.
@@ -57,11 +60,12 @@ class Recurrent(nnx.Module):
         batch_first: bool = True,
         dropout: float = 0.0,
         bidirectional: bool = False,
-        rngs: nnx.Rngs,
+        rngs: nnx.Rngs | None = None,
         **options: Any,
     ):
-        checks.rngs(type(self).__name__, rngs, nnx.Rngs)
-        checks.flag(type(self).__name__, "batch_first", batch_first)
+        name = type(self).__name__
+        checks.arguments(name, options, _OPTIONS)
+        checks.flag(name, "batch_first", batch_first)
         self.stack = Stack(
             cell,
             input_size,
@@ -71,7 +75,9 @@ class Recurrent(nnx.Module):
             dropout=dropout,
             bidirectional=bidirectional,
             **options,
+            caller=name,
         )
+        checks.rngs(name, rngs, nnx.Rngs, random=self.stack.random)
         self.batch_first = batch_first
         params = self.stack.init(rngs.params())
         self.params = nnx.data(jax.tree.map(nnx.Param, params))
@@ -106,6 +112,8 @@ class Recurrent(nnx.Module):
     def step(self, x, state=None):
         """Run one step of a stream: (batch, input) or (input,) to (y, state), in pieces what a call gives for the whole.
 
+        Nothing is drawn, whether the module is in training or not.
+
         Raises:
             ValueError: the module is bidirectional.
         """
@@ -121,9 +129,13 @@ class Recurrent(nnx.Module):
         return None if self.rngs is None or self.deterministic else self.rngs()
 
     def __repr__(self):
-        return f"{type(self).__name__}({self.stack.describe()})"
+        layout = "" if self.batch_first else ", batch_first=False"
+        return f"{type(self).__name__}({self._describe_cell()}{self.stack.describe()}{layout})"
 
     __str__ = __repr__
+
+    def _describe_cell(self) -> str:
+        return f"{type(self.stack.cell).__name__}, " if type(self) is Recurrent else ""
 
 
 class RNN(Recurrent):
@@ -134,7 +146,7 @@ class RNN(Recurrent):
     """
 
     def __init__(self, input_size, hidden_size, num_layers=1, *, nonlinearity="tanh", **options):
-        super().__init__(RNNCell(nonlinearity=nonlinearity), input_size, hidden_size, num_layers, **options)
+        super().__init__(signature.rnn_cell(type(self).__name__, nonlinearity), input_size, hidden_size, num_layers, **options)
 
 
 class LSTM(Recurrent):
@@ -145,8 +157,7 @@ class LSTM(Recurrent):
     """
 
     def __init__(self, input_size, hidden_size, num_layers=1, *, proj_size=0, **options):
-        checks.size("LSTM", "proj_size", proj_size, least=0)
-        cell = ProjectedLSTMCell(proj_size=proj_size) if proj_size else LSTMCell()
+        cell = signature.lstm_cell(type(self).__name__, hidden_size, proj_size)
         super().__init__(cell, input_size, hidden_size, num_layers, **options)
 
 

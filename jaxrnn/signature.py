@@ -1,5 +1,6 @@
-"""The documents' (and PyTorch's) way to call a stack: `x` batch first or not, or unbatched, states stacked over layers and
-directions. Pure functions between that and the nested tuples, time first, of `layers.py`; no module may live here."""
+"""The documents' (and PyTorch's) way to describe and call a stack: cells by their options, `x` batch first or not, or unbatched,
+states stacked over layers and directions. Pure functions between that and the nested tuples, time first, of `layers.py`; no
+module may live here."""
 
 from typing import Any, NamedTuple
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn import checks
+from jaxrnn.cells import Cell, LSTMCell, ProjectedLSTMCell, RNNCell
 from jaxrnn.layers import Stack
 
 
@@ -16,6 +18,23 @@ class Caller(NamedTuple):
     name: str
     stack: Stack
     batch_first: bool
+
+
+def rnn_cell(name: str, nonlinearity: str) -> Cell:
+    """The cell of `torch.nn.RNN`."""
+    checks.check_choice(name, "nonlinearity", nonlinearity, ("tanh", "relu"))
+    return RNNCell(nonlinearity=nonlinearity)
+
+
+def lstm_cell(name: str, hidden_size, proj_size: int) -> Cell:
+    """The cell of `torch.nn.LSTM`."""
+    checks.size(name, "proj_size", proj_size, least=0)
+    if proj_size == 0:
+        return LSTMCell()
+    for hidden in hidden_size if isinstance(hidden_size, tuple) else (hidden_size,):
+        checks.size(name, "hidden_size", hidden)
+        checks.check_proj_size(proj_size, hidden, name)
+    return ProjectedLSTMCell(proj_size=proj_size)
 
 
 def call(
@@ -35,9 +54,11 @@ def call(
     name, stack, _ = caller
     batched = checks.module_input(name, x, stack, caller.batch_first)
     swap = caller.batch_first and batched
-    xs, mask, reset = (jnp.swapaxes(a, 0, 1) if swap and getattr(a, "ndim", 0) > 1 else a for a in (x, mask, reset))
-    hint = _layout_hint(caller, xs, lengths) if batched else ""
-    checks.validity(name, lengths, mask, reset, xs.shape[0], xs.shape[1 : xs.ndim - stack.cell.event_ndim], hint)
+    x_first = (lambda a: jnp.swapaxes(a, 0, 1)) if swap else jnp.asarray
+    xs = x_first(x)
+    batch = xs.shape[1 : xs.ndim - stack.cell.event_ndim]
+    checks.validity(name, lengths, mask, reset, xs.shape[0], batch, x="x", batch_first=swap)
+    mask, reset = (None if a is None else x_first(a) for a in (mask, reset))
     states = unstack(caller, params, h_0, xs)
     output, finals, *every = stack.apply(
         params,
@@ -93,14 +114,11 @@ def unstack(caller: Caller, params, h_0, xs) -> Any:
 
 
 def summary(stack: Stack, h_n):
-    """The last layer's output `h` after each direction's last valid step: forward, then backward, side by side."""
-    h = h_n[-1][0].h if len(set(stack.hidden_sizes)) > 1 else (h_n[0] if isinstance(h_n, tuple) else h_n)
-    return jnp.concatenate([h[k] for k in range(-stack.num_directions, 0)], axis=-1)
+    """The last layer's `h` after each direction's last valid step: forward, then backward, side by side."""
+    h = h_n[-1] if len(set(stack.hidden_sizes)) > 1 else (h_n[0] if isinstance(h_n, tuple) else h_n)[-stack.num_directions :]
+    return jnp.concatenate([getattr(a, "h", a) for a in h], axis=-1)
 
 
-def _layout_hint(caller: Caller, xs, lengths) -> str:
-    """What to try if the lengths fit the other layout of `x`."""
-    if lengths is None or getattr(lengths, "shape", None) != (xs.shape[0],):
-        return ""
-    order = "time first" if caller.batch_first else "batch first"
-    return f"\nIs `x` {order}? Pass batch_first={not caller.batch_first}."
+def summary_size(stack: Stack) -> int:
+    """The width of `summary`."""
+    return stack.num_directions * stack.cell.output_size(stack.hidden_sizes[-1])
