@@ -121,6 +121,8 @@ def stack(s, name: str):
     """The options of a `Stack`, told to the caller `name`."""
     size(name, "input_size", s.input_size)
     size(name, "num_layers", s.num_layers)
+    if isinstance(s.hidden_size, list):
+        raise TypeError(f"{name}: `hidden_size` should be an integer or a tuple of them, got {s.hidden_size}.")
     for hidden in s.hidden_size if isinstance(s.hidden_size, tuple) else (s.hidden_size,):
         size(name, "hidden_size", hidden)
     if isinstance(s.hidden_size, tuple) and len(s.hidden_size) != s.num_layers:
@@ -140,6 +142,16 @@ def stack(s, name: str):
     if s.connection == "residual" and len(set(s.layer_output_sizes)) > 1:
         sizes = s.layer_output_sizes
         raise ValueError(f"{name}: `connection`='residual' should join layers of one output size, got output sizes {sizes}.")
+
+
+def last_step_head(name: str, merge: str, connection: str):
+    """The states after the last valid step are the output there, which a linear head can read."""
+    for argument, value, plain in (("merge", merge, "concat"), ("connection", connection, "none")):
+        if value != plain:
+            raise ValueError(
+                f"{name}: `{argument}` should be {plain!r}, since the head reads the last layer's states, got {value!r}.\n"
+                f"Put an nnx.Linear on the output of a module with {argument}={value!r} instead."
+            )
 
 
 def unroll_options(name: str, *, truncate, dtype, time):

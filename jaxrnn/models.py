@@ -15,7 +15,7 @@ class _Model(nnx.Module):
         input_size, hidden_size, num_layers: of the recurrent module.
         output_size: width of the prediction.
         rngs: the source of the parameters. Not optional.
-        options: of the recurrent module: `bidirectional`, `dropout`, …
+        options: of the recurrent module: `bidirectional`, `dropout`, …, but neither `merge` nor `connection`.
 
     Attributes:
         rnn: the recurrent module. fc: the head, an `nnx.Linear`.
@@ -36,6 +36,7 @@ class _Model(nnx.Module):
         checks.size(type(self).__name__, "output_size", output_size)
         self.rnn = self.recurrent(input_size, hidden_size, num_layers, rngs=rngs, **options)
         stack = self.rnn.stack
+        checks.last_step_head(type(self).__name__, stack.merge, stack.connection)
         dtypes = {"dtype": stack.dtype, "param_dtype": stack.param_dtype}
         self.fc = nnx.Linear(signature.summary_size(stack), output_size, **dtypes, rngs=rngs)
 

@@ -1,4 +1,4 @@
-"""What a cell is: `Cell` and `GatedCell`, their parameters and states. No concrete cell, no loop over time, no argument checks."""
+"""What a cell is: `Cell` and `GatedCell`, their parameters and states. No concrete cell and no loop over time."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxrnn import checks
 from jaxrnn.checks import check_choice, check_proj_size
 from jaxrnn.initializers import Initializer, PerGate, draw, promote, uniform
 
@@ -104,6 +105,9 @@ class Cell:
 
     def step(self, params, state, x):
         """One full step, a pure function: (params, state, x) -> (state, y)."""
+        checks.input_size(
+            f"{type(self).__name__}.step", "x", x, params.w_ih.shape[-3], "the third axis from the end of `params.w_ih`"
+        )
         state = self.recur(params, state, self.project(params, x), state.h)
         return state, state.h.astype(promote(x.dtype, params.w_ih.dtype))
 
