@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
@@ -49,13 +50,13 @@ class _Plan(NamedTuple):
 def unroll(
     cell: Cell,
     params: Any,
-    xs: Float[Array, "time ..."],
+    xs: Float[Array | np.ndarray, "time ..."],
     state: Any = None,
     *,
     initial: Any = None,
-    lengths: Int[Array, "*batch"] | None = None,
-    mask: Bool[Array, "time *batch"] | None = None,
-    reset: Bool[Array, "time *batch"] | None = None,
+    lengths: Int[Array | np.ndarray, "*batch"] | None = None,
+    mask: Bool[Array | np.ndarray, "time *batch"] | None = None,
+    reset: Bool[Array | np.ndarray, "time *batch"] | None = None,
     reverse: bool = False,
     return_states: bool = False,
     remat: bool = False,
@@ -108,11 +109,15 @@ def unroll(
     checks.input_size("unroll", "xs", xs, params.w_ih.shape[-3], "the third axis from the end of `params.w_ih`")
     time, batch = xs.shape[0], xs.shape[1 : xs.ndim - cell.event_ndim]
     checks.validity("unroll", lengths, mask, reset, time, batch)
+    checks.unroll_options("unroll", truncate=truncate, dtype=dtype, time=time)
 
+    xs = jnp.asarray(xs)
     compute = promote(xs.dtype, params.w_ih.dtype) if dtype is None else jnp.dtype(dtype)
     params, xs = jax.tree.map(lambda a: a.astype(compute), (params, xs))
-    valid = mask if lengths is None else lax.broadcasted_iota(lengths.dtype, (time, *batch), 0) < lengths[None]
+    valid = mask if lengths is None else lax.broadcasted_iota(jnp.int32, (time, *batch), 0) < lengths.astype(jnp.int32)[None]
     params, xs, valid, reset, state, initial, h_scale = _same_manual_axes(params, xs, valid, reset, state, initial, h_scale)
+    nowhere = jnp.zeros_like(xs[(..., *(0,) * cell.event_ndim)], dtype=bool)  # sharded as the data are
+    valid, reset = (None if a is None else a | nowhere for a in (valid, reset))
 
     first = xs[0] if checks.is_symbolic(time) or time else jnp.zeros(xs.shape[1:], xs.dtype)
     zeros = cell.initial_state(params, first)
@@ -124,7 +129,10 @@ def unroll(
 
     zoneout = (None,) * len(zeros) if zoneout is None else zoneout
     rates = tuple(z if isinstance(z, float) else None for z in zoneout)
-    hold = tuple(None if isinstance(z, float) else z for z in zoneout)
+    hold = tuple(
+        None if z is None or isinstance(z, float) else z | jnp.broadcast_to(jnp.zeros_like(like, dtype=bool), z.shape)
+        for z, like in zip(zoneout, zeros, strict=True)
+    )
     plan = _Plan(cell, rates, reverse, return_states)
     fixed = _Fixed(params.w_hh, params.b_hh, tuple(params[4:]), None if reset is None else initial, h_scale)
     steps = _Steps(xs, valid, _restarts(reset, valid, reverse), hold)
@@ -230,7 +238,7 @@ def _run_gated_jvp(plan: _Plan, primals, tangents):
     the segment. Its transposition is the weight gradient, one product too, outside the loop; the transposition of the linear
     loop is backpropagation through time, with one product per step.
 
-    What `update` contributes is linearised step by step in the forward loop. `_worth_saving` says which of its values are
+    What `update` contributes is linearised step by step in the forward loop. `_gate_values` says which of its values are
     stored for that; the rest is computed again from them.
     """
     fixed, w_back, state, steps = primals
@@ -242,7 +250,7 @@ def _run_gated_jvp(plan: _Plan, primals, tangents):
         before = _restart(state, fixed, now.restart)
         h = _scaled(before.h, fixed).astype(fixed.w_hh.dtype)
         h_gates = split_gates(contract(h, fixed.w_hh, fixed.b_hh))
-        advance = jax.checkpoint(partial(_advance, plan, now), policy=_worth_saving, prevent_cse=False)
+        advance = jax.checkpoint(partial(_advance, plan, now), policy=_gate_values(len(now.x)), prevent_cse=False)
         state, linear = jax.linearize(advance, before, now.x, h_gates, fixed.extra)
         residuals, recall["linear"] = jax.tree.flatten(linear)
         recall["sources"], fresh = _store_once(residuals, [*jax.tree.leaves(now), h], jax.tree.leaves(fixed.extra))
@@ -275,14 +283,27 @@ def _run_gated_jvp(plan: _Plan, primals, tangents):
         d_state = jax.tree.unflatten(recall["linear"], leaves)(d_before, d_x, d_h_gates, d_fixed.extra)
         return d_state, _emit(plan, d_state, now.valid)
 
-    d_final, d_out = lax.scan(linear_step, d_state, (d_gates, own, residuals, steps._replace(x=None)), reverse=plan.reverse)
+    inputs = (d_gates, own, residuals, steps._replace(x=None))
+    # Under `checkpoint`, what a step derives from its inputs alone (a mask, broadcast) is not stored for the transposition.
+    d_final, d_out = lax.scan(jax.checkpoint(linear_step, prevent_cse=False), d_state, inputs, reverse=plan.reverse)
     return (final, out), (d_final, d_out)
 
 
-def _worth_saving(primitive, *_, **__) -> bool:
-    """Values that cost more to compute again than to store: those of transcendental functions, and the bits of comparisons."""
-    costly = {"exp", "exp2", "log", "log1p", "expm1", "tanh", "logistic", "erf", "sin", "cos", "rsqrt", "sqrt", "pow"}
-    return primitive.name in costly | {"gt", "ge", "lt", "le", "eq", "ne"}
+def _gate_values(gates: int):
+    """A policy that stores the values of the first transcendental functions, one for each gate, and the bits of comparisons.
+
+    These are the gates themselves: to compute them again, their pre-activations would have to be stored instead. What
+    `update` makes of them (the tanh of the new cell state, say) is computed again in the backward loop.
+    """
+    costly = {"exp", "exp2", "log", "log1p", "expm1", "tanh", "logistic", "erf", "sin", "cos", "pow"}
+    left = iter(range(gates))
+
+    def policy(primitive, *_, **__) -> bool:
+        if primitive.name in {"gt", "ge", "lt", "le", "eq", "ne"}:
+            return True
+        return primitive.name in costly and next(left, None) is not None
+
+    return policy
 
 
 def _store_once(residuals, steps, constants):
@@ -344,11 +365,11 @@ def _over_segments(segment, state, steps: _Steps, length: int, reverse: bool, cu
 
 def _segment_length(plan: _Plan, time: int, zeros, remat: bool) -> int:
     """Steps in a segment: √time to rematerialise; else so many that a segment's projected input stays in the cache."""
+    step = len(plan.cell.gates) * zeros[-1].size * zeros[-1].dtype.itemsize
     if checks.is_symbolic(time):
         return 1
-    if remat:
+    if remat or checks.is_symbolic(step):
         return max(1, isqrt(time))
-    step = len(plan.cell.gates) * zeros[-1].size * zeros[-1].dtype.itemsize
     length = min(time, max(MIN_SEGMENT, SEGMENT_BYTES // max(step, 1)))
     divisors = (k for k in range(length, length // 2, -1) if time % k == 0)
     return max(1, next(divisors, length))
