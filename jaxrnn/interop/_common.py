@@ -45,6 +45,7 @@ def join(a, gates: tuple, order: str | tuple):
 
 def build(caller: str, cell: Cell, params, *, rngs: nnx.Rngs | None = None, **options) -> Recurrent:
     """The module with the arrays of `params[layer][direction]`; the class is the one named after the cell, if there is one."""
+    params = tuple(tuple(layer) for layer in params)
     first = params[0][0]
     if len({len(layer) for layer in params}) > 1:
         got = [len(layer) for layer in params]

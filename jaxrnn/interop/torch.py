@@ -34,9 +34,8 @@ def from_torch(source: Any, prefix: str = "", **options) -> Recurrent:
     Example:
         >>> import torch
         >>> theirs = torch.nn.LSTM(3, 5, num_layers=2, bidirectional=True)
-        >>> ours = from_torch(theirs)
-        >>> ours, ours.batch_first
-        (LSTM(3, 5, num_layers=2, bidirectional=True), False)
+        >>> from_torch(theirs)
+        LSTM(3, 5, num_layers=2, bidirectional=True, batch_first=False)
     """
     if isinstance(source, dict):
         return from_arrays("from_torch", "`source`", to_numpy(source), prefix, options)

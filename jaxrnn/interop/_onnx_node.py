@@ -1,0 +1,246 @@
+"""One recurrent node of ONNX and the cells and parameters it stands for, both ways. The gate orders of ONNX live here; graphs,
+names and files do not."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrnn.cells import Cell, ChungGRUCell, CoupledLSTMCell, GRUCell, LSTMCell, PeepholeLSTMCell, RNNCell
+from jaxrnn.cells.base import GateParams
+from jaxrnn.cells.lstm_variants import PeepholeParams
+from jaxrnn.interop import _common as common
+from jaxrnn.interop._onnx_cells import FORMULAS, GIVEN, RELU, SIGMOID, TANH, Activation, OnnxGRUCell, OnnxLSTMCell, OnnxRNNCell
+from jaxrnn.unroll import unroll
+
+ORDERS = {"RNN": ("h",), "LSTM": ("i", "o", "f", "g"), "GRU": ("z", "r", "n")}
+PEEPHOLES = ("i", "o", "f")
+DEFAULTS = {"RNN": (TANH,), "LSTM": (SIGMOID, TANH, TANH), "GRU": (SIGMOID, TANH)}
+INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
+DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
+CELLS = (
+    RNNCell, LSTMCell, PeepholeLSTMCell, CoupledLSTMCell, GRUCell, ChungGRUCell, OnnxRNNCell, OnnxLSTMCell, OnnxGRUCell,
+)  # fmt: skip
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["params", "initial"], meta_fields=["name", "cells", "reverse", "layout"])
+@dataclass(frozen=True)
+class OnnxNode:
+    """A recurrent node of an ONNX graph, as a function of what it is fed; a pytree whose leaves are its weights.
+
+    Args:
+        name: in the graph.
+        cells: the cell of each direction.
+        reverse: for each direction, whether it runs backward.
+        layout: 0: X is (time, batch, input); 1: (batch, time, input).
+        params: the parameters of each direction.
+        initial: the initial state of each direction, with batch axis, if the graph holds one; else None.
+    """
+
+    name: str
+    cells: tuple[Cell, ...]
+    reverse: tuple[bool, ...]
+    layout: int
+    params: tuple[Any, ...]
+    initial: tuple[Any, ...] | None = None
+
+    def __call__(self, x, sequence_lens=None, initial_h=None, initial_c=None):
+        """Compute Y, Y_h and, for an LSTM, Y_c, in ONNX's layout of them.
+
+        Where a length is 0, Y_h is the initial state; the operator's definition leaves it open, and onnxruntime gives 0.
+        """
+        swap = (lambda a: jnp.swapaxes(a, 0, 1)) if self.layout else (lambda a: a)
+        xs, lengths = swap(x), None if sequence_lens is None else jnp.asarray(sequence_lens)
+        given = [None if a is None else swap(a) for a in (initial_h, initial_c)]
+        finals, outputs = [], []
+        for d, (cell, params, reverse) in enumerate(zip(self.cells, self.params, self.reverse, strict=True)):
+            state = None if self.initial is None else self.initial[d]
+            if any(a is not None for a in given):
+                zeros = jnp.zeros_like(next(a[d] for a in given if a is not None))
+                start = cell.State(*(zeros for _ in cell.State._fields)) if state is None else state
+                pairs = zip(start, given, strict=False)
+                state = cell.State(*(old if new is None else new[d] for old, new in pairs))
+            if state is not None:
+                state = jax.tree.map(lambda s: jnp.broadcast_to(s, (xs.shape[1], s.shape[-1])), state)
+            final, ys = unroll(cell, params, xs, state, lengths=lengths, reverse=reverse)
+            finals.append([s.astype(ys.dtype) for s in final])
+            outputs.append(ys)
+        y = jnp.stack(outputs, axis=1)
+        y = jnp.moveaxis(y, 2, 0) if self.layout else y
+        return y, *(swap(jnp.stack(field)) for field in zip(*finals, strict=True))
+
+
+# Reading ---------------------------------------------------------------------------------------------------------------
+
+
+def read(caller: str, name: str, op: str, attributes: dict[str, Any], arrays: dict[str, np.ndarray | None]) -> OnnxNode:
+    """A node, from its attributes and the arrays of its constant inputs, by their names in the operator's definition."""
+    direction = attributes.get("direction", "forward")
+    reverse = DIRECTIONS[direction]
+    weights = {slot: a for slot in ("W", "R", "B", "P") if (a := arrays.get(slot)) is not None}
+    _check_shapes(caller, name, op, attributes, weights, len(reverse))
+    activations = _activations(caller, name, op, attributes, len(reverse))
+    clip = attributes.get("clip")
+    if clip is not None and clip <= 0:
+        raise ValueError(f"{caller}: the attribute `clip` of node {name!r} should be positive, got {clip}.")
+    cells = tuple(_cell(op, a, clip, attributes, "P" in weights) for a in activations)
+    params = tuple(_params(cell, op, {slot: a[d] for slot, a in weights.items()}) for d, cell in enumerate(cells))
+    layout = attributes.get("layout", 0)
+    initial = [arrays.get(slot) for slot in ("initial_h", "initial_c")[: len(cells[0].State._fields)]]
+    if not any(a is not None and a.any() for a in initial):
+        return OnnxNode(name, cells, reverse, layout, params)
+    some = next(a for a in initial if a is not None)
+    initial = [np.zeros_like(some) if a is None else a for a in initial]
+    initial = [np.swapaxes(a, 0, 1) if layout else a for a in initial]
+    states = tuple(cell.State(*(jnp.array(a[d]) for a in initial)) for d, cell in enumerate(cells))
+    return OnnxNode(name, cells, reverse, layout, params, states)
+
+
+def _check_shapes(caller, name, op, attributes, weights, directions: int):
+    for slot in ("W", "R"):
+        if slot not in weights:
+            raise ValueError(f"{caller}: node {name!r} should have weights {slot}, got none.")
+    for slot, a in weights.items():
+        common.check_dtype(caller, f"{name}.{slot}", a)
+    gates, hidden, width = len(ORDERS[op]), weights["R"].shape[-1], weights["W"].shape[-1]
+    shapes = {
+        "W": (directions, gates * hidden, width),
+        "R": (directions, gates * hidden, hidden),
+        "B": (directions, 2 * gates * hidden),
+        "P": (directions, 3 * hidden),
+    }
+    got = {slot: a.shape for slot, a in weights.items()}
+    wanted = {slot: shapes[slot] for slot in weights}
+    if got != wanted or attributes.get("hidden_size", hidden) != hidden:
+        sizes = f"{op} of {directions} direction(s), hidden size {attributes.get('hidden_size', hidden)}"
+        raise ValueError(f"{caller}: the weights of node {name!r}, an {sizes}, should have shapes {wanted}, got {got}.")
+
+
+def _activations(caller, name, op, attributes, directions: int) -> list[tuple[Activation, ...]]:
+    """The activations of each direction. Alphas and betas belong, in order, to those activations that have one."""
+    default = DEFAULTS[op]
+    names = attributes.get("activations") or [a.name for a in default] * directions
+    known = {known.lower(): known for known in FORMULAS}
+    for wrong in (n for n in names if n.lower() not in known):
+        raise ValueError(f"{caller}: the activations of node {name!r} should be among {', '.join(FORMULAS)}, got {wrong!r}.")
+    if len(names) != len(default) * directions:
+        wanted = f"{len(default)} for each of {directions} direction(s)"
+        raise ValueError(f"{caller}: node {name!r} should have {wanted} activations, got {list(names)}.")
+    values = {letter: list(attributes.get(f"activation_{letter}", ())) for letter in ("alpha", "beta")}
+
+    def take(letter, spelled, default):
+        value = default if default is None or not values[letter] else float(values[letter].pop(0))
+        if value is GIVEN:
+            raise ValueError(
+                f"{caller}: node {name!r} should have an `activation_{letter}` for its {spelled}, which has no default, got none."
+            )
+        return value
+
+    found = []
+    for spelled in names:
+        _, alpha, beta = FORMULAS[known[spelled.lower()]]
+        found.append(Activation(known[spelled.lower()], take("alpha", spelled, alpha), take("beta", spelled, beta)))
+    for letter, left in values.items():
+        if left:
+            having = sum(getattr(a, letter) is not None for a in found)
+            message = f"should have at most {having} entries, one for each of its activations that has one"
+            raise ValueError(f"{caller}: `activation_{letter}` of node {name!r} {message}, got {left} beyond.")
+    return [tuple(found[d * len(default) : (d + 1) * len(default)]) for d in range(directions)]
+
+
+def _cell(op, activations, clip, attributes, peepholes: bool) -> Cell:
+    """The public cell that computes the node, or one made for it."""
+    plain = activations == DEFAULTS[op] and clip is None
+    if op == "RNN":
+        if clip is None and activations in ((TANH,), (RELU,)):
+            return RNNCell(nonlinearity="tanh" if activations == (TANH,) else "relu")
+        return OnnxRNNCell(activations=activations, clip=clip)
+    if op == "GRU":
+        reset_after = bool(attributes.get("linear_before_reset", 0))
+        if plain:
+            return GRUCell() if reset_after else ChungGRUCell()
+        return OnnxGRUCell(activations=activations, clip=clip, reset_after=reset_after)
+    coupled = bool(attributes.get("input_forget", 0))
+    if plain and not (coupled and peepholes):
+        return PeepholeLSTMCell() if peepholes else CoupledLSTMCell() if coupled else LSTMCell()
+    return OnnxLSTMCell(activations=activations, clip=clip, coupled=coupled, peepholes=peepholes)
+
+
+def _params(cell: Cell, op: str, weights: dict[str, np.ndarray]):
+    """The parameters of one direction, from W (gates * hidden, input), R, B (2 * gates * hidden) and P (3 * hidden)."""
+    order, gates = ORDERS[op], cell.gates
+    w_ih, w_hh = (common.split(weights[slot].T, order, gates) for slot in ("W", "R"))
+    b_ih, b_hh = (common.split(b, order, gates) for b in np.split(weights["B"], 2)) if "B" in weights else (None, None)
+    params = GateParams(w_ih, w_hh, b_ih, b_hh)
+    if "P" in weights:
+        params = PeepholeParams(*params, p=common.split(weights["P"], PEEPHOLES, ("i", "f", "o")))
+    return jax.tree.map(jnp.array, _turned(params) if isinstance(cell, ChungGRUCell) else params)
+
+
+def _turned(params: GateParams) -> GateParams:
+    """The other sign for z: ONNX's keeps the old state, the paper's takes the candidate, and σ(−a) = 1 − σ(a)."""
+    sign = np.array([1, -1, 1])[:, None]
+    return jax.tree.map(lambda a: a * sign.astype(a.dtype), params)
+
+
+# Writing ---------------------------------------------------------------------------------------------------------------
+
+
+def write(caller: str, cell: Cell, params: tuple) -> tuple[str, dict[str, Any], dict[str, np.ndarray]]:
+    """The operator, attributes and weights of a layer, from the NumPy parameters of its directions."""
+    common.check_cell(caller, cell, CELLS, "ONNX")
+    op, activations, attributes = _operator(cell)
+    attributes["hidden_size"] = params[0].w_ih.shape[-1]
+    if len(params) == 2:
+        attributes["direction"] = "bidirectional"
+    clip = getattr(cell, "clip", None)
+    if clip is not None:
+        attributes["clip"] = float(clip)
+    if activations != DEFAULTS[op]:
+        every = activations * len(params)
+        attributes["activations"] = [a.name for a in every]
+        for letter in ("alpha", "beta"):
+            values = [float(v) for a in every if (v := getattr(a, letter)) is not None]
+            attributes |= {f"activation_{letter}": values} if values else {}
+    return op, attributes, {slot: np.stack(a) for slot, a in _weights(cell, op, params).items()}
+
+
+def _operator(cell: Cell) -> tuple[str, tuple[Activation, ...], dict[str, Any]]:
+    match cell:
+        case RNNCell(nonlinearity=φ):
+            return "RNN", (TANH,) if φ == "tanh" else (RELU,), {}
+        case OnnxRNNCell():
+            return "RNN", cell.activations, {}
+        case GRUCell():
+            return "GRU", DEFAULTS["GRU"], {"linear_before_reset": 1}
+        case ChungGRUCell():
+            return "GRU", DEFAULTS["GRU"], {}
+        case OnnxGRUCell():
+            return "GRU", cell.activations, {"linear_before_reset": 1} if cell.reset_after else {}
+        case OnnxLSTMCell():
+            return "LSTM", cell.activations, {"input_forget": 1} if cell.coupled else {}
+        case _:
+            return "LSTM", DEFAULTS["LSTM"], {"input_forget": 1} if isinstance(cell, CoupledLSTMCell) else {}
+
+
+def _weights(cell: Cell, op: str, params: tuple) -> dict[str, list[np.ndarray]]:
+    """For each input of the node, the arrays of its directions."""
+    found: dict[str, list[np.ndarray]] = {}
+    for p in params:
+        p = _turned(p) if isinstance(cell, ChungGRUCell) else p
+
+        def rows(a):  # gates that the cell does not have are there, and not read
+            blocks = {gate: a[..., k, :] for k, gate in enumerate(cell.gates)}
+            zeros = np.zeros_like(a[..., 0, :])
+            return np.concatenate([blocks.get(gate, zeros) for gate in ORDERS[op]], axis=-1).T
+
+        found.setdefault("W", []).append(rows(p.w_ih))
+        found.setdefault("R", []).append(rows(p.w_hh))
+        if p.b_ih is not None:
+            found.setdefault("B", []).append(np.concatenate([rows(p.b_ih), rows(p.b_hh)]))
+        if isinstance(p, PeepholeParams):
+            found.setdefault("P", []).append(common.join(p.p, ("i", "f", "o"), PEEPHOLES))
+    return found
