@@ -35,6 +35,20 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """The flags of every script that keeps checkpoints; a script adds its own in a subclass."""
+
+    seed: int = option(0, "of everything random", least=0)
+    save_every: int = option(100, "steps between checkpoints", least=1)
+    devices: int = option(1, "local devices to spread each batch over; on a CPU, this many are made", least=1)
+    num_processes: int = option(1, "processes that train together, one per host", least=1)
+    process_id: int = option(0, "which of them this is", least=0, saved=False)
+    coordinator: str | None = option(None, "address of process 0", saved=False, metavar="HOST:PORT")
+    tensorboard: bool = option(False, "write TensorBoard's files too", saved=False)
+    out: str = option("runs/run", "folder of the run; one that is there goes on", saved=False, metavar="FOLDER")
+
+
 def parse(kind: type[C], arguments: Sequence[str] | None = None, *, description: str) -> C:
     """Read a configuration from the command line.
 

@@ -1,0 +1,204 @@
+"""A character language model of Python's own documentation (`pydoc_data.topics`), by truncated backpropagation.
+
+    python scripts/train_chars.py
+    python scripts/train_chars.py --compare          # and a PyTorch LSTM of the same size, trained the same way
+
+The text is cut into as many streams as a batch has rows; each step reads the next stretch of all of
+them and starts from the state in which the step before ended. Reported are bits per character on the
+last tenth of the text, and a sample. Killed and started again with the same command, it goes on and
+ends the same.
+"""
+
+import sys
+from dataclasses import dataclass
+from pydoc_data.topics import topics
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import PartitionSpec as P
+
+import jaxrnn
+from jaxrnn import training
+from jaxrnn.training import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(training.RunConfig):
+    cell: Literal["RNN", "LSTM", "GRU"] = option("LSTM", "which recurrent layers")
+    embed_size: int = option(32, "width of a character's embedding", least=1)
+    hidden_size: int = option(128, "width of the hidden state", least=1)
+    num_layers: int = option(1, "recurrent layers", least=1)
+    batch_size: int = option(32, "streams", least=1)
+    stretch: int = option(64, "characters to backpropagate through", least=1)
+    learning_rate: float = option(4e-3, "of Adam", above=0)
+    steps: int = option(1600, "batches to train on", least=1)
+    characters: int | None = option(None, "read only the first of the text; None: all", least=1000)
+    sample: int = option(300, "characters to write at the end", least=1)
+    temperature: float = option(0.7, "of the sample", above=0)
+    compare: bool = option(False, "train PyTorch's LSTM too", saved=False)
+    save_every: int = option(200, "steps between checkpoints", least=1)
+    out: str = option("runs/chars", "folder of the run", saved=False, metavar="FOLDER")
+
+
+class CharModel(nnx.Module):
+    """Embedding, recurrent layers, linear: the logits of the next character."""
+
+    def __init__(self, config, symbols, *, rngs):
+        self.embed = nnx.Embed(symbols, config.embed_size, rngs=rngs)
+        layers = {"RNN": jaxrnn.RNN, "LSTM": jaxrnn.LSTM, "GRU": jaxrnn.GRU}[config.cell]
+        self.rnn = layers(config.embed_size, config.hidden_size, config.num_layers, rngs=rngs)
+        self.fc = nnx.Linear(config.hidden_size, symbols, rngs=rngs)
+
+    def __call__(self, tokens, state=None):
+        output, state = self.rnn(self.embed(tokens), state)
+        return self.fc(output), state
+
+
+def load(config):
+    """The characters there are, and the text as their numbers: to train on, and held out."""
+    text = "".join(topics[name] for name in sorted(topics))[: config.characters]
+    symbols = sorted(set(text))
+    tokens = np.searchsorted(symbols, list(text)).astype(np.int32)
+    border = len(tokens) * 9 // 10
+    return symbols, tokens[:border], tokens[border:]
+
+
+def streams(tokens, rows):
+    """What is read and what follows it, each (rows, length)."""
+    length = (len(tokens) - 1) // rows
+    return tokens[: rows * length].reshape(rows, length), tokens[1 : rows * length + 1].reshape(rows, length)
+
+
+def train(config, mesh, folder):
+    symbols, learn, held_out = load(config)
+    model = CharModel(config, len(symbols), rngs=nnx.Rngs(config.seed))
+    graph, params = nnx.split(model)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(config.learning_rate))
+
+    def cross_entropy(params, state, x, y):
+        logits, state = nnx.merge(graph, params)(x, state)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean(), state
+
+    @jax.jit
+    def step(params, opt_state, state, x, y):
+        gradient = training.value_and_grad(cross_entropy, mesh, carry=P(None, training.ROWS))
+        (loss, state), grads = gradient(params, state, x, y)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state, state, loss
+
+    @jax.jit
+    def bits(params, x, y):
+        return cross_entropy(params, None, x, y)[0] / jnp.log(2.0)
+
+    texts, nexts = streams(learn, config.batch_size)
+    stretches = texts.shape[1] // config.stretch
+    if not stretches:
+        raise training.Failure(f"--stretch should be at most {texts.shape[1]}, the length of a stream", code=2)
+    zeros = jax.tree.map(np.zeros_like, jax.device_get(model(texts[:, :1])[1]))
+    zeros = training.place(mesh, zeros, P(None, training.ROWS))
+    params, opt_state = training.place(mesh, (params, optimizer.init(params)))
+
+    run = training.Run(folder, config.cell, save_every=config.save_every, tensorboard=config.tensorboard)
+    params, opt_state, state = run.restore((params, opt_state, zeros))
+    for number in run.steps(config.steps):
+        place = (number - 1) % stretches * config.stretch
+        if place == 0:
+            state = zeros  # a new epoch
+        x, y = training.deal(mesh, *(a[:, place : place + config.stretch] for a in (texts, nexts)))
+        params, opt_state, state, loss = step(params, opt_state, state, x, y)
+        run.log(number, loss=loss)
+        run.checkpoint(number, (params, opt_state, state))
+        if number % 200 == 0:
+            training.say(
+                f"{config.cell} step {number}/{config.steps}, {float(loss) / np.log(2):.3f} bits per character in the batch"
+            )
+
+    score = float(bits(params, *training.place(mesh, streams(held_out, 8))))
+    count = sum(a.size for a in jax.tree.leaves(params))
+    training.say(f"\n{config.cell}, {count:,} parameters: {score:.4f} bits per character on the held-out text")
+    return run, score, nnx.merge(graph, jax.device_get(params)), symbols
+
+
+def write(model, symbols, config):
+    """Text by the model, a character at a time, each drawn from what it expects after the one before."""
+
+    def one(carry, key):
+        token, state = carry
+        y, state = model.rnn.step(model.embed(token), state)
+        token = jax.random.categorical(key, model.fc(y) / config.temperature)
+        return (token, state), token
+
+    keys = jax.random.split(jax.random.key(config.seed), config.sample)
+    token = jnp.asarray(symbols.index("\n"))
+    _, state = model.rnn.step(model.embed(token))
+    _, tokens = jax.lax.scan(one, (token, jax.tree.map(jnp.zeros_like, state)), keys)
+    return "".join(symbols[t] for t in np.asarray(tokens))
+
+
+def train_with_torch(config):
+    """Bits per character of PyTorch's layers: the same sizes, text, order, optimiser, clipping and number of steps."""
+    training.require("torch", "torch")
+    import torch
+
+    symbols, learn, held_out = load(config)
+    torch.manual_seed(config.seed)
+    embed = torch.nn.Embedding(len(symbols), config.embed_size)
+    rnn = getattr(torch.nn, config.cell)(config.embed_size, config.hidden_size, config.num_layers, batch_first=True)
+    fc = torch.nn.Linear(config.hidden_size, len(symbols))
+    weights = [p for module in (embed, rnn, fc) for p in module.parameters()]
+    optimizer = torch.optim.Adam(weights, lr=config.learning_rate)
+
+    def cross_entropy(x, y, state):
+        output, state = rnn(embed(torch.as_tensor(x, dtype=torch.long)), state)
+        logits, y = fc(output).flatten(0, 1), torch.as_tensor(y, dtype=torch.long).flatten()
+        return torch.nn.functional.cross_entropy(logits, y), state
+
+    texts, nexts = streams(learn, config.batch_size)
+    stretches = texts.shape[1] // config.stretch
+    for number in training.progress(range(1, config.steps + 1), "torch"):
+        place = (number - 1) % stretches * config.stretch
+        if place == 0:
+            state = None
+        loss, state = cross_entropy(*(a[:, place : place + config.stretch] for a in (texts, nexts)), state)
+        state = jax.tree.map(lambda s: s.detach(), state)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+    with torch.no_grad():
+        score = cross_entropy(*streams(held_out, 8), None)[0].item() / np.log(2)
+    training.say(f"torch.nn.{config.cell}, {sum(p.numel() for p in weights):,} parameters: {score:.4f} bits per character")
+    return score
+
+
+def plot(run, score, path):
+    steps, losses = run.metrics()["loss"]
+    with training.figure(path) as axes:
+        axes.plot(steps, losses / np.log(2), lw=0.5, label="training batch")
+        axes.axhline(score, color="C1", label=f"held-out text, at the end: {score:.2f}")
+        axes.set(xlabel="step", ylabel="bits per character", title=f"{run.name} on Python's documentation")
+        axes.legend()
+
+
+def main(arguments=None):
+    config = training.parse(Config, arguments, description=__doc__)
+    training.require("matplotlib", "jaxrnn[train]")
+    mesh = training.start(config, batch_size=config.batch_size)
+    with training.open_folder(config) as folder:
+        run, score, model, symbols = train(config, mesh, folder)
+        if training.chief():
+            plot(run, score, folder.path / "loss.png")
+            sample = write(model, symbols, config)
+            training.write_whole(folder.path / "sample.txt", sample)
+            training.say(f"\n{sample}\n")
+            if config.compare:
+                train_with_torch(config)
+            training.say(f"plot, sample and metrics: {config.out}")
+
+
+if __name__ == "__main__":
+    sys.exit(training.exit_code(main))

@@ -1,0 +1,151 @@
+"""How far back can they remember? The adding problem and the copy task over ever longer sequences.
+
+    python scripts/train_memory.py
+    python scripts/train_memory.py --lengths 100 200 500 1000 --steps 3000 --out runs/memory-long
+
+Adding (Hochreiter & Schmidhuber, 1997): the sum of the two marked numbers in a sequence. Copy: ten
+symbols, a long wait, the ten symbols again (as in Arjovsky, Shah, Bengio, 2016, arXiv:1511.06464). The
+gated cells begin with biases for the length (chrono, arXiv:1804.11188). The result is a plot of the
+final error over the length, beside what knowing nothing gives. Killed and started again with the same
+command, it goes on and ends the same.
+"""
+
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+import jaxrnn
+from jaxrnn import training
+from jaxrnn.initializers import chrono, zeros
+from jaxrnn.training import option
+
+SYMBOLS, RECALL = 8, 10
+IGNORANT = {"adding": 1 / 6, "copy": float(np.log(SYMBOLS))}
+"""The error of the best constant answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(training.RunConfig):
+    task: tuple[Literal["adding", "copy"], ...] = option(("adding", "copy"), "which tasks")
+    cell: tuple[Literal["RNN", "LSTM", "GRU"], ...] = option(("RNN", "LSTM", "GRU"), "which cells")
+    lengths: tuple[int, ...] = option((100, 200, 400), "steps of the sequences (of the wait, when copying)", least=10)
+    hidden_size: int = option(64, "width of the hidden state", least=1)
+    batch_size: int = option(32, "sequences in a batch", least=1)
+    learning_rate: float = option(3e-3, "of Adam", above=0)
+    steps: int = option(600, "batches to train on", least=1)
+    save_every: int = option(200, "steps between checkpoints", least=1)
+    out: str = option("runs/memory", "folder of the run", saved=False, metavar="FOLDER")
+
+
+def adding(rng, rows, length):
+    """(rows, length, 2): numbers and marks; and the sum of the two marked numbers, (rows, 1)."""
+    numbers = rng.random((rows, length), np.float32)
+    marks = np.zeros_like(numbers)
+    half = length // 2
+    marks[np.arange(rows), rng.integers(0, half, rows)] = 1
+    marks[np.arange(rows), rng.integers(half, length, rows)] = 1
+    return np.stack([numbers, marks], -1), (numbers * marks).sum(1, keepdims=True)
+
+
+def copy(rng, rows, length):
+    """(rows, RECALL + length + RECALL, SYMBOLS + 2), one-hot: symbols, blanks, a signal to answer; and the symbols."""
+    symbols = rng.integers(0, SYMBOLS, (rows, RECALL))
+    tokens = np.full((rows, length + 2 * RECALL), SYMBOLS)
+    tokens[:, :RECALL] = symbols
+    tokens[:, -RECALL] = SYMBOLS + 1
+    return np.eye(SYMBOLS + 2, dtype=np.float32)[tokens], symbols.astype(np.int32)
+
+
+class Model(nnx.Module):
+    """Recurrent layer and linear head, at the last `answers` steps."""
+
+    def __init__(self, cell, sizes, answers, *, rngs):
+        input_size, hidden_size, output_size = sizes
+        self.rnn = jaxrnn.Recurrent(cell, input_size, hidden_size, rngs=rngs)
+        self.fc = nnx.Linear(hidden_size, output_size, rngs=rngs)
+        self.answers = answers
+
+    def __call__(self, x):
+        return self.fc(self.rnn(x)[0][:, -self.answers :])
+
+
+def describe(name, length):
+    """The cell, with its biases for the length."""
+    if name == "RNN":
+        return jaxrnn.RNNCell()
+    forget = {"LSTM": "f", "GRU": "z"}[name]
+    kind = {"LSTM": jaxrnn.LSTMCell, "GRU": jaxrnn.GRUCell}[name]
+    return kind(b_ih_init=chrono(length, forget=forget), b_hh_init=zeros)
+
+
+def train(task, name, length, config, mesh, folder):
+    """The error on fresh sequences at the end, the mean over the last tenth of the steps."""
+    make, (inputs, outputs, answers) = {"adding": (adding, (2, 1, 1)), "copy": (copy, (SYMBOLS + 2, SYMBOLS, RECALL))}[task]
+    sizes = (inputs, config.hidden_size, outputs)
+    graph, params = nnx.split(Model(describe(name, length), sizes, answers, rngs=nnx.Rngs(config.seed)))
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(config.learning_rate))
+
+    def error(params, x, y):
+        answer = nnx.merge(graph, params)(x)
+        if task == "adding":
+            return jnp.mean((answer[:, -1] - y) ** 2)
+        return optax.softmax_cross_entropy_with_integer_labels(answer, y).mean()
+
+    @jax.jit
+    def step(params, opt_state, x, y):
+        loss, grads = training.value_and_grad(error, mesh)(params, x, y)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state, loss
+
+    run = training.Run(folder, f"{task}/{name}-{length}", save_every=config.save_every, tensorboard=config.tensorboard)
+    params, opt_state = training.place(mesh, (params, optimizer.init(params)))
+    params, opt_state = run.restore((params, opt_state))
+    for number in run.steps(config.steps):
+        batch = make(np.random.default_rng([config.seed, number]), config.batch_size, length)
+        params, opt_state, loss = step(params, opt_state, *training.deal(mesh, *batch))
+        run.log(number, loss=loss)
+        run.checkpoint(number, (params, opt_state))
+
+    last = max(1, config.steps // 10)
+    final = float(run.metrics()["loss"][1][-last:].mean()) if training.chief() else 0.0
+    training.say(f"{task:8}{name:6}{length:6}{final:10.4f}{IGNORANT[task]:10.4f}")
+    return final
+
+
+def plot(results, config, path):
+    tasks = list(dict.fromkeys(config.task))
+    with training.figure(path, len(tasks), width=5 * len(tasks)) as all_axes:
+        for axes, task in zip(np.ravel(all_axes), tasks, strict=True):
+            for name in dict.fromkeys(config.cell):
+                axes.plot(config.lengths, [results[task, name, n] for n in config.lengths], "o-", label=name)
+            axes.axhline(IGNORANT[task], color="gray", ls="--", label="knowing nothing")
+            ylabel = {"adding": "mean squared error", "copy": "cross-entropy of a recalled symbol, nats"}[task]
+            axes.set(title=f"{task}, after {config.steps} steps", xlabel="length, steps", ylabel=ylabel, ylim=(0, None))
+            axes.legend()
+
+
+def main(arguments=None):
+    config = training.parse(Config, arguments, description=__doc__)
+    training.require("matplotlib", "jaxrnn[train]")
+    mesh = training.start(config, batch_size=config.batch_size)
+    with training.open_folder(config) as folder:
+        training.say("task    cell  length     error   knowing nothing")
+        results = {
+            (task, name, length): train(task, name, length, config, mesh, folder)
+            for task in dict.fromkeys(config.task)
+            for length in dict.fromkeys(config.lengths)
+            for name in dict.fromkeys(config.cell)
+        }
+        if training.chief():
+            plot(results, config, folder.path / "memory.png")
+            training.say(f"plot and metrics: {config.out}")
+
+
+if __name__ == "__main__":
+    sys.exit(training.exit_code(main))
