@@ -193,6 +193,7 @@ def header(options) -> dict:
         "versions": {package: version(package) for package in PACKAGES},
         "allocator": TUNED if options.allocator == "tuned" else "default",
         "flags": {name: os.environ[name] for name in FLAGS if name in os.environ},
+        "load": os.getloadavg()[0],  # of what else runs here
         "rounds": options.rounds,
         "seconds": options.seconds,
     }

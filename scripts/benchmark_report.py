@@ -101,14 +101,13 @@ def summarise(lines: list[dict]) -> list[dict]:
 
 def summary_table(summary: list[dict]) -> str:
     text = [f"{'target':45} {'':13} {'lines':>5} {'goal':>7} {'by minima':>10} {'by medians':>10}"]
-    for row in summary:
+    measured = [row for row in summary if row["lines"]]
+    for row in measured:
         goal = f"{'≤' if row['at_most'] else '≥'} {row['target']:.2f}"
-        start = f"{row['row']:45} {MODES[row['mode']]:13} {row['lines']:5} {goal:>7}"
-        if row["min"] is None:
-            text.append(f"{start} {'–':>10} {'–':>10}")
-        else:
-            met = "met" if row["met"] else "missed"
-            text.append(f"{start} {row['min']:10.3f} {row['median']:10.3f}  {met}")
+        numbers = f"{row['lines']:5} {goal:>7} {row['min']:10.3f} {row['median']:10.3f}"
+        text.append(f"{row['row']:45} {MODES[row['mode']]:13} {numbers}  {'met' if row['met'] else 'missed'}")
+    if len(measured) < len(summary):
+        text.append(f"{len(summary) - len(measured)} targets have no line in this run")
     return "\n".join(text)
 
 
