@@ -9,9 +9,7 @@ import pytest
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_num_cpu_devices", 2)
 
-with jaxtyping.install_import_hook(
-    "jaxrnn", "beartype.beartype"
-):  # annotated shapes are checked, in tests only
+with jaxtyping.install_import_hook("jaxrnn", "beartype.beartype"):  # annotated shapes are checked, in tests only
     import jaxrnn
     import jaxrnn.cells
 
@@ -51,12 +49,8 @@ def draw():
 
         params = cell.init(jax.random.key(seed), input_size=INPUT, hidden_size=HIDDEN, bias=bias)
         params = jax.tree.map(random(0.5), params)
-        xs = jnp.asarray(
-            rng.standard_normal((time, *batch, *SPACE[: cell.event_ndim - 1], INPUT)), dtype
-        )
-        state = jax.tree.map(
-            random(1.0), cell.initial_state(params, jnp.ones_like(xs, shape=xs.shape[1:]))
-        )
+        xs = jnp.asarray(rng.standard_normal((time, *batch, *SPACE[: cell.event_ndim - 1], INPUT)), dtype)
+        state = jax.tree.map(random(1.0), cell.initial_state(params, jnp.ones_like(xs, shape=xs.shape[1:])))
         return params, state, xs
 
     return draw

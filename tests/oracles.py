@@ -113,10 +113,7 @@ def layer_norm(a, norm, epsilon):
     for row in a.reshape(-1, norm["gain"].size):
         mean = sum(row) / len(row)
         variance = sum((row - mean) ** 2) / len(row)
-        rows.append(
-            (row - mean) / np.sqrt(variance + epsilon) * norm["gain"].ravel()
-            + norm["shift"].ravel()
-        )
+        rows.append((row - mean) / np.sqrt(variance + epsilon) * norm["gain"].ravel() + norm["shift"].ravel())
     return np.array(rows).reshape(a.shape)
 
 
@@ -159,13 +156,9 @@ def convolve(v, w, b, gate, space_axes):
     out = np.zeros((*v.shape[:-1], w.shape[-1]))
     for point in np.ndindex(space):
         for offset in np.ndindex(window):
-            source = tuple(
-                a + k - (n - 1) // 2 for a, k, n in zip(point, offset, window, strict=True)
-            )
+            source = tuple(a + k - (n - 1) // 2 for a, k, n in zip(point, offset, window, strict=True))
             if all(0 <= a < n for a, n in zip(source, space, strict=True)):
-                out[(..., *point, slice(None))] += (
-                    v[(..., *source, slice(None))] @ w[offset][:, gate]
-                )
+                out[(..., *point, slice(None))] += v[(..., *source, slice(None))] @ w[offset][:, gate]
     return out if b is None else out + b[gate]
 
 

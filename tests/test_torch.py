@@ -1,22 +1,25 @@
 """The modules and models against PyTorch's, given its weights: values, gradients, training."""
 
+from functools import partial
 from itertools import combinations, product
 from random import Random
 
 import jax
 import jax.numpy as jnp
-import jaxrnn.models
 import numpy as np
 import optax
 import pytest
 from flax import nnx
 
 import jaxrnn
+import jaxrnn.models
 
 torch = pytest.importorskip("torch")
+torch.set_num_threads(1)  # arrays this small only wait for a second thread
 
 TIME, BATCH, INPUT, HIDDEN, PROJ = 7, 6, 3, 5, 2
 LENGTHS = [7, 5, 1, 3, 7, 2]
+QUICKLY = {"xla_backend_optimization_level": 0}  # these programs run once: compiling is what takes time
 
 OPTIONS = {
     "kind": ["tanh", "relu", "LSTM", "projected", "GRU"],
@@ -56,9 +59,7 @@ CASES = list(covering())
 def label(case):
     kind, layers, bidirectional, bias, layout, packed, h_0 = case
     flags = {"bidirectional": bidirectional, "no bias": not bias, "packed": packed, "h_0": h_0}
-    return ", ".join(
-        [kind, f"{layers} layers", layout, *(name for name, on in flags.items() if on)]
-    )
+    return ", ".join([kind, f"{layers} layers", layout, *(name for name, on in flags.items() if on)])
 
 
 # From PyTorch -------------------------------------------------------------------------------------
@@ -139,17 +140,11 @@ def run_torch(theirs, x, h_0, lengths):
     if alone:
         x = x.unsqueeze(0 if theirs.batch_first else 1)
         h_0 = None if h_0 is None else jax.tree.map(lambda h: h.unsqueeze(1), h_0)
-    packed = torch.nn.utils.rnn.pack_padded_sequence(
-        x, lengths.reshape(-1), batch_first=theirs.batch_first, enforce_sorted=False
-    )
+    packed = torch.nn.utils.rnn.pack_padded_sequence(x, lengths.reshape(-1), batch_first=theirs.batch_first, enforce_sorted=False)
     output, h_n = theirs(packed, h_0)
-    output, _ = torch.nn.utils.rnn.pad_packed_sequence(
-        output, batch_first=theirs.batch_first, total_length=TIME
-    )
+    output, _ = torch.nn.utils.rnn.pad_packed_sequence(output, batch_first=theirs.batch_first, total_length=TIME)
     if alone:
-        return output.squeeze(0 if theirs.batch_first else 1), jax.tree.map(
-            lambda h: h.squeeze(1), h_n
-        )
+        return output.squeeze(0 if theirs.batch_first else 1), jax.tree.map(lambda h: h.squeeze(1), h_n)
     return output, h_n
 
 
@@ -169,14 +164,10 @@ def test_values_and_gradients_are_pytorchs(case, x64):
     ours, theirs = build(kind, layers, bidirectional, bias, layout != "time first")
 
     batch = () if layout == "unbatched" else (BATCH,)
-    x = rng.standard_normal(
-        (BATCH, TIME, INPUT) if layout == "batch first" else (TIME, *batch, INPUT)
-    )
+    x = rng.standard_normal((BATCH, TIME, INPUT) if layout == "batch first" else (TIME, *batch, INPUT))
     rows = layers * (1 + bidirectional)
     widths = {"LSTM": (HIDDEN, HIDDEN), "projected": (PROJ, HIDDEN)}.get(kind, (HIDDEN,))
-    h_0 = (
-        tuple(rng.standard_normal((rows, *batch, width)) for width in widths) if with_h_0 else None
-    )
+    h_0 = tuple(rng.standard_normal((rows, *batch, width)) for width in widths) if with_h_0 else None
     lengths = np.array(LENGTHS if batch else LENGTHS[1]) if packed else None
 
     def pack(h, convert):  # a lone h_0 stands by itself, a pair is a tuple
@@ -194,7 +185,7 @@ def test_values_and_gradients_are_pytorchs(case, x64):
 
     graph, weights, rest = nnx.split(ours, nnx.Param, ...)
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=QUICKLY)
     def run(weights, x, h_0, lengths):
         def loss(weights, x, h_0):
             got = jax.tree.leaves(nnx.merge(graph, weights, rest)(x, h_0, lengths=lengths))
@@ -208,9 +199,7 @@ def test_values_and_gradients_are_pytorchs(case, x64):
     for ours_now, theirs_now in zip(got, want, strict=True):
         assert_close(ours_now, theirs_now.detach(), 1e-10)
     assert_close(d_x, their_x.grad, 1e-10)
-    for ours_now, theirs_now in zip(
-        jax.tree.leaves(d_h_0), jax.tree.leaves(their_h_0), strict=True
-    ):
+    for ours_now, theirs_now in zip(jax.tree.leaves(d_h_0), jax.tree.leaves(their_h_0), strict=True):
         assert_close(ours_now, theirs_now.grad, 1e-10)
     for layer, directions in enumerate(nnx.merge(graph, d_weights, rest).params):
         for direction, gradients in enumerate(directions):
@@ -256,10 +245,15 @@ def our_losses(model, x, y):
     def epoch(carry, _):
         weights, memory = carry
         now, gradients = jax.value_and_grad(loss)(weights)
-        updates, memory = optimizer.update(gradients, memory, weights)
+        with jax.numpy_dtype_promotion("standard"):  # optax does not know the strict one
+            updates, memory = optimizer.update(gradients, memory, weights)
         return (optax.apply_updates(weights, updates), memory), now
 
-    return jax.lax.scan(epoch, (weights, optimizer.init(weights)), length=100)[1]
+    @partial(jax.jit, compiler_options=QUICKLY)
+    def train(weights):
+        return jax.lax.scan(epoch, (weights, optimizer.init(weights)), length=100)[1]
+
+    return train(weights)
 
 
 @pytest.mark.parametrize("layers", [1, 2])
