@@ -12,7 +12,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrnn import checks
-from jaxrnn.cells.base import Cell, GatedCell, contract, promote, split_gates
+from jaxrnn.cells.base import Cell, GatedCell, broadcast_like, contract, promote, split_gates
 
 MIN_SEGMENT = 16
 SEGMENT_BYTES = 2**20
@@ -116,7 +116,8 @@ def unroll(
     params, xs = jax.tree.map(lambda a: a.astype(compute), (params, xs))
     valid = mask if lengths is None else lax.broadcasted_iota(jnp.int32, (time, *batch), 0) < lengths.astype(jnp.int32)[None]
     params, xs, valid, reset, state, initial, h_scale = _same_manual_axes(params, xs, valid, reset, state, initial, h_scale)
-    nowhere = jnp.zeros_like(xs[(..., *(0,) * cell.event_ndim)], dtype=bool)  # sharded as the data are
+    event = tuple(range(xs.ndim - cell.event_ndim, xs.ndim))
+    nowhere = jnp.zeros_like(jnp.any(xs, event))  # (time, *batch), sharded as the data are
     valid, reset = (None if a is None else a | nowhere for a in (valid, reset))
 
     first = xs[0] if checks.is_symbolic(time) or time else jnp.zeros(xs.shape[1:], xs.dtype)
@@ -381,12 +382,14 @@ def _segment_length(plan: _Plan, time: int, zeros, remat: bool) -> int:
 def _where(condition, a, b):
     """Select per example: `condition` has the leading axes of `a` and `b`."""
     condition = lax.broadcast_in_dim(condition, a.shape, tuple(range(condition.ndim)))
+    if jax.typeof(condition).sharding != jax.typeof(a).sharding:  # an explicit mesh, hidden axis sharded
+        condition = jax.reshard(condition, jax.typeof(a).sharding)
     return lax.select(condition, a, b)
 
 
 def _broadcast_like(a, zeros):
     """`a` in the shape, dtype and sharding of `zeros`."""
-    return zeros + jnp.broadcast_to(a.astype(zeros.dtype), zeros.shape)
+    return zeros + broadcast_like(a, zeros)
 
 
 def _restarts(reset, valid, reverse: bool):

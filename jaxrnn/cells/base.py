@@ -13,8 +13,8 @@ from jaxrnn.checks import check_choice, check_proj_size
 from jaxrnn.initializers import Initializer, PerGate, draw, promote, uniform
 
 __all__ = [
-    "Cell", "GateParams", "GatedCell", "Hidden", "LSTMState", "check_choice", "check_proj_size", "contract", "draw",
-    "promote", "split_gates", "uniform",
+    "Cell", "GateParams", "GatedCell", "Hidden", "LSTMState", "broadcast_like", "check_choice", "check_proj_size", "contract",
+    "draw", "promote", "split_gates", "uniform",
 ]  # fmt: skip
 
 
@@ -44,8 +44,25 @@ def contract(x, w, b=None):
     """`x @ w + b` for weights (input, gates, hidden): computed in the dtype of `w`, accumulated at least in float32."""
     wide = promote(w.dtype, jnp.float32)
     axes = (((x.ndim - 1,), (0,)), ((), ()))
+    x = whole_last_axis(x)
     product = lax.dot_general(x.astype(w.dtype), w, axes, preferred_element_type=wide)
-    return product if b is None else product + jnp.broadcast_to(b.astype(wide), product.shape)
+    return product if b is None else product + broadcast_like(b, product)
+
+
+def broadcast_like(a, like):
+    """`a` with new axes in front, in the shape, dtype and, on an explicit mesh, sharding of `like`."""
+    sharding = jax.typeof(like).sharding
+    sharded = any(axis is not None for axis in sharding.spec)
+    axes = tuple(range(like.ndim - a.ndim, like.ndim))
+    return lax.broadcast_in_dim(a.astype(like.dtype), like.shape, axes, out_sharding=sharding if sharded else None)
+
+
+def whole_last_axis(x):
+    """`x` with its last axis on every device of an explicit mesh: a product over a hidden axis that is sharded reads all of it."""
+    sharding = jax.typeof(x).sharding
+    if not sharding.spec or sharding.spec[-1] is None:
+        return x
+    return jax.reshard(x, sharding.update(spec=jax.P(*sharding.spec[:-1], None)))
 
 
 def split_gates(x_gates) -> tuple:

@@ -9,7 +9,7 @@ from jax import lax
 from jax.nn import sigmoid
 from jaxtyping import Array, Float
 
-from jaxrnn.cells.base import Cell, LSTMState, draw, promote, split_gates
+from jaxrnn.cells.base import Cell, LSTMState, broadcast_like, draw, promote, split_gates
 
 
 class ConvParams(NamedTuple):
@@ -56,7 +56,7 @@ class _ConvLSTMCell(Cell):
             padding="SAME",
             dimension_numbers=(f"N{letters}C", f"{letters}IO", f"N{letters}C"),
         ).reshape(*x.shape[:-1], gates, hidden)
-        return y if b is None else y + jnp.broadcast_to(b.astype(wide), y.shape)
+        return y if b is None else y + broadcast_like(b, y)
 
     def project(self, params, x):
         return self.convolve(x, params.w_ih, params.b_ih)

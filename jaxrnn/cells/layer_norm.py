@@ -8,7 +8,7 @@ from jax import lax
 from jax.nn import sigmoid
 from jaxtyping import Array, Float
 
-from jaxrnn.cells.base import GatedCell, Hidden, LSTMState, contract, split_gates
+from jaxrnn.cells.base import GatedCell, Hidden, LSTMState, broadcast_like, contract, split_gates
 
 
 class Norm(NamedTuple):
@@ -34,7 +34,7 @@ def normalise(a, norm: Norm, axes: tuple[int, ...], ε: float):
     """LN(a) = gain ⊙ (a − mean) / √(variance + ε) + shift, with mean and variance over `axes`."""
     centred = a - jnp.broadcast_to(jnp.mean(a, axes, keepdims=True), a.shape)
     scale = lax.rsqrt(jnp.mean(centred * centred, axes, keepdims=True) + ε)
-    gain, shift = (jnp.broadcast_to(p.astype(a.dtype), a.shape) for p in norm)
+    gain, shift = (broadcast_like(p, a) for p in norm)
     return gain * (centred * jnp.broadcast_to(scale, a.shape)) + shift
 
 
@@ -54,7 +54,7 @@ class _LayerNormCell(GatedCell):
     def project(self, params, x):
         x_gates = normalise(contract(x, params.w_ih), params.norm_x, (-2, -1), self.epsilon)
         b = params.b_ih
-        return x_gates if b is None else x_gates + jnp.broadcast_to(b.astype(x_gates.dtype), x_gates.shape)
+        return x_gates if b is None else x_gates + broadcast_like(b, x_gates)
 
     def normalise_gates(self, h_gates, norm_h):
         return split_gates(normalise(jnp.stack(h_gates, axis=-2), norm_h, (-2, -1), self.epsilon))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.nn import sigmoid
 from jaxtyping import Array, Float
 
-from jaxrnn.cells.base import Cell, GatedCell, LSTMState, check_proj_size, contract, draw, split_gates, uniform
+from jaxrnn.cells.base import Cell, GatedCell, LSTMState, broadcast_like, check_proj_size, contract, draw, split_gates, uniform
 
 
 class PeepholeParams(NamedTuple):
@@ -55,7 +55,7 @@ class PeepholeLSTMCell(GatedCell):
 
     def update(self, state, x_gates, h_gates, p):
         (x_i, x_f, x_g, x_o), (h_i, h_f, h_g, h_o) = x_gates, h_gates
-        p_i, p_f, p_o = (jnp.broadcast_to(row.astype(state.c.dtype), state.c.shape) for row in p)
+        p_i, p_f, p_o = (broadcast_like(row, state.c) for row in p)
         i = sigmoid(x_i + h_i + p_i * state.c)
         f = sigmoid(x_f + h_f + p_f * state.c)
         g = jnp.tanh(x_g + h_g)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn import relu, sigmoid
 
-from jaxrnn.cells.base import Cell, GateParams, Hidden, contract, draw, split_gates
+from jaxrnn.cells.base import Cell, GateParams, Hidden, broadcast_like, contract, draw, split_gates
 
 
 @dataclass(frozen=True)
@@ -54,5 +54,5 @@ class IndRNNCell(Cell):
         )
 
     def recur(self, params, state, x_gates, h):
-        (x_h,), u = split_gates(x_gates), params.w_hh[0].astype(h.dtype)
-        return Hidden(relu(x_h + jnp.broadcast_to(u, h.shape) * h))
+        (x_h,), u = split_gates(x_gates), broadcast_like(params.w_hh[0], h)
+        return Hidden(relu(x_h + u * h))
