@@ -12,6 +12,8 @@ from flax import nnx
 import jaxrnn
 from jaxrnn import initializers
 
+quickly = {"xla_backend_optimization_level": 0}  # compiles in half the time
+
 
 @pytest.fixture(autouse=True)
 def as_users_run_it():
@@ -401,7 +403,8 @@ def test_a_stack_names_what_does_not_fit(params):
 
 @pytest.fixture(scope="module")
 def run(grus):
-    return lambda x, **given: jax.jit(lambda x, given: grus["nnx"](x, **given))(x, given)
+    run = jax.jit(lambda x, given: grus["nnx"](x, **given), compiler_options=quickly)
+    return lambda x, **given: run(x, given)
 
 
 def test_numpy_arrays_of_any_layout_and_float64_are_taken(run, grus):
@@ -426,7 +429,7 @@ def test_small_floats_are_taken_and_computed_with_the_weights_dtype(run, dtype):
 @pytest.mark.parametrize(("time", "batch"), [(0, 2), (1, 2), (6, 0), (6, 1), (0, 0)])
 def test_no_steps_and_no_sequences_are_taken(lstms, time, batch):
     h_0 = (jnp.full((4, batch, 5), 2.0), jnp.full((4, batch, 5), 3.0))
-    run = jax.jit(lambda x, h_0, lengths: lstms["nnx"](x, h_0, lengths=lengths))
+    run = jax.jit(lambda x, h_0, lengths: lstms["nnx"](x, h_0, lengths=lengths), compiler_options=quickly)
     output, h_n = run(jnp.ones((batch, time, 3)), h_0, jnp.full(batch, time))
     assert output.shape == (batch, time, 10)
     assert [a.shape for a in h_n] == [(4, batch, 5)] * 2

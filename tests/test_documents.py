@@ -12,7 +12,8 @@ from flax import nnx
 import jaxrnn
 from jaxrnn.models import GRUModel, LSTMModel, RNNModel
 
-run = jax.jit(lambda module, *args, **kwargs: module(*args, **kwargs))
+quickly = {"xla_backend_optimization_level": 0}  # compiles in half the time
+run = jax.jit(lambda module, *args, **kwargs: module(*args, **kwargs), compiler_options=quickly)
 
 
 def sigmoid(a):
