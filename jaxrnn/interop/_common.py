@@ -1,6 +1,7 @@
 """What the formats share: gates in another order, modules made from arrays, checks of what came. No format may be known here."""
 
 import importlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,11 +10,21 @@ import ml_dtypes
 import numpy as np
 from flax import nnx
 
-from jaxrnn.cells import Cell, GRUCell, LSTMCell, ProjectedLSTMCell, RNNCell
+from jaxrnn.cells import Cell, GateParams, GRUCell, LSTMCell, ProjectedLSTMCell, RNNCell
 from jaxrnn.nnx import GRU, LSTM, RNN, Recurrent
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 DTYPES = (np.dtype("float64"), np.dtype("float32"), np.dtype("float16"), BFLOAT16)
+
+
+class Unknown(NamedTuple):
+    """What is known of an array whose dtype NumPy does not have."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+Arrays = dict[str, np.ndarray | Unknown]
 
 
 def require(caller: str, package: str, install: str):
@@ -38,6 +49,35 @@ def split(a, order: str | tuple, gates: tuple):
 def join(a, gates: tuple, order: str | tuple):
     """The inverse of `split`."""
     return a[..., [gates.index(gate) for gate in order], :].reshape(*a.shape[:-2], -1)
+
+
+def turned(params: GateParams) -> GateParams:
+    """A GRU with the other sign for z (gates r z n): there z keeps the old state where here it takes the candidate.
+
+    For σ(−a) = 1 − σ(a), these are the weights of `ChungGRUCell` where another library keeps the old state, and back.
+    """
+    sign = np.array([1, -1, 1])[:, None]
+    return jax.tree.map(lambda a: a * sign.astype(a.dtype), params)
+
+
+class Codec(NamedTuple):
+    """How a framework writes one cell's weights: as arrays by name.
+
+    Args:
+        describe: from what the framework has, to our cell, its (input_size, hidden_size, bias), and the arrays.
+        encode, decode: between (cell, params) and the arrays.
+    """
+
+    describe: Callable[[Any], tuple[Cell, tuple[int, int, bool], Arrays]]
+    encode: Callable[[Cell, Any], dict[str, np.ndarray]]
+    decode: Callable[[Cell, dict[str, np.ndarray]], GateParams]
+
+
+def one_bias(params: GateParams) -> np.ndarray:
+    """The two biases as one, which is as good wherever they are added anyway; zeros if there are none."""
+    if params.b_ih is None:
+        return np.zeros_like(params.w_ih[0])
+    return params.b_ih + params.b_hh
 
 
 # Modules ---------------------------------------------------------------------------------------------------------------
@@ -65,6 +105,30 @@ def build(caller: str, cell: Cell, params, *, rngs: nnx.Rngs | None = None, **op
     match(caller, "the weights", named(params), named(shapes(module)))
     assign(module, params)
     return module
+
+
+def layered(source: Any, is_cell: Callable[[Any], bool]) -> list[list]:
+    """`[layer][direction]` from a cell, or a list of layers, each a cell or a pair (forward, backward)."""
+    if is_cell(source):
+        return [[source]]
+    return [[layer] if is_cell(layer) else list(layer) for layer in source]
+
+
+def build_from_cells(caller: str, layers: list[list], codec: Codec, **options) -> Recurrent:
+    """The module with the weights of other frameworks' cells, `[layer][direction]`."""
+    cells, params = [], []
+    for k, layer in enumerate(layers):
+        params.append([])
+        for d, theirs in enumerate(layer):
+            cell, sizes, found = codec.describe(theirs)
+            wanted = codec.encode(cell, zeros(cell, *sizes, dtype=next(iter(found.values())).dtype))
+            match(caller, f"layer {k}, direction {d}", found, wanted)
+            cells.append(cell)
+            params[-1].append(codec.decode(cell, found))
+    if len(set(cells)) > 1:
+        names = sorted({type(cell).__name__ for cell in cells})
+        raise ValueError(f"{caller}: all layers and directions should have the same cell, got {', '.join(names)}.")
+    return build(caller, cells[0], params, **options)
 
 
 def blank(cell: Cell, *, rngs: nnx.Rngs | None = None, **options) -> Recurrent:
@@ -121,6 +185,7 @@ def named(params) -> dict[str, np.ndarray]:
 
 def assign(module: Recurrent, params):
     """Set all parameters of a module; they fit, which `match` has said."""
+    params = tuple(tuple(layer) for layer in params)
     jax.tree.map(assign_array, module.params, params, is_leaf=is_variable)
 
 
@@ -128,6 +193,12 @@ def assign_array(variable: nnx.Variable, a: np.ndarray):
     """Set one parameter to a copy of `a`, placed as the value it had."""
     old, new = variable.get_value(), jnp.array(a, copy=True)
     variable.set_value(jax.device_put(new, old.sharding) if isinstance(old, jax.Array) else new)
+
+
+def zeros(cell: Cell, input_size: int, hidden_size: int, bias: bool, dtype):
+    """Parameters of the sizes, as zeros in the memory of one."""
+    shapes = jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size, hidden_size, bias=bias))
+    return jax.tree.map(lambda a: np.broadcast_to(np.zeros((), dtype), a.shape), shapes)
 
 
 def refuse_options(caller: str, stack, **allowed: tuple):
@@ -145,14 +216,10 @@ def refuse_options(caller: str, stack, **allowed: tuple):
 # Checks ----------------------------------------------------------------------------------------------------------------
 
 
-class Unknown(NamedTuple):
-    """What is known of an array whose dtype NumPy does not have."""
-
-    dtype: str
-    shape: tuple[int, ...]
-
-
-Arrays = dict[str, np.ndarray | Unknown]
+def check_module(caller: str, module: Any):
+    """`module` is recurrent."""
+    if not isinstance(module, Recurrent):
+        raise TypeError(f"{caller}: `module` should be a jaxrnn.RNN, LSTM, GRU or Recurrent, got {type(module).__name__}.")
 
 
 def check_cell(caller: str, cell: Cell, cells: tuple[type[Cell], ...], framework: str):
@@ -173,6 +240,13 @@ def check_dtype(caller: str, name: str, a):
             "Call jax.config.update('jax_enable_x64', True) first, or convert the weights to float32."
         )
     return a.dtype
+
+
+def has(caller: str, argument: str, found: Arrays, *names: str):
+    """`found` has matrices of these names, from which the sizes follow."""
+    if any(name not in found or len(found[name].shape) != 2 for name in names):
+        arrays = ", ".join(f"{name} {tuple(a.shape)}" for name, a in found.items()) or "nothing"
+        raise ValueError(f"{caller}: {argument} should hold {' and '.join(names)}, of two axes, got {arrays}.")
 
 
 def match(caller: str, argument: str, found: dict[str, Any], wanted: dict[str, Any]):

@@ -177,13 +177,7 @@ def _params(cell: Cell, op: str, weights: dict[str, np.ndarray]):
     params = GateParams(w_ih, w_hh, b_ih, b_hh)
     if "P" in weights:
         params = PeepholeParams(*params, p=common.split(weights["P"], PEEPHOLES, ("i", "f", "o")))
-    return jax.tree.map(jnp.array, _turned(params) if isinstance(cell, ChungGRUCell) else params)
-
-
-def _turned(params: GateParams) -> GateParams:
-    """The other sign for z: ONNX's keeps the old state, the paper's takes the candidate, and σ(−a) = 1 − σ(a)."""
-    sign = np.array([1, -1, 1])[:, None]
-    return jax.tree.map(lambda a: a * sign.astype(a.dtype), params)
+    return jax.tree.map(jnp.array, common.turned(params) if isinstance(cell, ChungGRUCell) else params)
 
 
 # Writing ---------------------------------------------------------------------------------------------------------------
@@ -230,7 +224,7 @@ def _weights(cell: Cell, op: str, params: tuple) -> dict[str, list[np.ndarray]]:
     """For each input of the node, the arrays of its directions."""
     found: dict[str, list[np.ndarray]] = {}
     for p in params:
-        p = _turned(p) if isinstance(cell, ChungGRUCell) else p
+        p = common.turned(p) if isinstance(cell, ChungGRUCell) else p
 
         def rows(a):  # gates that the cell does not have are there, and not read
             blocks = {gate: a[..., k, :] for k, gate in enumerate(cell.gates)}

@@ -1,0 +1,95 @@
+"""Equinox: `eqx.nn.LSTMCell` and `eqx.nn.GRUCell`."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrnn.cells import Cell, GateParams, GRUCell, LSTMCell
+from jaxrnn.interop import _common as common
+from jaxrnn.nnx import Recurrent
+
+__all__ = ["from_equinox", "to_equinox"]
+
+
+def from_equinox(source: Any, **options) -> Recurrent:
+    """Make a module from cells of Equinox.
+
+    Args:
+        source: an `eqx.nn.LSTMCell` or `eqx.nn.GRUCell`, or a list of layers, each a cell or a pair (forward, backward).
+        options: of `jaxrnn.Recurrent`.
+
+    Returns:
+        A `jaxrnn.LSTM` or `GRU`.
+
+    Raises:
+        TypeError: a cell or a dtype is of another kind. ValueError: sizes of layers do not fit.
+    """
+    eqx = common.require("from_equinox", "equinox", "equinox")
+    layers = common.layered(source, lambda one: isinstance(one, eqx.Module))
+    return common.build_from_cells("from_equinox", layers, common.Codec(partial(_describe, eqx), _encode, _decode), **options)
+
+
+def to_equinox(module: Recurrent) -> tuple:
+    """Cells of Equinox with a module's weights, `[layer][direction]`.
+
+    Equinox has one bias where the module has two, except within the reset product of a GRU, so the two are added.
+
+    Raises:
+        ValueError: Equinox has no such cell, or lacks an option of the module.
+
+    Example:
+        >>> import jaxrnn
+        >>> from flax import nnx
+        >>> ((cell,),) = to_equinox(jaxrnn.LSTM(3, 5, rngs=nnx.Rngs(0)))
+        >>> h, c = cell(jnp.ones(3), (jnp.zeros(5), jnp.zeros(5)))
+    """
+    eqx = common.require("to_equinox", "equinox", "equinox")
+    common.check_module("to_equinox", module)
+    cell = module.stack.cell
+    common.check_cell("to_equinox", cell, (LSTMCell, GRUCell), "Equinox")
+    common.refuse_options("to_equinox", module.stack, merge=("sum", "mean", "none"))
+    kind = eqx.nn.LSTMCell if isinstance(cell, LSTMCell) else eqx.nn.GRUCell
+
+    def make(params):
+        width, _, hidden = params.w_ih.shape
+        blank = eqx.filter_eval_shape(
+            kind, width, hidden, use_bias=params.b_ih is not None, dtype=params.w_ih.dtype, key=jax.random.key(0)
+        )
+        arrays = {name: jnp.array(a) for name, a in _encode(cell, params).items()}
+        return eqx.tree_at(lambda made: [getattr(made, name) for name in arrays], blank, list(arrays.values()))
+
+    return tuple(tuple(make(params) for params in layer) for layer in common.values(module))
+
+
+def _describe(eqx, theirs: Any):
+    cells = {eqx.nn.LSTMCell: LSTMCell(), eqx.nn.GRUCell: GRUCell()}
+    if type(theirs) not in cells:
+        raise TypeError(f"from_equinox: a cell should be an eqx.nn.LSTMCell or GRUCell, got {type(theirs).__name__}.")
+    names = ("weight_ih", "weight_hh", "bias", "bias_n")
+    found = {name: np.asarray(a) for name in names if (a := getattr(theirs, name, None)) is not None}
+    return cells[type(theirs)], (theirs.input_size, theirs.hidden_size, theirs.use_bias), found
+
+
+def _encode(cell: Cell, params: GateParams) -> dict[str, np.ndarray]:
+    w_ih, w_hh = (w.reshape(w.shape[0], -1).T for w in params[:2])
+    if params.b_ih is None:
+        return {"weight_ih": w_ih, "weight_hh": w_hh}
+    one = params.b_ih + params.b_hh
+    if isinstance(cell, LSTMCell):
+        return {"weight_ih": w_ih, "weight_hh": w_hh, "bias": one.reshape(-1)}
+    outside = np.concatenate([one[:2], params.b_ih[2:]])
+    return {"weight_ih": w_ih, "weight_hh": w_hh, "bias": outside.reshape(-1), "bias_n": params.b_hh[2]}
+
+
+def _decode(cell: Cell, found: dict[str, np.ndarray]) -> GateParams:
+    w_ih, w_hh = (common.split(found[name].T, cell.gates, cell.gates) for name in ("weight_ih", "weight_hh"))
+    if "bias" not in found:
+        return GateParams(w_ih, w_hh, None, None)
+    b_ih = common.split(found["bias"], cell.gates, cell.gates)
+    b_hh = np.zeros_like(b_ih)
+    if isinstance(cell, GRUCell):
+        b_hh[2] = found["bias_n"]
+    return GateParams(w_ih, w_hh, b_ih, b_hh)

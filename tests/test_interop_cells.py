@@ -1,0 +1,340 @@
+"""Cells of Flax Linen, Flax NNX, Haiku and Equinox as modules, and modules as their cells."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from flax import nnx
+
+import jaxrnn
+from jaxrnn.interop import from_equinox, from_haiku, from_linen, from_nnx, to_equinox, to_haiku, to_linen, to_nnx
+
+hk = pytest.importorskip("haiku")
+eqx = pytest.importorskip("equinox")
+
+TIME, BATCH, INPUT, HIDDEN = 5, 4, 3, 6
+
+
+def randomised(tree, seed=0):
+    """Arrays of the same shapes, all random, none zero."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda a: jnp.asarray(0.6 * rng.standard_normal(a.shape), a.dtype), tree)
+
+
+def make_module(cell, *sizes, **options):
+    module = nnx.eval_shape(lambda: jaxrnn.Recurrent(cell, *sizes, **options, rngs=nnx.Rngs(0)))
+    nnx.update(module, randomised(nnx.state(module, nnx.Param)))
+    return module
+
+
+def arrays_of(tree):
+    return [np.asarray(a) for a in jax.tree.leaves(tree)]
+
+
+def assert_same(got, want):
+    """The same structure, the same bits."""
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    for a, b in zip(arrays_of(got), arrays_of(want), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+def loop(step, carry, xs):
+    """Run another library's step (carry, x) -> (carry, y) over time, forward."""
+    return jax.jit(lambda carry, xs: jax.lax.scan(step, carry, xs))(carry, xs)
+
+
+@jax.jit
+def run(module, xs):
+    return module(xs)
+
+
+def assert_computes(module, step, carry, *, carry_order=(0,), tolerance=1e-12):
+    """One layer gives what the other library's step gives: outputs, and final states in our order."""
+    xs = jnp.asarray(np.random.default_rng(1).standard_normal((TIME, BATCH, INPUT)), jnp.float64)
+    final, want = loop(step, carry, xs)
+    got, h_n = run(module, jnp.swapaxes(xs, 0, 1))
+    np.testing.assert_allclose(got, np.swapaxes(want, 0, 1), rtol=tolerance, atol=tolerance)
+    final = jax.tree.leaves(final)
+    for ours, k in zip(h_n if isinstance(h_n, tuple) else (h_n,), carry_order, strict=True):
+        np.testing.assert_allclose(ours[0], final[k], rtol=tolerance, atol=tolerance)
+
+
+def zeros(*_):
+    return jnp.zeros((BATCH, HIDDEN), jnp.float64)
+
+
+# Linen --------------------------------------------------------------------------------------------
+
+LINEN = {
+    "LSTMCell": nn.LSTMCell,
+    "OptimizedLSTMCell": nn.OptimizedLSTMCell,
+    "GRUCell": nn.GRUCell,
+    "SimpleCell": nn.SimpleCell,
+}
+
+
+def linen_params(cell, input_size=INPUT, dtype=jnp.float64, seed=0):
+    shapes = jax.eval_shape(lambda: cell.init(jax.random.key(0), *linen_example(cell, input_size)))["params"]
+    return randomised(jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, dtype), shapes), seed)
+
+
+def linen_example(cell, input_size):
+    h = jnp.zeros((2, cell.features))
+    return (h, h) if "LSTM" in type(cell).__name__ else h, jnp.zeros((2, input_size))
+
+
+@pytest.mark.parametrize("kind", LINEN)
+def test_linen_cells_come_and_go(kind, x64):
+    theirs = LINEN[kind](HIDDEN, param_dtype=jnp.float64)
+    params = linen_params(theirs)
+    module = from_linen(params)
+    carry = (zeros(), zeros()) if "LSTM" in kind else zeros()
+    assert_computes(
+        module, lambda c, x: theirs.apply({"params": params}, c, x), carry, carry_order=(1, 0) if "LSTM" in kind else (0,)
+    )
+    assert_same(to_linen(module), ((params,),))
+
+
+def test_the_relu_of_a_linen_cell_is_given(x64):
+    theirs = nn.SimpleCell(HIDDEN, activation_fn=nn.relu, param_dtype=jnp.float64)
+    params = linen_params(theirs)
+    module = from_linen(params, nonlinearity="relu")
+    assert_computes(module, lambda c, x: theirs.apply({"params": params}, c, x), zeros())
+
+
+def test_linen_layers_come_with_what_flax_puts_around_them():
+    """A stack of `nn.Bidirectional` of `nn.RNN`: different weights in each, all in their place."""
+    first, second = nn.GRUCell(HIDDEN), nn.GRUCell(HIDDEN)
+    params = [linen_params(c, w, jnp.float32, s) for s, (c, w) in enumerate([(first, INPUT)] * 2 + [(second, 2 * HIDDEN)] * 2)]
+    wrapped = {"params": {"forward_rnn": {"cell": params[0]}, "backward_rnn": {"cell": params[1]}}}
+    module = from_linen([wrapped, (params[2], {"cell": params[3]})])
+    assert (module.stack.num_layers, module.stack.bidirectional) == (2, True)
+    assert_same(to_linen(module), ((params[0], params[1]), (params[2], params[3])))
+
+    bidirectional = nn.Bidirectional(nn.RNN(first), nn.RNN(second))
+    one = from_linen(wrapped)
+    x = jnp.asarray(np.random.default_rng(1).standard_normal((BATCH, TIME, INPUT)), jnp.float32)
+    lengths = jnp.array([5, 2, 4, 1])
+    want = jax.jit(lambda v, x, n: bidirectional.apply(v, x, seq_lengths=n))(wrapped, x, lengths)
+    got, _ = jax.jit(lambda m, x, n: m(x, lengths=n))(one, x, lengths)
+    valid = np.arange(TIME) < np.asarray(lengths)[:, None]
+    np.testing.assert_allclose(np.asarray(got)[valid], np.asarray(want)[valid], rtol=1e-6, atol=1e-6)
+
+
+def test_what_is_no_linen_cell_is_refused():
+    params = linen_params(nn.LSTMCell(HIDDEN), dtype=jnp.float32)
+    with pytest.raises(ValueError, match=r"hf.bias should be float32 \(6,\), got none"):
+        from_linen(params | {"hf": {"kernel": params["hf"]["kernel"]}})
+    with pytest.raises(ValueError, match=r"extra.kernel should not be there, got float32 \(6, 6\)"):
+        from_linen(params | {"extra": {"kernel": params["hf"]["kernel"]}})
+    with pytest.raises(ValueError, match=r"ig.kernel should be float32 \(3, 6\), got float32 \(6, 3\)"):
+        from_linen(params | {"ig": {"kernel": params["ig"]["kernel"].T}})
+    with pytest.raises(ValueError, match=r"should hold the parameters of Linen's .* got \['hf.kernel', 'hn.bias'"):
+        from_linen(linen_params(nn.MGUCell(HIDDEN), dtype=jnp.float32))
+    with pytest.raises(ValueError, match=r"the cell should be one that Flax Linen has .*got ChungGRUCell"):
+        to_linen(make_module(jaxrnn.ChungGRUCell(), 2, 3))
+    with pytest.raises(ValueError, match=r"should have the same cell, got GRUCell, LSTMCell"):
+        from_linen([params, linen_params(nn.GRUCell(HIDDEN), HIDDEN, jnp.float32)])
+    with pytest.raises(ValueError, match=r"every layer should have as many directions as the first, got \[2, 1\]"):
+        from_linen([(params, params), params])
+    with pytest.raises(ValueError, match=r"params\[1\]\[0\].w_ih should be float32 \(6, 4, 6\), got float32 \(3, 4, 6\)"):
+        from_linen([params, params])
+
+
+# NNX ----------------------------------------------------------------------------------------------
+
+
+def nnx_cell(kind, **options):
+    made = nnx.eval_shape(lambda: kind(INPUT, HIDDEN, **options, rngs=nnx.Rngs(0)))
+    nnx.update(made, randomised(nnx.state(made, nnx.Param)))
+    return made
+
+
+@pytest.mark.parametrize("kind", [nnx.LSTMCell, nnx.OptimizedLSTMCell, nnx.GRUCell, nnx.SimpleCell])
+def test_nnx_cells_come_and_go(kind, x64):
+    theirs = nnx_cell(kind, param_dtype=jnp.float64, dtype=jnp.float64)
+    module = from_nnx(theirs)
+    two = "LSTM" in kind.__name__
+    graph, state = nnx.split(theirs)
+    carry = (zeros(), zeros()) if two else zeros()
+    assert_computes(module, lambda c, x: nnx.merge(graph, state)(c, x), carry, carry_order=(1, 0) if two else (0,))
+    ((again,),) = to_nnx(module)
+    if kind is nnx.OptimizedLSTMCell:
+        again = from_nnx(again)
+        assert_same(nnx.state(again), nnx.state(module))
+    else:
+        assert type(again) is kind
+        assert_same(nnx.to_pure_dict(nnx.state(again)), nnx.to_pure_dict(nnx.state(theirs)))
+        again(carry, jnp.ones((BATCH, INPUT)))
+
+
+def test_the_relu_of_an_nnx_cell_comes_and_goes():
+    module = from_nnx(nnx_cell(nnx.SimpleCell, activation_fn=nnx.relu))
+    assert module.stack.cell.nonlinearity == "relu"
+    assert to_nnx(module)[0][0].activation_fn is nnx.relu
+
+
+def test_what_an_nnx_cell_cannot_hold_is_refused_by_name():
+    """A bias within the reset product of a GRU, as PyTorch, Keras and Linen have it."""
+    gru = make_module(jaxrnn.GRUCell(), INPUT, HIDDEN)
+    with pytest.raises(ValueError, match=r"(?s)nnx.GRUCell has no bias within its reset product, got .*call to_linen"):
+        to_nnx(gru)
+    assert float(jnp.abs(to_linen(gru)[0][0]["hn"]["bias"]).max()) > 0
+    b_hh = gru.params[0][0].b_hh
+    b_hh.set_value(b_hh.get_value().at[2].set(0))
+    ((cell,),) = to_nnx(gru)
+    x, h = jnp.ones((BATCH, INPUT)), jnp.ones((BATCH, HIDDEN))
+    np.testing.assert_allclose(cell(h, x)[1], gru.step(x, h[None])[0], rtol=1e-6, atol=1e-6)
+
+
+def test_what_has_no_counterpart_in_nnx_is_refused_by_name():
+    with pytest.raises(ValueError, match="`activation_fn` should be tanh, got"):
+        from_nnx(nnx_cell(nnx.LSTMCell, activation_fn=nnx.relu))
+    with pytest.raises(ValueError, match="`gate_fn` should be sigmoid, got"):
+        from_nnx(nnx_cell(nnx.GRUCell, gate_fn=nnx.hard_sigmoid))
+    with pytest.raises(ValueError, match="`residual` of a SimpleCell should be False"):
+        from_nnx(nnx_cell(nnx.SimpleCell, residual=True))
+    with pytest.raises(TypeError, match=r"(?s)should be one of nnx.LSTMCell, .* got RNN.\nPass its `.cell`"):
+        from_nnx(nnx.RNN(nnx_cell(nnx.GRUCell), rngs=False))
+
+
+# Haiku --------------------------------------------------------------------------------------------
+
+HAIKU = {
+    "lstm": (lambda: hk.LSTM(HIDDEN), jaxrnn.LSTMCell()),
+    "gru": (lambda: hk.GRU(HIDDEN), jaxrnn.ChungGRUCell()),
+    "vanilla_rnn": (lambda: hk.VanillaRNN(HIDDEN), jaxrnn.RNNCell(nonlinearity="relu")),
+}
+
+
+def haiku_cell(make, dtype=jnp.float64):
+    """A pure step, its random parameters, and its first state."""
+    transformed = hk.without_apply_rng(hk.transform(lambda x, state: make()(x, state)))
+    initial = hk.without_apply_rng(hk.transform(lambda: make().initial_state(BATCH))).apply({})
+    initial = jax.tree.map(lambda a: a.astype(dtype), initial)
+    shapes = jax.eval_shape(transformed.init, jax.random.key(0), jnp.zeros((BATCH, INPUT)), initial)
+    params = randomised(jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, dtype), shapes))
+    return transformed.apply, params, initial
+
+
+@pytest.mark.parametrize("name", HAIKU)
+def test_haiku_cores_come_and_go(name, x64):
+    make, cell = HAIKU[name]
+    apply, params, initial = haiku_cell(make)
+    module = from_haiku(params, name)
+    assert module.stack.cell == cell
+
+    def step(state, x):
+        y, state = apply(params, x, state)
+        return state, y
+
+    assert_computes(module, step, initial, carry_order=(0, 1) if name == "lstm" else (0,))
+    assert_same(to_haiku(module, name), params)
+
+
+def test_haikus_single_bias_is_read():
+    apply, params, initial = haiku_cell(lambda: hk.VanillaRNN(HIDDEN, double_bias=False), jnp.float32)
+    x = jnp.ones((BATCH, INPUT))
+    got, _ = from_haiku(params, "vanilla_rnn").step(x)
+    np.testing.assert_allclose(got, apply(params, x, initial)[0], rtol=1e-6, atol=1e-6)
+
+
+def test_haiku_layers_are_found_by_name():
+    """Each name stands for one core; others with longer names are not mixed in."""
+    params = {
+        f"net/{name}/linear": {"w": jnp.full((rows, 20), k, jnp.float32), "b": jnp.full(20, -k, jnp.float32)}
+        for k, (name, rows) in enumerate([("lstm", 8), ("lstm_1", 8), ("lstm_2", 15), ("lstm_3", 15)], start=1)
+    }
+    module = from_haiku(
+        params | {"net/linear": {"w": jnp.ones((2, 2))}}, [("net/lstm", "net/lstm_1"), ("net/lstm_2", "net/lstm_3")]
+    )
+    names = [[float(p.w_ih[0, 0, 0]) for p in layer] for layer in module.params]
+    assert names == [[1, 2], [3, 4]]
+    assert_same(to_haiku(module, [("net/lstm", "net/lstm_1"), ("net/lstm_2", "net/lstm_3")]), params)
+
+
+def test_what_haiku_lacks_is_refused_by_name():
+    _, params, _ = haiku_cell(lambda: hk.LSTM(HIDDEN), jnp.float32)
+    with pytest.raises(ValueError, match=r"`name` should be that of a core in `params`, which has \['lstm'\], got 'gru'"):
+        from_haiku(params, "gru")
+    with pytest.raises(ValueError, match=r"/linear/b should be float32 \(24,\), got none"):
+        from_haiku({"lstm/linear": {"w": params["lstm/linear"]["w"]}}, "lstm")
+    with pytest.raises(ValueError, match=r"the cell should be one that Haiku has .*got GRUCell"):
+        to_haiku(make_module(jaxrnn.GRUCell(), 2, 3), "gru")
+    with pytest.raises(ValueError, match=r"`nonlinearity` should be 'relu', the only one of hk.VanillaRNN, got 'tanh'"):
+        to_haiku(make_module(jaxrnn.RNNCell(), 2, 3), "vanilla_rnn")
+    with pytest.raises(ValueError, match=r"`name` should hold a name for each of 2 layer\(s\) of 1 direction\(s\), got 'lstm'"):
+        to_haiku(make_module(jaxrnn.LSTMCell(), 2, 3, 2), "lstm")
+
+
+# Equinox ------------------------------------------------------------------------------------------
+
+
+def equinox_cell(kind, *sizes, dtype=jnp.float64, seed=0, **options):
+    shapes = eqx.filter_eval_shape(kind, *sizes, dtype=dtype, **options, key=jax.random.key(0))
+    return randomised(shapes, seed)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("kind", ["LSTMCell", "GRUCell"])
+def test_equinox_cells_come_and_go(kind, bias, x64):
+    theirs = equinox_cell(getattr(eqx.nn, kind), INPUT, HIDDEN, use_bias=bias)
+    module = from_equinox(theirs)
+    assert module.stack.bias == bias
+
+    def step(state, x):
+        state = jax.vmap(theirs)(x, state)
+        return state, state[0] if kind == "LSTMCell" else state
+
+    two = kind == "LSTMCell"
+    assert_computes(module, step, (zeros(), zeros()) if two else zeros(), carry_order=(0, 1) if two else (0,))
+    assert_same(to_equinox(module), ((theirs,),))
+
+
+def test_equinox_layers_come_and_go():
+    sizes = [(INPUT, HIDDEN)] * 2 + [(2 * HIDDEN, HIDDEN)] * 2
+    a, b, c, d = (equinox_cell(eqx.nn.GRUCell, *s, dtype=jnp.float32, seed=k) for k, s in enumerate(sizes))
+    module = from_equinox([(a, b), (c, d)], batch_first=False)
+    assert not module.batch_first
+    assert_same(to_equinox(module), ((a, b), (c, d)))
+
+
+def test_both_biases_of_ours_become_equinoxs(x64):
+    """A module with two random biases: they are added, except within the reset product."""
+    for cell in (jaxrnn.LSTMCell(), jaxrnn.GRUCell()):
+        module = make_module(cell, INPUT, HIDDEN, param_dtype=jnp.float64)
+        ((theirs,),) = to_equinox(module)
+        x = jnp.asarray(np.random.default_rng(1).standard_normal((BATCH, INPUT)))
+        state = zeros() + 0.5
+        pair = (state, state) if cell == jaxrnn.LSTMCell() else state
+        got, _ = module.step(x, jax.tree.map(lambda a: a[None], pair))
+        want = jax.vmap(theirs)(x, pair)
+        np.testing.assert_allclose(got, want[0] if isinstance(want, tuple) else want, rtol=1e-12, atol=1e-12)
+        again = from_linen(to_linen(module)[0][0])
+        np.testing.assert_allclose(again.step(x, jax.tree.map(lambda a: a[None], pair))[0], got, rtol=1e-12, atol=1e-12)
+
+
+def test_what_equinox_lacks_is_refused_by_name():
+    with pytest.raises(TypeError, match=r"a cell should be an eqx.nn.LSTMCell or GRUCell, got Linear"):
+        from_equinox(eqx.nn.Linear(2, 3, key=jax.random.key(0)))
+    with pytest.raises(ValueError, match=r"the cell should be one that Equinox has .*got RNNCell"):
+        to_equinox(make_module(jaxrnn.RNNCell(), 2, 3))
+    with pytest.raises(ValueError, match=r"`learn_initial_state` should be False"):
+        to_equinox(make_module(jaxrnn.GRUCell(), 2, 3, learn_initial_state=True))
+    with pytest.raises(TypeError, match=r"`module` should be a jaxrnn.RNN, LSTM, GRU or Recurrent, got Linear"):
+        to_equinox(nnx.Linear(2, 3, rngs=nnx.Rngs(0)))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_narrow_dtypes_are_kept(dtype):
+    for cell, there, back in [
+        (jaxrnn.LSTMCell(), to_equinox, from_equinox),
+        (jaxrnn.GRUCell(), to_linen, from_linen),
+        (jaxrnn.LSTMCell(), to_nnx, from_nnx),
+        (jaxrnn.ChungGRUCell(), lambda m: to_haiku(m, "gru"), lambda p: from_haiku(p, "gru")),
+    ]:
+        module = make_module(cell, 2, 3, param_dtype=dtype)
+        assert {a.dtype for a in arrays_of(there(module))} == {np.dtype(dtype)}
+        assert {a.dtype for a in arrays_of(nnx.state(back(there(module))))} == {np.dtype(dtype)}
