@@ -41,6 +41,7 @@ class Config(training.RunConfig):
     temperature: float = option(0.7, "of the sample", above=0)
     compare: bool = option(False, "train PyTorch's LSTM too", saved=False)
     save_every: int = option(200, "steps between checkpoints", least=1)
+    seed: int = option(0, "of everything random", least=0)
     out: str = option("runs/chars", "folder of the run", saved=False, metavar="FOLDER")
 
 

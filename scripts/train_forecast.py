@@ -36,6 +36,7 @@ class Config(training.RunConfig):
     learning_rate: float = option(3e-3, "of Adam", above=0)
     steps: int = option(1500, "batches to train on", least=1)
     validate_every: int = option(50, "steps between looks at the validation years", least=1)
+    seed: int = option(0, "of everything random", least=0)
     out: str = option("runs/forecast", "folder of the run", saved=False, metavar="FOLDER")
 
 
@@ -50,7 +51,6 @@ class Series(NamedTuple):
 
 
 def load(name):
-    training.require("statsmodels", "jaxrnn[data]")
     from statsmodels.datasets import co2, sunspots
 
     if name == "co2":
@@ -155,6 +155,7 @@ def plot(results, config, folder):
 def main(arguments=None):
     config = training.parse(Config, arguments, description=__doc__)
     training.require("matplotlib", "jaxrnn[train]")
+    training.require("statsmodels", "jaxrnn[data]")
     mesh = training.start(config, batch_size=config.batch_size)
     with training.open_folder(config) as folder:
         results = {name: train(name, config, mesh, folder) for name in dict.fromkeys(config.data)}

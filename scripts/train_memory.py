@@ -40,6 +40,7 @@ class Config(training.RunConfig):
     learning_rate: float = option(3e-3, "of Adam", above=0)
     steps: int = option(600, "batches to train on", least=1)
     save_every: int = option(200, "steps between checkpoints", least=1)
+    seed: int = option(0, "of everything random", least=0)
     out: str = option("runs/memory", "folder of the run", saved=False, metavar="FOLDER")
 
 

@@ -1,10 +1,37 @@
-"""The training scripts: what they print, what they refuse, and that their losses are PyTorch's."""
+"""The training scripts: what they print, what they refuse, that they end the same however they are stopped, and that the
+losses of the regression are PyTorch's."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import train_chars
+import train_classify
+import train_forecast
+import train_memory
 import train_regression
+from jax.experimental.compilation_cache import compilation_cache
+
+from jaxrnn import training
+
+ROOT = Path(__file__).parents[1]
+TINY = {
+    train_forecast: "--data sunspots --hidden-size 3 --batch-size 6 --validate-every 4",
+    train_classify: "--data vowels --cell GRU --seeds 4 --hidden-size 3 --batch-size 4 --buckets 2",
+    train_chars: "--characters 4000 --embed-size 2 --hidden-size 3 --batch-size 6 --stretch 7 --sample 11",
+    train_memory: "--task adding --cell LSTM --lengths 10 --hidden-size 3 --batch-size 6",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -12,6 +39,23 @@ def promotion():
     """Optax mixes dtypes, so what trains does without strict promotion."""
     with jax.numpy_dtype_promotion("standard"):
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """What two runs of a script have in common is compiled once."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("cache")),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 # Regression ------------------------------------------------------------------------------------------------------------
@@ -58,3 +102,250 @@ def test_every_loss_of_the_regression_is_pytorchs(name, num_layers, precision, t
 
     np.testing.assert_allclose(losses, wanted, rtol=0, atol=tolerance)
     assert f"{name} Epoch [10/100], Loss: {losses[9]:.4f}\n" in capsys.readouterr().out
+
+
+def test_the_regression_prints_lines_and_a_table_and_saves_a_plot(tmp_path, capsys):
+    train_regression.main(["--epochs", "20", "--bidirectional", "--out", str(tmp_path / "new/folder")])
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert err == ""
+    assert [line.split(",")[0] for line in lines[:6]] == [f"{n} Epoch [{k}/20]" for n in ("RNN", "LSTM", "GRU") for k in (10, 20)]
+    assert [line.split()[:2] for line in lines[8:11]] == [["RNN", "1,362"], ["LSTM", "5,202"], ["GRU", "3,922"]]
+    assert (tmp_path / "new/folder/loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "words", ["--cell Transformer", "--epochs 0", "--hidden-size 2.5", "--learning-rate -1", "--bidirectional 3"]
+)
+def test_the_regression_refuses_bad_options(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        train_regression.main(words.split())
+    assert stop.value.code == 2
+    assert words.split()[1] in capsys.readouterr().err
+
+
+def test_a_reader_that_goes_away_ends_the_regression_quietly(tmp_path):
+    """As in `train_regression.py | head -1`, in another working directory; without a terminal no bar is drawn."""
+    command = [sys.executable, ROOT / "scripts/train_regression.py", "--cell", "RNN", "--epochs", "3000", "--out", "here"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment(), text=True, **pipes) as process:
+        assert process.stdout.readline().startswith("RNN Epoch [10/3000], Loss: ")
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait() == 141
+    assert (tmp_path / "here").is_dir()
+
+
+# The other scripts -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def vowels(tmp_path, monkeypatch):
+    """A package that holds nothing but 12 + 8 short vowels of 2 speakers, 3 to 9 frames of 3 channels."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "packages/aeon/datasets/data/JapaneseVowels"
+    folder.mkdir(parents=True)
+    (tmp_path / "packages/aeon/__init__.py").write_text("raise ImportError('should be read, not imported')")
+    for part, rows in {"TRAIN": 12, "TEST": 8}.items():
+        lines = ["#A comment", "@problemName JapaneseVowels", "@classLabel true a b", "@DATA"]
+        for row in range(rows):
+            frames = rng.standard_normal((3 + row % 7, 3)) + 2 * (row % 2)
+            lines.append(":".join([*(",".join(f"{x:.6f}" for x in channel) for channel in frames.T), "ab"[row % 2]]))
+        (folder / f"JapaneseVowels_{part}.ts").write_text("\n".join(lines) + "\n\n")
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+    monkeypatch.delitem(sys.modules, "aeon", raising=False)
+    return folder
+
+
+def tiny(script, out, words=""):
+    """Run a script with tiny sizes in this process."""
+    script.main([*TINY[script].split(), *words.split(), "--out", str(out)])
+
+
+def metrics(out):
+    """The bytes of every metrics file."""
+    return {str(p.relative_to(out)): p.read_bytes() for p in sorted(Path(out).rglob("metrics.jsonl"))}
+
+
+def size(out):
+    """How long the metrics are, in bytes."""
+    return sum(map(len, metrics(out).values()))
+
+
+def arrays(out):
+    """The arrays of every last checkpoint."""
+    import orbax.checkpoint as ocp
+
+    last = {}
+    for path in sorted(Path(out).rglob("checkpoints")):
+        step = max(int(p.name) for p in path.iterdir() if p.name.isdecimal())
+        for name, array in ocp.StandardCheckpointer().restore(path / str(step) / "arrays").items():
+            last[f"{path.parent.name} {step} {name}"] = np.asarray(array)
+    return last
+
+
+def assert_same_end(one, other):
+    assert metrics(one) == metrics(other)
+    ends = arrays(one), arrays(other)
+    assert ends[0].keys() == ends[1].keys()
+    for name in ends[0]:
+        np.testing.assert_array_equal(ends[0][name], ends[1][name], err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("script", "amount", "steps", "files"),
+    [
+        (train_forecast, "--steps 10", 10, {"forecast.png", "loss.png"}),
+        (train_classify, "--epochs 3", 9, {"accuracy.png", "loss.png"}),
+        (train_chars, "--steps 10", 10, {"loss.png", "sample.txt"}),
+        (train_memory, "--steps 10", 10, {"memory.png"}),
+    ],
+)
+def test_a_script_without_its_last_checkpoints_ends_the_same(script, amount, steps, files, tmp_path, vowels, capsys):
+    """Its first run is whole; the second is a copy of it that has lost all but the oldest of its checkpoints."""
+    amount += " --save-every 4"
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    tiny(script, whole, amount)
+    shutil.copytree(whole, again)
+    (checkpoints,) = again.rglob("checkpoints")
+    for path in sorted(checkpoints.iterdir(), key=lambda p: int(p.name))[1:]:
+        shutil.rmtree(path)
+    first = capsys.readouterr().out
+    tiny(script, again, amount)
+    second = capsys.readouterr().out
+    assert "going on after step 4" in second
+    assert [line for line in second.splitlines() if "going on" not in line] == first.replace(str(whole), str(again)).splitlines()
+    assert {p.name for p in whole.iterdir() if p.is_file() and not p.name.startswith(".")} == files | {"config.json"}
+    assert_same_end(whole, again)
+    if script is train_classify:
+        assert "padded to (6, 9): 2 shapes" in first
+    (lines,) = metrics(whole).values()
+    assert [json.loads(line)["step"] for line in lines.splitlines()] == list(range(1, steps + 1))
+
+
+def test_vowels_are_read_from_the_package_without_importing_it(vowels):
+    (x, y), (x_test, y_test) = train_classify.load("vowels")
+    assert [s.shape for s in x] == [(3 + row % 7, 3) for row in range(12)]
+    assert len(x_test) == 8
+    np.testing.assert_array_equal(y, [0, 1] * 6)
+    np.testing.assert_array_equal(y_test, [0, 1] * 4)
+    series, _ = train_classify.read_ts(vowels / "JapaneseVowels_TRAIN.ts")
+    frames = np.concatenate(series)
+    np.testing.assert_allclose(x[5], (series[5] - frames.mean(0)) / frames.std(0), rtol=1e-4)
+    line = (vowels / "JapaneseVowels_TRAIN.ts").read_text().splitlines()[4 + 5]
+    np.testing.assert_allclose(series[5][:, 1], [float(n) for n in line.split(":")[1].split(",")], rtol=1e-6)
+
+
+def test_two_devices_train_as_one(tmp_path):
+    """Their share of the states that are carried from stretch to stretch included."""
+    for devices in (1, 2):
+        tiny(train_chars, tmp_path / str(devices), f"--steps 9 --devices {devices}")
+    one, two = arrays(tmp_path / "1"), arrays(tmp_path / "2")
+    assert one.keys() == two.keys()
+    for name in one:
+        np.testing.assert_allclose(one[name], two[name], rtol=0, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("package", "script", "install"),
+    [
+        ("statsmodels", train_forecast, r"pip install 'jaxrnn\[data\]'"),
+        ("aeon", train_classify, r"pip install --no-deps aeon==1.6.0"),
+        ("matplotlib", train_memory, r"pip install 'jaxrnn\[train\]'"),
+    ],
+)
+def test_a_missing_package_is_named_before_anything_is_written(package, script, install, tmp_path, monkeypatch):
+    for name in (package, "sktime"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(training.Failure, match=install) as failure:
+        tiny(script, tmp_path / "run")
+    assert failure.value.code == 2
+    assert not (tmp_path / "run").exists()
+
+
+# Stopped, killed, several processes ------------------------------------------------------------------------------------
+
+
+def environment(cache=None):
+    """Of a script in a process of its own; with `cache`, what is compiled is kept there."""
+    kept = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"} if cache else {}
+    return os.environ | {"PYTHONPATH": str(ROOT)} | kept
+
+
+class Started:
+    """A tiny run of a script in a process of its own, in the working directory `tmp_path`."""
+
+    def __init__(self, script, words, tmp_path):
+        self.out = tmp_path / words.split("--out ")[1].split()[0]
+        command = [sys.executable, script.__file__, *TINY[script].split(), *words.split()]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        self.process = subprocess.Popen(command, cwd=tmp_path, env=environment(tmp_path / "cache"), text=True, **pipes)
+
+    def wait_for_progress(self, since, seconds=90):
+        """Wait until the metrics are longer than they were: a checkpoint is being written."""
+        deadline = time.monotonic() + seconds
+        while size(self.out) <= since and self.process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+
+    def end(self, number=None):
+        """(exit code, stdout, stderr), after a signal if one is given."""
+        if number is not None:
+            self.process.send_signal(number)
+        out, err = self.process.communicate(timeout=120)
+        return self.process.returncode, out, err
+
+
+def test_killed_at_any_moment_and_started_again_it_ends_the_same(tmp_path):
+    """A checkpoint every other step of a fast model: most of the time a save is on its way."""
+    words = "--steps 50 --save-every 2 --out "
+    assert Started(train_chars, words + "whole", tmp_path).end()[0] == 0
+    moments = random.Random(time.time_ns())
+    (tmp_path / "killed").mkdir()
+    for number in (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGINT):
+        run = Started(train_chars, words + "killed", tmp_path)
+        run.wait_for_progress(since=size(tmp_path / "killed"))
+        time.sleep(moments.uniform(0, 0.3))
+        code, out, err = run.end(number)
+        if number == signal.SIGINT and "stopped" in err:  # else it was at its end already
+            assert code == 130
+            assert "the same command goes on from there" in err
+            assert "stopping: saving after this step" in out
+        else:
+            assert code in (-number, 0)
+    code, _, err = Started(train_chars, words + "killed", tmp_path).end()
+    assert code == 0, err
+    assert_same_end(tmp_path / "whole", tmp_path / "killed")
+    assert (tmp_path / "whole/sample.txt").read_text() == (tmp_path / "killed/sample.txt").read_text()
+
+
+def test_two_processes_train_as_one_and_survive_the_loss_of_one(tmp_path):
+    """One is killed: the other says so and ends. Both started again: the result is that of one process on one device."""
+    words = "--steps 150 --save-every 10 --out "
+    tiny(train_memory, tmp_path / "one", "--steps 150 --save-every 10")
+
+    def pair():
+        with socket.socket() as probe:
+            probe.bind(("localhost", 0))
+            address = f"localhost:{probe.getsockname()[1]}"
+        several = f"--num-processes 2 --coordinator {address} --process-id "
+        return [Started(train_memory, f"{words}two {several}{k}", tmp_path) for k in range(2)]
+
+    chief, other = pair()
+    chief.wait_for_progress(since=0)
+    while not list(tmp_path.glob("two/*/*/checkpoints/*/seal.json")):
+        assert chief.process.poll() is None
+        time.sleep(0.01)
+    other.end(signal.SIGKILL)
+    code, _, err = chief.end()
+    assert code == 1, err
+    assert "another process of the run has died" in err
+    assert "they go on from the last checkpoint" in err
+
+    chief, other = pair()
+    code, out, err = chief.end()
+    assert (code, other.end()[0]) == (0, 0), err
+    assert "going on after step" in out
+    one, two = (arrays(tmp_path / name) for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name in one:
+        np.testing.assert_allclose(two[name], one[name], rtol=0, atol=1e-6, err_msg=name)

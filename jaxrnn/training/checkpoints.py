@@ -42,6 +42,12 @@ class Checkpoints:
         path.mkdir(parents=True, exist_ok=True)
         self._manager, self._ocp = ocp.CheckpointManager(path, options=options), ocp
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._manager.close()
+
     @property
     def steps(self) -> list[int]:
         """The steps that can be restored, ascending."""

@@ -39,7 +39,6 @@ def option(
 class RunConfig:
     """The flags of every script that keeps checkpoints; a script adds its own in a subclass."""
 
-    seed: int = option(0, "of everything random", least=0)
     save_every: int = option(100, "steps between checkpoints", least=1)
     devices: int = option(1, "local devices to spread each batch over; on a CPU, this many are made", least=1)
     num_processes: int = option(1, "processes that train together, one per host", least=1)

@@ -50,10 +50,11 @@ class Folder:
     Attributes:
         path: where it is.
         stop_code: None, or the exit code to stop with: 130 after SIGINT, 143 after SIGTERM.
+        at_exit: what is to be closed with the folder.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, at_exit: contextlib.ExitStack):
+        self.path, self.at_exit = path, at_exit
         self.stop_code: int | None = None
 
     def _on_signal(self, number, _frame):
@@ -73,8 +74,8 @@ def open_folder(config: RunConfig) -> Iterator[Folder]:
     Raises:
         Failure: it cannot be written to, another run is in it, it belongs to another configuration, or to something else.
     """
-    folder = Folder(Path(config.out).absolute())
     with contextlib.ExitStack() as stack:
+        folder = Folder(Path(config.out).absolute(), stack)
         problem = None
         if chief():
             try:

@@ -1,7 +1,6 @@
 """One training run in a folder: where it stands, what it measured, what it can go on from. It is told about each step by the
 script's own loop, and never calls it."""
 
-import io
 import json
 import os
 from collections.abc import Iterator
@@ -43,6 +42,7 @@ class Run:
     def __init__(self, folder: Folder, name: str, *, save_every: int, tensorboard: bool = False):
         self.folder, self.name, self.save_every = folder, name, save_every
         self.path = folder.path / name
+        self._metrics = self.path / "metrics.jsonl"
         self.step = self.last = 0
         self._pending: list[tuple[int, dict[str, Any]]] = []
         self._tensorboard, self._writer = tensorboard, None
@@ -50,8 +50,7 @@ class Run:
             require("tensorboardX", "jaxrnn[tensorboard]")
         if devices.chief():
             self.path.mkdir(parents=True, exist_ok=True)
-            self._checkpoints = Checkpoints(self.path / "checkpoints")
-            self._metrics = (self.path / "metrics.jsonl").open("ab")
+            self._checkpoints = folder.at_exit.enter_context(Checkpoints(self.path / "checkpoints"))
 
     def restore(self, tree: Any) -> Any:
         """Go on from the newest good checkpoint: its arrays, placed as those of `tree`; `tree` itself if there is none."""
@@ -61,14 +60,15 @@ class Run:
         step, facts = 0, {}
         if devices.chief():
             step, host, facts = self._checkpoints.restore(host)
-            self._metrics.truncate(facts.get("metrics_bytes", 0))
-            self._metrics.seek(0, io.SEEK_END)
+            with self._metrics.open("ab") as file:
+                file.truncate(facts.get("metrics_bytes", 0))
             if step:
                 say(f"{self.name}: going on after step {step}")
             if self._tensorboard:
                 from tensorboardX import SummaryWriter
 
                 self._writer = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)
+                self.folder.at_exit.callback(self._writer.close)
         self.step = int(devices.from_chief(np.asarray(step)))
         host = devices.from_chief(host)
         return jax.tree.unflatten(structure, [_placed_as(a, host[name]) for a, name in zip(leaves, names, strict=True)])
@@ -101,7 +101,7 @@ class Run:
             self._flush()
             host = dict(zip(_names(tree), devices.to_host(jax.tree.leaves(tree)), strict=True))
             if devices.chief():
-                self._checkpoints.save(step, host, {"metrics_bytes": self._metrics.tell()})
+                self._checkpoints.save(step, host, {"metrics_bytes": self._metrics.stat().st_size})
         if stop:
             raise Failure(f"stopped after step {step}: the same command goes on from there", self.folder.stop_code or 130)
 
@@ -120,11 +120,12 @@ class Run:
 
     def _write(self, numbers: list[tuple[int, dict[str, float]]]):
         try:
-            self._metrics.write("".join(json.dumps({"step": step} | metrics) + "\n" for step, metrics in numbers).encode())
-            self._metrics.flush()
-            os.fsync(self._metrics.fileno())
+            with self._metrics.open("a") as file:
+                file.writelines(json.dumps({"step": step} | metrics) + "\n" for step, metrics in numbers)
+                file.flush()
+                os.fsync(file.fileno())
         except OSError as reason:
-            raise Failure(f"cannot write {self._metrics.name}: {reason.strerror}\n{self._checkpoints.last_good}") from None
+            raise Failure(f"cannot write {self._metrics}: {reason.strerror}\n{self._checkpoints.last_good}") from None
         if self._writer:
             for step, metrics in numbers:
                 for name, value in metrics.items():
@@ -133,7 +134,7 @@ class Run:
 
     def metrics(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """What was logged so far: for each name the steps and the values."""
-        return read_metrics(self.path / "metrics.jsonl")
+        return read_metrics(self._metrics)
 
 
 def read_metrics(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
