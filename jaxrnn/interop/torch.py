@@ -32,10 +32,8 @@ def from_torch(source: Any, prefix: str = "", **options) -> Recurrent:
         TypeError: `source` or a dtype is of another kind. ValueError: a key is missing, unexpected or of the wrong shape.
 
     Example:
-        >>> import torch
-        >>> theirs = torch.nn.LSTM(3, 5, num_layers=2, bidirectional=True)
-        >>> from_torch(theirs)
-        LSTM(3, 5, num_layers=2, bidirectional=True, batch_first=False)
+        >>> from_torch({"rnn.weight_ih_l0": np.ones((20, 3), "float32"), "rnn.weight_hh_l0": np.ones((20, 5), "float32")}, "rnn.")
+        LSTM(3, 5, bias=False)
     """
     if isinstance(source, dict):
         return from_arrays("from_torch", "`source`", to_numpy(source), prefix, options)
@@ -72,9 +70,9 @@ def load_torch(module: nnx.Module, state_dict: dict[str, Any], prefix: str = "")
         TypeError: a dtype is of another kind. ValueError: a key is missing, unexpected, or of the wrong shape or dtype.
 
     Example:
-        >>> import jaxrnn, torch
-        >>> gru = jaxrnn.GRU(3, 5, rngs=nnx.Rngs(0))
-        >>> load_torch(gru, torch.nn.GRU(3, 5).state_dict())
+        >>> import jaxrnn
+        >>> rnn = jaxrnn.RNN(3, 5, bias=False, rngs=nnx.Rngs(0))
+        >>> load_torch(rnn, {"weight_ih_l0": np.ones((5, 3), "float32"), "weight_hh_l0": np.ones((5, 5), "float32")})
     """
     load_arrays("load_torch", "`state_dict`", module, to_numpy(state_dict), prefix)
 
@@ -94,11 +92,10 @@ def to_torch(module: nnx.Module, prefix: str = "", *, cell: bool = False) -> dic
         ValueError: PyTorch has no such cell, or lacks an option of the module.
 
     Example:
-        >>> import jaxrnn, torch
+        >>> import jaxrnn
         >>> ours = jaxrnn.LSTM(3, 5, num_layers=2, rngs=nnx.Rngs(0))
-        >>> theirs = torch.nn.LSTM(3, 5, num_layers=2, batch_first=True)
-        >>> theirs.load_state_dict(to_torch(ours))
-        <All keys matched successfully>
+        >>> theirs = torch.nn.LSTM(3, 5, num_layers=2, batch_first=True)  # doctest: +SKIP
+        >>> theirs.load_state_dict(to_torch(ours))  # doctest: +SKIP
     """
     torch = common.require("to_torch", "torch", "torch")
 
