@@ -1,0 +1,370 @@
+"""The engine's structure: what its loops hold, what it compiles, what it lowers to, and who may do what in the package."""
+
+import ast
+import sys
+from functools import cache, partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax import export, lax
+from jax.flatten_util import ravel_pytree
+from jax.test_util import check_grads
+
+import jaxrnn
+from jaxrnn.cells import CELLS, GatedCell
+
+quickly = {"xla_backend_optimization_level": 0}  # compiles in half the time
+both_directions = pytest.mark.parametrize("reverse", [False, True])
+GATED = [name for name, cell in CELLS.items() if issubclass(cell, GatedCell)]
+
+# No two alike, nor like a number of gates.
+TIME, BATCH, INPUT, HIDDEN = 13, 11, 6, 7
+
+
+def abstract(cell, *, time=TIME, batch=BATCH, input_size=INPUT, hidden=HIDDEN, lengths=False):
+    """Shapes of everything `unroll` reads: nothing is computed with them."""
+    params = jax.eval_shape(lambda key: cell.init(key, input_size, hidden), jax.random.key(0))
+    xs = jax.ShapeDtypeStruct((time, batch, *(9, 8)[: cell.event_ndim - 1], input_size), jnp.float32)
+    return params, xs, jax.ShapeDtypeStruct((batch,), jnp.int32) if lengths else None
+
+
+def total(cell, params, xs, lengths, **options):
+    """A loss on all outputs and on the final state."""
+    state, ys = jaxrnn.unroll(cell, params, xs, lengths=lengths, **options)
+    return sum(jnp.sum(jnp.sin(a)) for a in [ys, *state])
+
+
+def gradient_of(cell, *shapes, **options):
+    """The jaxpr of the gradient of `total` by parameters and inputs."""
+    return jax.make_jaxpr(jax.grad(partial(total, cell, **options), (0, 1)))(*shapes).jaxpr
+
+
+# Walking jaxprs ----------------------------------------------------------------------------------------------------------
+
+
+def inner_jaxprs(eqn):
+    for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr")):
+        jaxpr = getattr(value, "jaxpr", value)
+        if hasattr(jaxpr, "eqns"):
+            yield jaxpr
+
+
+def equations(jaxpr):
+    """All equations, those of inner jaxprs too."""
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for inner in inner_jaxprs(eqn):
+            yield from equations(inner)
+
+
+def count(jaxpr, primitive):
+    return sum(eqn.primitive.name == primitive for eqn in equations(jaxpr))
+
+
+def innermost_loops(jaxpr):
+    """The scans that hold no scan: the loops over steps."""
+    scans = [eqn for eqn in equations(jaxpr) if eqn.primitive.name == "scan"]
+    return [eqn for eqn in scans if not any(count(inner, "scan") for inner in inner_jaxprs(eqn))]
+
+
+def products(loop):
+    return sum(count(inner, "dot_general") for inner in inner_jaxprs(loop))
+
+
+@pytest.mark.parametrize("name", GATED)
+@pytest.mark.parametrize("lengths", [False, True])
+@both_directions
+def test_every_loop_over_steps_holds_one_product(name, lengths, reverse):
+    """Forward and backward; and the two run against each other."""
+    cell = CELLS[name]()
+    loops = innermost_loops(gradient_of(cell, *abstract(cell, lengths=lengths), reverse=reverse))
+    assert [products(loop) for loop in loops] == [1, 1]
+    assert [loop.params["reverse"] for loop in loops] == [reverse, not reverse]
+    assert {loop.params["length"] for loop in loops} == {TIME}
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_no_loop_over_steps_gives_out_a_weight_gradient(name):
+    """Neither in its carry nor stacked over steps, nor in a loop over segments; the weights themselves are only read."""
+    cell = CELLS[name]()
+    params, *rest = abstract(cell, lengths=True)
+    a_gate = [(INPUT, HIDDEN), (HIDDEN, HIDDEN)]
+    weights = [sorted(shape) for shape in [params.w_ih.shape, params.w_hh.shape, *a_gate]]
+    for loop in innermost_loops(gradient_of(cell, params, *rest)):
+        for shape in (v.aval.shape for v in loop.outvars):
+            assert sorted(shape) not in weights
+            assert sorted(shape[1:]) not in weights
+
+
+def test_the_walker_sees_what_plain_autodiff_does():
+    """The naive scan holds three products in its backward loop and a weight gradient in its carry."""
+    cell = CELLS["LSTM"]()
+
+    def naive(params, xs, lengths):
+        state, ys = lax.scan(partial(cell.step, params), cell.initial_state(params, xs[0]), xs)
+        return sum(jnp.sum(a) for a in [ys, *state])
+
+    loops = innermost_loops(jax.make_jaxpr(jax.grad(naive))(*abstract(cell)).jaxpr)
+    assert [products(loop) for loop in loops] == [2, 3]
+    assert (INPUT, 4, HIDDEN) in [v.aval.shape for v in loops[1].outvars]
+
+
+@both_directions
+def test_segments_of_time_keep_one_product_per_step_and_form_weight_gradients_once_each(reverse):
+    """Many segments and a rest: two pieces, each with a loop over steps forward and backward."""
+    cell = CELLS["LSTM"]()
+    shapes = abstract(cell, time=1001, batch=64, hidden=128, input_size=32, lengths=True)
+    jaxpr = gradient_of(cell, *shapes, reverse=reverse)
+    loops = innermost_loops(jaxpr)
+    assert {products(loop) for loop in loops} == {1}
+    assert sum(loop.params["length"] for loop in loops) < 1001  # segments, not the whole
+    outer = [eqn for eqn in equations(jaxpr) if eqn.primitive.name == "scan" and eqn not in loops]
+    assert len(outer) == 2
+    assert {products(loop) for loop in outer} <= {2, 3, 4, 5}  # projection, step; step, dw_ih, dw_hh, dx, and no more
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_no_mask_no_select(name):
+    cell = CELLS[name]()
+    loops = innermost_loops(gradient_of(cell, *abstract(cell)))
+    assert sum(count(inner, "select_n") for loop in loops for inner in inner_jaxprs(loop)) == 0
+
+
+def test_remat_stores_one_state_per_segment():
+    """The residuals of a segment are inside the loop over segments that computes them again."""
+    cell = CELLS["LSTM"]()
+    shapes = abstract(cell, time=400)
+
+    def stored(remat):
+        """The largest stack over all 400 steps, beside inputs and outputs."""
+        scans = [e for e in equations(gradient_of(cell, *shapes, remat=remat)) if e.primitive.name == "scan"]
+        forward = next(e for e in scans if e.params["length"] in (20, 400))
+        return sum(v.aval.size for v in forward.outvars)
+
+    state = BATCH * HIDDEN * 2
+    assert stored(True) <= 400 * BATCH * HIDDEN + 30 * state  # the outputs, a state for each of 20 segments
+    assert stored(False) > 4 * 400 * BATCH * HIDDEN
+
+
+# Values ------------------------------------------------------------------------------------------------------------------
+
+
+def random(cell, *, time, batch=3, input_size=2, hidden=4, dtype=jnp.float64):
+    rng = np.random.default_rng(0)
+    params = cell.init(jax.random.key(0), input_size, hidden)
+    draw = lambda a: jnp.asarray(0.5 * rng.standard_normal(a.shape), dtype)
+    xs = jnp.asarray(rng.standard_normal((time, batch, input_size)), dtype)
+    params = jax.tree.map(draw, params)
+    return params, xs, jax.tree.map(draw, cell.initial_state(params, xs[0]))
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_first_and_second_derivatives_are_finite_differences(name, x64):
+    """In forward mode, reverse mode and every order of the two; ragged lengths, loss on outputs and final state."""
+    cell = CELLS[name]()
+    at, structure = ravel_pytree(random(cell, time=4))
+    along = jnp.asarray(np.random.default_rng(1).standard_normal(at.shape))
+    step = 1e-5
+
+    def f(flat):
+        params, xs, state = structure(flat)
+        state, ys = jaxrnn.unroll(cell, params, xs, state, lengths=jnp.array([4, 0, 2]))
+        return sum(jnp.sum(jnp.sin(a)) for a in [ys, *state])
+
+    def directional(f):
+        return lambda at: jax.jvp(f, (at,), (along,))[1]
+
+    def difference(f, at):
+        forward, backward = lax.map(f, jnp.stack([at + step * along, at - step * along]))
+        return (forward - backward) / (2 * step)
+
+    @partial(jax.jit, compiler_options=quickly)
+    def compute(at):
+        gradient = jax.grad(f)
+        first = (directional(f)(at), gradient(at) @ along, difference(f, at))
+        reverse_reverse = jax.grad(lambda at: gradient(at) @ along)
+        second = (directional(gradient)(at), jax.grad(directional(f))(at), reverse_reverse(at), difference(gradient, at))
+        return first, second, (directional(directional(f))(at), second[0] @ along)
+
+    for same in compute(at):
+        for value in same:
+            size = np.abs(value).max()
+            assert size > 1e-3
+            np.testing.assert_allclose(value, same[-1], rtol=1e-6, atol=1e-6 * size)
+
+
+def test_check_grads_of_order_two_passes(x64):
+    cell = CELLS["RNN"]()
+    at, structure = ravel_pytree(random(cell, time=3))
+
+    @jax.jit
+    def f(flat):
+        return total(cell, *structure(flat)[:2], jnp.array([3, 0, 2]))
+
+    check_grads(f, (at,), order=2, modes=("fwd", "rev"))
+
+
+def small_segments(monkeypatch):
+    """Segments of the least length."""
+    monkeypatch.setattr(sys.modules["jaxrnn.unroll"], "SEGMENT_BYTES", 1)
+
+
+@both_directions
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "ChungGRU"])
+def test_segments_of_time_change_nothing(name, reverse, monkeypatch, x64):
+    """37 steps in two segments of 16 and a rest of 5, with lengths, resets, zoneout and every state, forward and backward."""
+    cell = CELLS[name]()
+    params, xs, state = random(cell, time=37)
+    rng = np.random.default_rng(1)
+    reset = jnp.asarray(rng.random((37, 3)) < 0.1)
+    zoneout = type(state)(*(jnp.asarray(rng.random((37, *s.shape)) < 0.2) for s in state))
+    zoneout = type(state)(0.3, *zoneout[1:]) if len(zoneout) > 1 else zoneout
+
+    def run(params, xs, state):
+        result = jaxrnn.unroll(
+            cell, params, xs, state, lengths=jnp.array([37, 9, 30]), reset=reset, zoneout=zoneout, reverse=reverse,
+            return_states=True,
+        )  # fmt: skip
+        return sum(jnp.sum(jnp.sin(a)) for a in jax.tree.leaves(result)), result
+
+    def compute():
+        return jax.jit(jax.grad(run, (0, 1, 2), has_aux=True), compiler_options=quickly)(params, xs, state)
+
+    whole = compute()
+    small_segments(monkeypatch)
+    pieces = compute()
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-11, atol=1e-11), pieces, whole)
+
+
+def test_ten_thousand_steps_forward_and_backward_are_finite_and_need_memory_in_proportion():
+    cell = CELLS["LSTM"]()
+    gradient = jax.jit(jax.grad(partial(total, cell), (0, 1)))
+
+    def memory(time):
+        shapes = random(cell, time=time, batch=2, dtype=jnp.float32)[:2]
+        compiled = gradient.lower(*shapes, None).compile()
+        return compiled, shapes, compiled.memory_analysis().temp_size_in_bytes
+
+    compiled, shapes, large = memory(10_000)
+    assert all(np.isfinite(a).all() for a in jax.tree.leaves(compiled(*shapes, None)))
+    assert large < 10_000 * 2 * 4 * 4 * 20  # batch, hidden, bytes: twenty streams at most
+
+
+def test_a_second_call_compiles_nothing():
+    """Neither other values nor other lengths nor another module of the same description."""
+    traces = []
+
+    @jax.jit
+    def run(module, x, lengths):
+        traces.append(x)
+        return module(x, lengths=lengths)[0]
+
+    for seed in range(3):
+        module = jaxrnn.Recurrent(CELLS["MGU"](), 3, 5, rngs=nnx.Rngs(seed))
+        run(module, jnp.full((2, 4, 3), 1.0 + seed), jnp.array([seed, 4]))
+    assert len(traces) == run._cache_size() == 1
+
+
+# Other devices -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_every_cell_lowers_for_cuda_and_tpu(name):
+    """From CPU, forward and gradient."""
+    cell = CELLS[name]()
+    params, xs, lengths = abstract(cell, lengths=True)
+    run = jax.jit(jax.value_and_grad(partial(total, cell), (0, 1)))
+    exported = export.export(run, platforms=["cuda", "tpu"])(params, xs, lengths)
+    assert exported.platforms == ("cuda", "tpu")
+    assert "while" in exported.mlir_module()
+
+
+def test_modules_lower_for_cuda_and_tpu():
+    module = jaxrnn.LSTM(
+        3, 5, 2, bidirectional=True, dropout=0.5, zoneout=0.1, recurrent_dropout=0.2, learn_initial_state=True, remat=True,
+        rngs=nnx.Rngs(0),
+    )  # fmt: skip
+    graph, params, rest = nnx.split(module, nnx.Param, ...)
+
+    def run(params, x, reset):
+        return jnp.sum(nnx.merge(graph, params, rest, copy=True)(x, reset=reset)[0])
+
+    shapes = (jax.ShapeDtypeStruct((2, 9, 3), jnp.float32), jax.ShapeDtypeStruct((2, 9), bool))
+    leaves, structure = jax.tree.flatten(params)
+    flat = jax.jit(lambda leaves, *rest: jax.tree.leaves(jax.grad(run)(jax.tree.unflatten(structure, leaves), *rest)))
+    exported = export.export(flat, platforms=["cuda", "tpu"])(leaves, *shapes)
+    assert exported.platforms == ("cuda", "tpu")
+
+
+# Who may do what ---------------------------------------------------------------------------------------------------------
+
+PACKAGE = Path(jaxrnn.__file__).parent
+CELL_FILES = {f"cells.{path.stem}" for path in (PACKAGE / "cells").glob("*.py")} - {"cells.base", "cells.__init__"}
+MAY_IMPORT = {
+    "checks": set(),
+    "initializers": {"checks"},
+    "cells.base": {"checks", "initializers"},
+    **{name: {"cells.base"} for name in CELL_FILES},
+    "cells.__init__": {"cells.base", *CELL_FILES},
+    "unroll": {"checks", "cells.base"},
+    "layers": {"checks", "cells.base", "unroll"},
+    "signature": {"checks", "cells", "layers"},
+    "nnx": {"checks", "cells", "layers", "signature"},
+    "linen": {"checks", "cells", "layers", "signature"},
+    "models": {"checks", "signature", "nnx"},
+}
+
+
+@cache
+def tree(name):
+    return ast.parse((PACKAGE / f"{name.replace('.', '/')}.py").read_text())
+
+
+def imports(name):
+    """The modules of the package that a module imports."""
+    for node in ast.walk(tree(name)):
+        if isinstance(node, ast.ImportFrom) and node.module == "jaxrnn":
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jaxrnn."):
+            yield node.module.removeprefix("jaxrnn.")
+        elif isinstance(node, ast.Import):
+            yield from (a.name.removeprefix("jaxrnn.") for a in node.names if a.name.split(".")[0] == "jaxrnn")
+
+
+def names(node):
+    return {n.attr if isinstance(n, ast.Attribute) else getattr(n, "id", None) for n in ast.walk(node)}
+
+
+def test_the_core_is_all_there():
+    found = {".".join(p.relative_to(PACKAGE).with_suffix("").parts) for p in [*PACKAGE.glob("*.py"), *PACKAGE.glob("cells/*.py")]}
+    assert found == {"__init__", *MAY_IMPORT}
+
+
+@pytest.mark.parametrize("name", MAY_IMPORT)
+def test_imports_point_one_way(name):
+    assert set(imports(name)) <= MAY_IMPORT[name]
+
+
+@pytest.mark.parametrize("name", set(MAY_IMPORT) - {"unroll"})
+def test_only_unroll_loops_over_time_or_defines_a_derivative(name):
+    loops = {"scan", "while_loop", "fori_loop", "associative_scan", "map"}
+    rules = {"custom_jvp", "custom_vjp", "defjvp", "defvjp", "custom_gradient", "linearize", "vjp", "jvp"}
+    trees = {id(n) for n in ast.walk(tree(name)) if isinstance(n, ast.Attribute) and getattr(n.value, "attr", "") == "tree"}
+    used = {n.attr for n in ast.walk(tree(name)) if isinstance(n, ast.Attribute) and id(n) not in trees}
+    assert not used & (loops | rules)
+
+
+@pytest.mark.parametrize("name", set(MAY_IMPORT) - {"checks"})
+def test_only_checks_raises_about_arguments(name):
+    raised = [node.exc for node in ast.walk(tree(name)) if isinstance(node, ast.Raise)]
+    assert all("NotImplementedError" in names(exc) for exc in raised)
+
+
+def test_the_engine_and_the_stack_know_no_concrete_cell():
+    concrete = {cell.__name__ for cell in CELLS.values()}
+    for name in ("unroll", "layers", "checks", "initializers", "cells.base"):
+        assert not names(tree(name)) & concrete
