@@ -211,7 +211,7 @@ class Stack:
         zoneout = [float(self.zoneout)] * len(like)
         if k_zoneout is not None:
             k_fields = jax.random.split(k_zoneout, len(like))
-            zoneout = [jax.random.bernoulli(k, self.zoneout, (xs.shape[0], *s.shape)) for k, s in zip(k_fields, like, strict=True)]
+            zoneout = [_bernoulli(k, self.zoneout, (xs.shape[0], *s.shape)) for k, s in zip(k_fields, like, strict=True)]
         return unroll(
             self.cell,
             params._replace(w_hh=_dropout(k_w, params.w_hh, self.weight_dropout)),
@@ -258,12 +258,17 @@ def _written(name: str, value) -> str:
     return getattr(value, "__name__", repr(value))
 
 
+def _bernoulli(key, rate: float, shape):
+    """Draw True at a rate; in float32, so that 64-bit numbers being on changes no draw."""
+    return jax.random.bernoulli(key, jnp.float32(rate), shape)
+
+
 def _dropout(key, x, rate: float, *, over_time: bool = False):
     """Inverted dropout; `over_time` draws one mask for all steps. Without a key, or at rate 0, `x` itself."""
     if key is None or rate == 0:
         return x
     if rate == 1:
         return jnp.zeros_like(x)
-    keep = jax.random.bernoulli(key, 1 - rate, (1, *x.shape[1:]) if over_time else x.shape)
+    keep = _bernoulli(key, 1 - rate, (1, *x.shape[1:]) if over_time else x.shape)
     keep = jnp.zeros_like(x, dtype=bool) | jnp.broadcast_to(keep, x.shape)  # sharded as `x`, which a fresh draw is not
     return jnp.where(keep, x / float(1 - rate), jnp.zeros_like(x))

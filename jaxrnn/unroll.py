@@ -364,7 +364,7 @@ def _over_segments(segment, state, steps: _Steps, length: int, reverse: bool, cu
     return carry[1], outs[0] if len(outs) == 1 else jax.tree.map(lambda *a: jnp.concatenate(a), *outs)
 
 
-def _segment_length(plan: _Plan, time: int, zeros, remat: bool) -> int:
+def _segment_length(plan: _Plan, time, zeros, remat: bool) -> int:
     """Steps in a segment: √time to rematerialise; else so many that a segment's projected input stays in the cache."""
     step = len(plan.cell.gates) * zeros[-1].size * zeros[-1].dtype.itemsize
     if checks.is_symbolic(time):

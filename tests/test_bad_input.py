@@ -16,11 +16,9 @@ quickly = {"xla_backend_optimization_level": 0}  # compiles in half the time
 
 
 @pytest.fixture(autouse=True)
-def as_users_run_it():
+def as_users_run_it(monkeypatch):
     """Without the run-time check of annotations, which would speak first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def refuses(error, text, call, *args, **kwargs):

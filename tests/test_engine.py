@@ -13,11 +13,11 @@ from flax import nnx
 from jax import export, lax
 from jax.flatten_util import ravel_pytree
 from jax.test_util import check_grads
+from support import count, equations, inner_jaxprs, quickly
 
 import jaxrnn
 from jaxrnn.cells import CELLS, GatedCell
 
-quickly = {"xla_backend_optimization_level": 0}  # compiles in half the time
 both_directions = pytest.mark.parametrize("reverse", [False, True])
 GATED = [name for name, cell in CELLS.items() if issubclass(cell, GatedCell)]
 
@@ -43,26 +43,7 @@ def gradient_of(cell, *shapes, **options):
     return jax.make_jaxpr(jax.grad(partial(total, cell, **options), (0, 1)))(*shapes).jaxpr
 
 
-# Walking jaxprs ----------------------------------------------------------------------------------------------------------
-
-
-def inner_jaxprs(eqn):
-    for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr")):
-        jaxpr = getattr(value, "jaxpr", value)
-        if hasattr(jaxpr, "eqns"):
-            yield jaxpr
-
-
-def equations(jaxpr):
-    """All equations, those of inner jaxprs too."""
-    for eqn in jaxpr.eqns:
-        yield eqn
-        for inner in inner_jaxprs(eqn):
-            yield from equations(inner)
-
-
-def count(jaxpr, primitive):
-    return sum(eqn.primitive.name == primitive for eqn in equations(jaxpr))
+# Loops -------------------------------------------------------------------------------------------------------------------
 
 
 def innermost_loops(jaxpr):
@@ -187,8 +168,8 @@ def test_first_and_second_derivatives_are_finite_differences(name, x64):
         gradient = jax.grad(f)
         first = (directional(f)(at), gradient(at) @ along, difference(f, at))
         reverse_reverse = jax.grad(lambda at: gradient(at) @ along)
-        second = (directional(gradient)(at), jax.grad(directional(f))(at), reverse_reverse(at), difference(gradient, at))
-        return first, second, (directional(directional(f))(at), second[0] @ along)
+        second = (directional(gradient)(at), jax.grad(directional(f))(at), reverse_reverse(at))
+        return first, second, (directional(directional(f))(at), second[0] @ along, difference(directional(f), at))
 
     for same in compute(at):
         for value in same:
