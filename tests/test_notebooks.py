@@ -1,0 +1,117 @@
+"""The notebooks run, in a copy, from a fresh kernel, offline; and what is committed is what one run in order wrote.
+
+`python tests/test_notebooks.py [NAME …]` runs notebooks in place and writes their images: after a change of one, and before
+its commit.
+"""
+
+import base64
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NEEDED = {"05_bring_your_pytorch_model": "torch"}  # there is no pinned torch for every Python
+LARGEST_IMAGE = 60_000  # bytes
+
+# Jupyter's own libraries warn about one another.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::PendingDeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def path(request):
+    return request.param
+
+
+def read(path):
+    import nbformat
+
+    return nbformat.read(path, as_version=4)
+
+
+def execute(path):
+    """The notebook after a run from its first cell to its last, in a fresh kernel, with this checkout's library."""
+    from nbclient import NotebookClient
+
+    book = read(path)
+    folders = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    place = {"metadata": {"path": str(path.parent)}}
+    client = NotebookClient(book, timeout=300, kernel_name="python3", record_timing=False, coalesce_streams=True, resources=place)
+    client.execute(env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)})
+    return book
+
+
+def code(book):
+    return [cell for cell in book.cells if cell.cell_type == "code"]
+
+
+def images(book):
+    """The figures that are to be shown elsewhere too: name, PNG."""
+    return {
+        cell.metadata["image"]: base64.b64decode(output.data["image/png"])
+        for cell in code(book)
+        if "image" in cell.metadata
+        for output in cell.outputs
+        if "image/png" in output.get("data", {})
+    }
+
+
+def test_every_cell_runs_in_a_copy(path, tmp_path):
+    if path.stem in NEEDED:
+        pytest.importorskip(NEEDED[path.stem])
+    copy = tmp_path / path.name
+    shutil.copy(path, copy)
+    execute(copy)
+
+
+def test_what_is_committed_is_one_run_in_order(path):
+    book = read(path)
+    cells = code(book)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert not [output for cell in cells for output in cell.outputs if output.output_type == "error"]
+    assert not [output for cell in cells for output in cell.outputs if output.get("name") == "stderr"]
+    assert any(cell.outputs for cell in cells)
+    assert book.metadata.kernelspec.name == "python3"
+
+
+def test_the_last_cell_asserts_what_the_notebook_claims(path):
+    last = read(path).cells[-1]
+    assert last.cell_type == "code"
+    assert "assert " in last.source
+
+
+def test_nothing_committed_names_a_place_on_a_machine(path):
+    text = path.read_text()
+    assert not [place for place in ("/tmp/", "/home/", "/root/", "/Users/", "site-packages") if place in text]
+
+
+def test_every_image_is_an_output_of_a_notebook():
+    committed = {file.stem: file.read_bytes() for file in (ROOT / "notebooks" / "images").glob("*.png")}
+    shown = {name: png for path in NOTEBOOKS for name, png in images(read(path)).items()}
+    assert committed == shown
+    assert not [name for name, png in committed.items() if len(png) > LARGEST_IMAGE]
+
+
+def main(names):
+    import nbformat
+
+    for path in NOTEBOOKS:
+        if names and path.stem not in names:
+            continue
+        book = execute(path)
+        book.metadata.language_info = {"name": "python"}
+        nbformat.write(book, path)
+        for name, png in images(book).items():
+            (path.parent / "images" / f"{name}.png").write_bytes(png)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
