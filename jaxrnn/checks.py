@@ -154,6 +154,37 @@ def last_step_head(name: str, merge: str, connection: str):
             )
 
 
+def cell_and_params(name: str, cell, wanted: type, params):
+    """`cell` is a cell, and `params` are its parameters."""
+    kind(name, "cell", cell, wanted)
+    if not hasattr(params, "w_ih"):
+        raise TypeError(f"{name}: `params` should come from `cell.init`, got {type(params).__name__}.")
+    gates = params.w_ih.shape[-2]
+    if gates != len(cell.gates):
+        raise ValueError(
+            f"{name}: `params` should have {len(cell.gates)} gates for a {type(cell).__name__} ({', '.join(cell.gates)}), got {gates}."
+        )
+
+
+def per_step_noise(name: str, h_scale, zoneout, zeros, time):
+    """`h_scale` and `zoneout` of `unroll` fit the state `zeros`."""
+    if h_scale is not None:
+        array(name, "h_scale", h_scale)
+        if h_scale.shape != zeros.h.shape:
+            raise ValueError(f"{name}: `h_scale` should have shape {zeros.h.shape}, that of `h`, got {h_scale.shape}.")
+    if zoneout is None:
+        return
+    kind(name, "zoneout", zoneout, type(zeros))
+    for field, value, like in zip(zeros._fields, zoneout, zeros, strict=True):
+        argument = f"zoneout.{field}"
+        if isinstance(value, float):
+            rate(name, argument, value)
+        elif value is not None:
+            array(name, argument, value, jnp.bool_)
+            if value.shape != (time, *like.shape):
+                raise ValueError(f"{name}: `{argument}` should have shape {(time, *like.shape)}, got {value.shape}.")
+
+
 def unroll_options(name: str, *, truncate, dtype, time):
     """The options of `unroll` that are no arrays."""
     if truncate is not None:
@@ -170,7 +201,8 @@ def unroll_options(name: str, *, truncate, dtype, time):
 def array(name: str, argument: str, value, kind: Any = jnp.floating):
     """`value` is a NumPy or JAX array of the kind."""
     if not isinstance(value, jax.Array | np.ndarray):
-        raise TypeError(f"{name}: `{argument}` should be an array, got {type(value).__name__}. Pass it through jnp.asarray.")
+        hint = " One array is wanted." if isinstance(value, tuple) else " Pass it through jnp.asarray."
+        raise TypeError(f"{name}: `{argument}` should be an array, got {type(value).__name__}.{hint}")
     if not jnp.issubdtype(value.dtype, kind):
         kinds = {jnp.floating: "a floating-point", jnp.integer: "an integer", jnp.bool_: "a boolean"}
         raise TypeError(f"{name}: `{argument}` should be {kinds[kind]} array, got dtype {value.dtype}.")

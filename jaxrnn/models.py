@@ -40,13 +40,13 @@ class _Model(nnx.Module):
         dtypes = {"dtype": stack.dtype, "param_dtype": stack.param_dtype}
         self.fc = nnx.Linear(signature.summary_size(stack), output_size, **dtypes, rngs=rngs)
 
-    def __call__(self, x, h_0=None, *, lengths=None):
+    def __call__(self, x, h_0=None, *, lengths=None, mask=None, reset=None):
         """Predict from sequences (batch, time, input): (batch, output).
 
         With two directions the head reads the forward state after the last valid step and the backward state after the
         first: what each direction knows once it has read all.
         """
-        _, h_n = self.rnn(x, h_0, lengths=lengths)
+        _, h_n = self.rnn(x, h_0, lengths=lengths, mask=mask, reset=reset)
         return self.fc(signature.summary(self.rnn.stack, h_n))
 
     def __repr__(self):

@@ -105,6 +105,7 @@ def unroll(
         >>> ys.shape, state.c.shape, bool((state.h == ys[jnp.array([6, 3]), jnp.arange(2)]).all())
         ((7, 2, 5), (2, 5), True)
     """
+    checks.cell_and_params("unroll", cell, Cell, params)
     checks.sequence("unroll", "xs", xs, event_ndim=cell.event_ndim)
     checks.input_size("unroll", "xs", xs, params.w_ih.shape[-3], "the third axis from the end of `params.w_ih`")
     time, batch = xs.shape[0], xs.shape[1 : xs.ndim - cell.event_ndim]
@@ -124,6 +125,7 @@ def unroll(
     zeros = cell.initial_state(params, first)
     checks.state("unroll", "initial", initial, zeros, broadcast=True)
     checks.state("unroll", "state", state, zeros)
+    checks.per_step_noise("unroll", h_scale, zoneout, zeros, time)
     initial = zeros if initial is None else jax.tree.map(_broadcast_like, initial, zeros)
     state = initial if state is None else jax.tree.map(_broadcast_like, state, zeros)
     h_scale = None if h_scale is None else lax.stop_gradient(_broadcast_like(h_scale, zeros.h))
@@ -328,7 +330,8 @@ def _sums_only(cell: GatedCell, state, x_gates, extra) -> list[bool]:
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (state, x_gates, x_gates, *extra))
     jaxpr = jax.make_jaxpr(cell.update)(*shapes).jaxpr
     first, gates = len(jax.tree.leaves(state)), len(x_gates)
-    readers = [[eqn for eqn in jaxpr.eqns if v in eqn.invars] for v in jaxpr.invars[first : first + 2 * gates]]
+    inputs = jaxpr.invars[first : first + 2 * gates]
+    readers = [[eqn for eqn in jaxpr.eqns if v in eqn.invars] + [v for out in jaxpr.outvars if out is v] for v in inputs]
     pairs = zip(readers[:gates], readers[gates:], strict=True)
     return [len(x) == 1 and x == h and x[0].primitive.name == "add" for x, h in pairs]
 

@@ -2,8 +2,10 @@
 
 import ast
 import sys
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +18,8 @@ from jax.test_util import check_grads
 from support import count, equations, inner_jaxprs, quickly
 
 import jaxrnn
-from jaxrnn.cells import CELLS, GatedCell
+from jaxrnn import unroll
+from jaxrnn.cells import CELLS, Cell, GatedCell, LSTMState
 
 both_directions = pytest.mark.parametrize("reverse", [False, True])
 GATED = [name for name, cell in CELLS.items() if issubclass(cell, GatedCell)]
@@ -349,3 +352,35 @@ def test_the_engine_and_the_stack_know_no_concrete_cell():
     concrete = {cell.__name__ for cell in CELLS.values()}
     for name in ("unroll", "layers", "checks", "initializers", "cells.base"):
         assert not names(tree(name)) & concrete
+
+
+@dataclass(frozen=True)
+class _PassesItsInputOn(GatedCell):
+    """A cell that adds x to h in its gate, and also keeps x itself."""
+
+    gates: ClassVar = ("n",)
+    State: ClassVar = LSTMState
+
+    def update(self, state, x_gates, h_gates):
+        return LSTMState(jnp.tanh(x_gates[0] + h_gates[0]) + state.c, x_gates[0])
+
+
+@dataclass(frozen=True)
+class _PassesItsInputOnPlainly(Cell):
+    gates: ClassVar = ("n",)
+    State: ClassVar = LSTMState
+    update = _PassesItsInputOn.update
+    recur = _PassesItsInputOn.recur
+
+
+def test_an_input_that_update_also_hands_on_keeps_its_gradient():
+    """The rule's short cut for gates that read x + h only must not be taken here."""
+    params = _PassesItsInputOn().init(jax.random.key(0), 3, 4)
+    xs = jax.random.normal(jax.random.key(1), (5, 2, 3))
+
+    def gradient(cell):
+        return jax.grad(lambda p, x: jnp.sum(jnp.sin(unroll(cell, p, x)[1])), argnums=(0, 1))(params, xs)
+
+    jax.tree.map(
+        partial(np.testing.assert_allclose, atol=1e-5), gradient(_PassesItsInputOn()), gradient(_PassesItsInputOnPlainly())
+    )

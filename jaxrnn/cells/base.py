@@ -10,6 +10,8 @@ from jaxtyping import Array, Float
 
 from jaxrnn import checks
 from jaxrnn.checks import check_choice, check_proj_size
+from jaxrnn.checks import size as check_size
+from jaxrnn.checks import state as check_state
 from jaxrnn.initializers import Initializer, PerGate, draw, promote, uniform
 
 __all__ = [
@@ -44,8 +46,8 @@ def contract(x, w, b=None):
     """`x @ w + b` for weights (input, gates, hidden): computed in the dtype of `w`, accumulated at least in float32."""
     wide = promote(w.dtype, jnp.float32)
     axes = (((x.ndim - 1,), (0,)), ((), ()))
-    x = whole_last_axis(x)
-    product = lax.dot_general(x.astype(w.dtype), w, axes, preferred_element_type=wide)
+    x = whole_last_axis(x.astype(w.dtype))
+    product = lax.dot_general(x, w, axes, preferred_element_type=wide)
     return product if b is None else product + broadcast_like(b, product)
 
 
@@ -70,7 +72,7 @@ def split_gates(x_gates) -> tuple:
     return tuple(lax.index_in_dim(x_gates, k, axis=-2, keepdims=False) for k in range(x_gates.shape[-2]))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cell:
     """One time step, as a description: frozen, hashable, holding no arrays.
 
@@ -98,6 +100,8 @@ class Cell:
 
     def init(self, key, input_size: int, hidden_size: int, *, bias: bool = True, dtype=jnp.float32):
         """Draw the parameters of one cell."""
+        check_size(type(self).__name__, "input_size", input_size)
+        check_size(type(self).__name__, "hidden_size", hidden_size)
         k_ih, k_hh, k_bih, k_bhh = jax.random.split(key, 4)
         shape = (self.output_size(hidden_size), hidden_size)
         return GateParams(
@@ -125,6 +129,7 @@ class Cell:
         checks.input_size(
             f"{type(self).__name__}.step", "x", x, params.w_ih.shape[-3], "the third axis from the end of `params.w_ih`"
         )
+        check_state(f"{type(self).__name__}.step", "state", state, jax.eval_shape(self.initial_state, params, x))
         state = self.recur(params, state, self.project(params, x), state.h)
         return state, state.h.astype(promote(x.dtype, params.w_ih.dtype))
 
