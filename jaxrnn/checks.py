@@ -161,9 +161,8 @@ def cell_and_params(name: str, cell, wanted: type, params):
         raise TypeError(f"{name}: `params` should come from `cell.init`, got {type(params).__name__}.")
     gates = params.w_ih.shape[-2]
     if gates != len(cell.gates):
-        raise ValueError(
-            f"{name}: `params` should have {len(cell.gates)} gates for a {type(cell).__name__} ({', '.join(cell.gates)}), got {gates}."
-        )
+        wanted = f"{len(cell.gates)} gates for a {type(cell).__name__} ({', '.join(cell.gates)})"
+        raise ValueError(f"{name}: `params` should have {wanted}, got {gates}.")
 
 
 def per_step_noise(name: str, h_scale, zoneout, zeros, time):
