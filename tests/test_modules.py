@@ -456,7 +456,7 @@ def test_a_batch_sharded_over_an_explicit_mesh_gives_the_single_device_result(ca
     assert got[0][1].sharding.spec[0] == "data"
 
 
-@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("name", ["LSTM", "GRU"])
 def test_shard_map_with_its_default_checks_gives_the_single_device_result(name):
     module = make(name, INPUT, HIDDEN, 2, zoneout=0.2, learn_initial_state=True, **BOTH)
     module.eval()

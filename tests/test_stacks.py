@@ -46,8 +46,7 @@ def by_hand(stack, params, xs, lengths):
     ("options", "width"),
     [
         ({"hidden_size": (HIDDEN, 4, 6), "num_layers": 3}, 6),
-        ({"hidden_size": (HIDDEN, 4), "num_layers": 2, "bidirectional": True}, 8),
-        ({"num_layers": 3, "connection": "residual", "bidirectional": True}, 2 * HIDDEN),
+        ({"num_layers": 2, "connection": "residual", "bidirectional": True}, 2 * HIDDEN),
         ({"num_layers": 2, "connection": "residual", "bidirectional": True, "merge": "mean"}, HIDDEN),
         ({"hidden_size": (HIDDEN, 4), "num_layers": 2, "connection": "skip", "bidirectional": True, "merge": "sum"}, 9),
         ({"hidden_size": (HIDDEN, 4), "num_layers": 2, "connection": "skip", "bidirectional": True, "merge": "none"}, 9),
