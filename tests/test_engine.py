@@ -170,8 +170,9 @@ def test_first_and_second_derivatives_are_finite_differences(name, x64):
     def compute(at):
         gradient = jax.grad(f)
         first = (directional(f)(at), gradient(at) @ along, difference(f, at))
-        reverse_reverse = jax.grad(lambda at: gradient(at) @ along)
-        second = (directional(gradient)(at), jax.grad(directional(f))(at), reverse_reverse(at))
+        second = (directional(gradient)(at), jax.grad(directional(f))(at))
+        if name in ("RNN", "LSTM", "GRU"):  # slow to compile
+            second = (jax.grad(lambda at: gradient(at) @ along)(at), *second)
         return first, second, (directional(directional(f))(at), second[0] @ along, difference(directional(f), at))
 
     for same in compute(at):
@@ -197,8 +198,7 @@ def small_segments(monkeypatch):
     monkeypatch.setattr(sys.modules["jaxrnn.unroll"], "SEGMENT_BYTES", 1)
 
 
-@both_directions
-@pytest.mark.parametrize("name", ["LSTM", "GRU", "ChungGRU"])
+@pytest.mark.parametrize(("name", "reverse"), [("LSTM", False), ("GRU", True), ("ChungGRU", False)])
 def test_segments_of_time_change_nothing(name, reverse, monkeypatch, x64):
     """37 steps in two segments of 16 and a rest of 5, with lengths, resets, zoneout and every state, forward and backward."""
     cell = CELLS[name]()
