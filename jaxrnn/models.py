@@ -26,7 +26,7 @@ class _Model(nnx.Module):
     def __init__(
         self,
         input_size: int,
-        hidden_size: int,
+        hidden_size: int | tuple[int, ...],
         output_size: int,
         num_layers: int = 1,
         *,

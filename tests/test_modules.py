@@ -309,6 +309,23 @@ def test_a_start_given_as_returned_goes_on():
         close((jnp.concatenate([first, second], axis=1), h), whole)
 
 
+@pytest.mark.parametrize("sizes", [(INPUT, HIDDEN, 2, 2), (INPUT, (4, HIDDEN), 2, 2)])
+def test_a_models_head_reads_the_last_layer_at_the_end_of_each_direction(sizes):
+    """Forward after the last valid step, backward after the first."""
+    model = jaxrnn.models.LSTMModel(*sizes, bidirectional=True, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    lengths = jnp.array([7, 1, 3, 6])
+    got = jit(lambda m: m(X, lengths=lengths))(model)
+    output = jit(lambda m: m.rnn(X, lengths=lengths)[0])(model)
+    ends = jnp.concatenate([output[jnp.arange(BATCH), lengths - 1, :HIDDEN], output[:, 0, HIDDEN:]], axis=-1)
+    close(got, ends @ model.fc.kernel.get_value() + model.fc.bias.get_value()[None])
+
+
+def test_a_models_head_has_the_dtypes_of_its_layers():
+    model = jaxrnn.models.GRUModel(INPUT, HIDDEN, 2, dtype=jnp.bfloat16, param_dtype=jnp.float16, rngs=nnx.Rngs(0))
+    assert {a.dtype for a in jax.tree.leaves(nnx.state(model))} == {jnp.dtype(jnp.float16)}
+    assert jax.eval_shape(model, X).dtype == jnp.bfloat16
+
+
 # Printing -----------------------------------------------------------------------------------------------------------------
 
 

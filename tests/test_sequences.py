@@ -1,7 +1,5 @@
 """Sequences as they come: masks, resets, learned starts, every state, streams, truncation."""
 
-from dataclasses import dataclass
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +9,7 @@ from support import close, drawn_like, equal, equations, jit, normal, quickly, w
 
 import jaxrnn
 from jaxrnn import Stack
-from jaxrnn.cells import CELLS, Cell, GatedCell
+from jaxrnn.cells import CELLS, GatedCell
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -347,21 +345,29 @@ def test_truncation_of_a_module_is_the_loop_written_by_hand():
 # All of it together ------------------------------------------------------------------------------------------------------
 
 
-def plain_twin(cell):
-    """The same cell without the engine's derivative rule: plain autodiff through its steps."""
-    kind = type(cell)
+def scan_by_hand(cell, params, xs, state, initial, mask, reset, h_scale, zoneout):
+    """A plain `lax.scan` of the cell, run backward, with every option spelt out."""
+    restart = np.zeros_like(mask)  # before the step (seen backward), if the valid step to its right opens a sequence
+    for n in range(BATCH):
+        valid = np.flatnonzero(mask[:, n])
+        restart[valid[:-1], n] = reset[valid[1:], n]
 
-    @dataclass(frozen=True)
-    class Plain(Cell):
-        gates, State = kind.gates, kind.State
+    def select(condition, a, b):
+        return jnp.where(jnp.broadcast_to(condition[:, None], b.shape), jnp.broadcast_to(a, b.shape), b)
 
-        def project(self, params, x):
-            return cell.project(params, x)
+    def body(state, now):
+        x, valid, restart, hold = now
+        before = type(state)(*(select(restart, a, b) for a, b in zip(initial, state, strict=True)))
+        x_gates = cell.project(params, select(valid, x, jnp.zeros_like(x)))
+        after = cell.recur(params, before, x_gates, before.h * h_scale)
+        kept = [0.3 if h is None else h.astype(x.dtype) for h in hold]
+        settled = type(state)(*(k * old + (1 - k) * new for k, old, new in zip(kept, before, after, strict=True)))
+        state = type(state)(*(select(valid, new, old) for new, old in zip(settled, state, strict=True)))
+        return state, (select(valid, state.h, jnp.zeros_like(state.h)), state)
 
-        def recur(self, params, state, x_gates, h):
-            return cell.recur(params, state, x_gates, h)
-
-    return Plain()
+    hold = tuple(None if isinstance(z, float) else z for z in zoneout)
+    final, (ys, states) = jax.lax.scan(body, state, (xs, jnp.asarray(mask), jnp.asarray(restart), hold), reverse=True)
+    return final, ys, jax.tree.map(lambda every, one: jnp.concatenate([every, one[None]]), states, state)
 
 
 @pytest.mark.parametrize("name", [name for name, cell in CELLS.items() if issubclass(cell, GatedCell)])
@@ -375,18 +381,20 @@ def test_the_derivative_rule_is_plain_autodiff_with_every_option_at_once(name):
         *(0.3 if field == "c" else jnp.asarray(rng.random((TIME, BATCH, HIDDEN)) < 0.3) for field in state._fields)
     )
 
-    def compute(cell):
-        def run(*args):
-            *args, initial = args
-            result = jaxrnn.unroll(
-                cell, *args, initial=initial, mask=jnp.asarray(gaps()), reset=jnp.asarray(some_resets()), reverse=True,
-                return_states=True, remat=True, h_scale=h_scale, zoneout=zoneout,
-            )  # fmt: skip
+    def ours(cell, params, xs, state, initial, mask, reset, h_scale, zoneout):
+        return jaxrnn.unroll(
+            cell, params, xs, state, initial=initial, mask=jnp.asarray(mask), reset=jnp.asarray(reset), reverse=True,
+            return_states=True, remat=True, h_scale=h_scale, zoneout=zoneout,
+        )  # fmt: skip
+
+    def compute(run):
+        def loss(*args):
+            result = run(cell, *args, gaps(), some_resets(), h_scale, zoneout)
             return weighted(result), result
 
-        return jit(jax.grad(run, (0, 1, 2, 3), has_aux=True))(params, xs, state, initial)
+        return jit(jax.grad(loss, (0, 1, 2, 3), has_aux=True))(params, xs, state, initial)
 
-    close(compute(cell), compute(plain_twin(cell)), 1e-10)
+    close(compute(ours), compute(scan_by_hand), 1e-10)
 
 
 # Defects found elsewhere -------------------------------------------------------------------------------------------------

@@ -106,6 +106,19 @@ def test_recurrent_dropout_draws_one_mask_for_the_whole_sequence():
     assert_share(~kept, 0.2)
 
 
+def test_each_direction_and_each_purpose_has_its_own_draw():
+    """What the input loses is independent of what `h` loses, and that of what it loses in the other direction."""
+    both = Stack(RELU, WIDE, WIDE, bias=False, recurrent_dropout=0.5, input_dropout=0.5, bidirectional=True, merge="none")
+    (params,) = plain(jnp.eye(WIDE), jnp.eye(WIDE))
+    outputs, _ = run(both, (params * 2,), jnp.ones((2, 50, WIDE)))
+    first, last = (np.asarray(o) for o in ((outputs[0][0], outputs[1][1]), (outputs[0][1], outputs[1][0])))
+    read = first > 0  # the first step of each direction shows the input's mask, the second what is added to it
+    remembered = last - first > 1e-3
+    assert (read[0] == read[1]).all()
+    assert_share(remembered[0][read[0]], 0.5)
+    assert_share((remembered[0] == remembered[1])[read[0]], 0.5)
+
+
 def test_weight_dropout_draws_one_matrix_for_all_sequences_and_steps():
     """Started from each unit alone, the first step shows the rows of the matrix, the second its square."""
     w_hh = jnp.abs(normal(WIDE, WIDE)) + 0.1
