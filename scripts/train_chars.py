@@ -39,6 +39,7 @@ class Config(training.RunConfig):
     characters: int | None = option(None, "read only the first of the text; None: all", least=1000)
     sample: int = option(300, "characters to write at the end", least=1)
     temperature: float = option(0.7, "of the sample", above=0)
+    report_every: int = option(200, "steps between looks at the held-out text", least=1)
     compare: bool = option(False, "train PyTorch's LSTM too", saved=False)
     save_every: int = option(200, "steps between checkpoints", least=1)
     seed: int = option(0, "of everything random", least=0)
@@ -49,7 +50,9 @@ class CharModel(nnx.Module):
     """Embedding, recurrent layers, linear: the logits of the next character."""
 
     def __init__(self, config, symbols, *, rngs):
-        self.embed = nnx.Embed(symbols, config.embed_size, rngs=rngs)
+        # as PyTorch's; Flax draws embeddings so much smaller that these few steps do not make up for it
+        wide = jax.nn.initializers.normal(1.0)
+        self.embed = nnx.Embed(symbols, config.embed_size, embedding_init=wide, rngs=rngs)
         layers = {"RNN": jaxrnn.RNN, "LSTM": jaxrnn.LSTM, "GRU": jaxrnn.GRU}[config.cell]
         self.rnn = layers(config.embed_size, config.hidden_size, config.num_layers, rngs=rngs)
         self.fc = nnx.Linear(config.hidden_size, symbols, rngs=rngs)
@@ -99,6 +102,7 @@ def train(config, mesh, folder):
     stretches = texts.shape[1] // config.stretch
     if not stretches:
         raise training.Failure(f"--stretch should be at most {texts.shape[1]}, the length of a stream", code=2)
+    x_held_out, y_held_out = training.place(mesh, streams(held_out, 8))
     zeros = jax.tree.map(np.zeros_like, jax.device_get(model(texts[:, :1])[1]))
     zeros = training.place(mesh, zeros, P(None, training.ROWS))
     params, opt_state = training.place(mesh, (params, optimizer.init(params)))
@@ -111,17 +115,17 @@ def train(config, mesh, folder):
             state = zeros  # a new epoch
         x, y = training.deal(mesh, *(a[:, place : place + config.stretch] for a in (texts, nexts)))
         params, opt_state, state, loss = step(params, opt_state, state, x, y)
-        run.log(number, loss=loss)
+        metrics = {"loss": loss}
+        if number % config.report_every == 0 or number == config.steps:
+            metrics["held_out_bits"] = score = float(bits(params, x_held_out, y_held_out))
+            training.say(f"{config.cell} step {number}/{config.steps}: {score:.4f} bits per character on the held-out text")
+        run.log(number, **metrics)
         run.checkpoint(number, (params, opt_state, state))
-        if number % 200 == 0:
-            training.say(
-                f"{config.cell} step {number}/{config.steps}, {float(loss) / np.log(2):.3f} bits per character in the batch"
-            )
 
-    score = float(bits(params, *training.place(mesh, streams(held_out, 8))))
+    score = float(bits(params, x_held_out, y_held_out))
     count = sum(a.size for a in jax.tree.leaves(params))
     training.say(f"\n{config.cell}, {count:,} parameters: {score:.4f} bits per character on the held-out text")
-    return run, score, nnx.merge(graph, jax.device_get(params)), symbols
+    return run, nnx.merge(graph, jax.device_get(params)), symbols
 
 
 def write(model, symbols, config):
@@ -176,11 +180,12 @@ def train_with_torch(config):
     return score
 
 
-def plot(run, score, path):
-    steps, losses = run.metrics()["loss"]
+def plot(run, path):
+    metrics = run.metrics()
+    steps, losses = metrics["loss"]
     with training.figure(path) as axes:
         axes.plot(steps, losses / np.log(2), lw=0.5, label="training batch")
-        axes.axhline(score, color="C1", label=f"held-out text, at the end: {score:.2f}")
+        axes.plot(*metrics["held_out_bits"], "o-", ms=4, label="held-out text")
         axes.set(xlabel="step", ylabel="bits per character", title=f"{run.name} on Python's documentation")
         axes.legend()
 
@@ -190,15 +195,14 @@ def main(arguments=None):
     training.require("matplotlib", "jaxrnn[train]")
     mesh = training.start(config, batch_size=config.batch_size)
     with training.open_folder(config) as folder:
-        run, score, model, symbols = train(config, mesh, folder)
+        run, model, symbols = train(config, mesh, folder)
         if training.chief():
-            plot(run, score, folder.path / "loss.png")
+            plot(run, folder.path / "loss.png")
             sample = write(model, symbols, config)
             training.write_whole(folder.path / "sample.txt", sample)
-            training.say(f"\n{sample}\n")
-            if config.compare:
-                train_with_torch(config)
-            training.say(f"plot, sample and metrics: {config.out}")
+            training.say(f"\n{sample}\n\nplot, sample and metrics: {config.out}")
+    if config.compare and training.chief():
+        train_with_torch(config)
 
 
 if __name__ == "__main__":

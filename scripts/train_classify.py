@@ -55,9 +55,10 @@ def read_ts(path):
 def load(name):
     """Sequences and labels, to train on and to test on."""
     if name == "vowels":
-        found = next((s for s in map(importlib.util.find_spec, ("aeon", "sktime")) if s), None)
+        found = next((s for s in map(importlib.util.find_spec, ("sktime", "aeon")) if s), None)
         if found is None:
-            raise training.Failure("JapaneseVowels is in the package aeon: pip install --no-deps aeon==1.6.0", code=2)
+            install = "pip install 'jaxrnn[data]' or pip install --no-deps aeon==1.6.0"
+            raise training.Failure(f"JapaneseVowels comes with the packages sktime and aeon: {install}", code=2)
         folder = Path(found.submodule_search_locations[0]) / "datasets/data/JapaneseVowels"
         (x, labels), (x_test, labels_test) = (read_ts(folder / f"JapaneseVowels_{part}.ts") for part in ("TRAIN", "TEST"))
         kinds = sorted(set(labels))
@@ -67,8 +68,9 @@ def load(name):
         from sklearn.datasets import load_digits
 
         images, classes = load_digits(return_X_y=True)
-        images = list(images.reshape(-1, 8, 8).astype(np.float32))
-        border = len(images) * 4 // 5  # other people wrote the last fifth
+        order = np.random.default_rng(0).permutation(len(images))
+        images, classes = list(images.reshape(-1, 8, 8).astype(np.float32)[order]), classes[order]
+        border = len(images) * 4 // 5
         x, x_test, y, y_test = images[:border], images[border:], classes[:border], classes[border:]
     frames = np.concatenate(x)
     mean, deviation = frames.mean(0), frames.std(0) + 1e-6

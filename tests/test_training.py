@@ -160,6 +160,15 @@ def test_a_folder_of_another_configuration_is_refused_with_the_differences(confi
         pass
 
 
+def test_a_damaged_configuration_is_named(config):
+    with open_folder(config):
+        pass
+    for text in ('{"rate": 0.5', "[]"):
+        (Path(config.out) / "config.json").write_text(text)
+        with pytest.raises(Failure, match=r"config.json is damaged: name another folder with --out"), open_folder(config):
+            pass
+
+
 def test_a_folder_with_something_else_is_refused_and_left_alone(config):
     path = Path(config.out)
     path.mkdir()
@@ -236,11 +245,11 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(folder):
     assert same(go(Run(folder, "whole", save_every=4), 17), whole)  # a run that has ended does nothing
 
 
-def test_a_second_signal_stops_at_once(folder, capsys):
+def test_a_second_signal_stops_at_once(folder, capfd):
     before = signal.getsignal(signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGTERM)
     assert folder.stop_code == 143
-    assert "saving after this step" in capsys.readouterr().out
+    assert "saving after this step" in capfd.readouterr().err
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) == before
@@ -284,6 +293,20 @@ def test_old_checkpoints_are_taken_away(tmp_path):
         checkpoints.save(step, {"a": np.arange(step)}, {"fact": step})
     assert checkpoints.steps == [5, 9]
     assert Checkpoints(tmp_path / "c").restore({"a": np.arange(9)})[2] == {"fact": 9}
+
+
+def test_a_checkpoint_of_another_model_or_a_shorter_metrics_file_is_refused(folder):
+    go(Run(folder, "toy", save_every=4), 6)
+    run = Run(folder, "toy", save_every=4)
+    changed = r"step 6 in .* is of another model or other data:\n    b: float32\[3\] before, float32\[4\] now"
+    checkpoints = Checkpoints(folder.path / "other")
+    checkpoints.save(6, {"a": np.zeros(2, np.float32), "b": np.zeros(3, np.float32)}, {})
+    with pytest.raises(Failure, match=changed):
+        checkpoints.restore({"a": np.zeros(2, np.float32), "b": np.zeros(4, np.float32)})
+    metrics = folder.path / "toy/metrics.jsonl"
+    metrics.write_bytes(metrics.read_bytes()[:-1])
+    with pytest.raises(Failure, match=r"metrics.jsonl was \d+ bytes long at the checkpoint, and is \d+ now"):
+        run.restore(start())
 
 
 def test_a_full_disk_is_said_and_the_last_checkpoint_kept(folder):
@@ -400,3 +423,28 @@ def test_what_stops_a_script_becomes_its_exit_code(capsys):
     with pytest.raises(ZeroDivisionError):
         stop(ZeroDivisionError())
     assert training.exit_code(lambda: None) == 0
+
+
+# Who may know whom -----------------------------------------------------------------------------------------------------
+
+MAY_IMPORT = {
+    "config": set(),
+    "data": set(),
+    "console": {"jax"},
+    "plots": {"console"},
+    "devices": {"jax", "config", "console"},
+    "folder": {"config", "console", "devices"},
+    "checkpoints": {"config", "console", "folder"},
+    "run": {"jax", "devices", "checkpoints", "console", "folder"},
+}
+
+
+@pytest.mark.parametrize("name", MAY_IMPORT)
+def test_a_part_imports_only_what_it_may(name):
+    folder = Path(training.__file__).parent
+    assert {p.stem for p in folder.glob("*.py")} == {"__init__", *MAY_IMPORT}
+    text = (folder / f"{name}.py").read_text()
+    found = set(re.findall(r"^ *from jaxrnn\.training\.(\w+) import", text, re.MULTILINE))
+    for names in re.findall(r"^ *from jaxrnn\.training import (.*)", text, re.MULTILINE):
+        found |= set(names.split(", "))
+    assert found | ({"jax"} if re.search(r"^(import|from) jax\b", text, re.MULTILINE) else set()) == MAY_IMPORT[name]

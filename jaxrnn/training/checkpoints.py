@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxrnn.training.config import differences
 from jaxrnn.training.console import Failure, require
 from jaxrnn.training.folder import write_whole
 
@@ -54,12 +55,21 @@ class Checkpoints:
         return sorted(int(p.name) for p in self.path.glob("*") if p.name.isdecimal())
 
     def restore(self, like: dict[str, np.ndarray]) -> tuple[int, dict[str, np.ndarray], dict[str, Any]]:
-        """The newest step, its arrays and its facts; step 0 with `like` and no facts if there is none."""
+        """The newest step, its arrays and its facts; step 0 with `like` and no facts if there is none.
+
+        Raises:
+            Failure: the arrays have other names or shapes than those of `like`.
+        """
         if not self.steps:
             return 0, like, {}
         step = self.steps[-1]
+        seal = json.loads((self.path / str(step) / SEAL).read_text())
+        changed = differences(seal["shapes"], _shapes(like))
+        if changed:
+            lines = "\n    ".join(changed)
+            raise Failure(f"the checkpoint of step {step} in {self.path} is of another model or other data:\n    {lines}", code=2)
         arrays = self._manager.restore(step, args=self._ocp.args.Composite(arrays=self._ocp.args.StandardRestore(like)))
-        return step, arrays["arrays"], json.loads((self.path / str(step) / SEAL).read_text())["facts"]
+        return step, arrays["arrays"], seal["facts"]
 
     def save(self, step: int, arrays: dict[str, np.ndarray], facts: dict[str, Any]):
         """Save a step for good.
@@ -70,7 +80,7 @@ class Checkpoints:
         try:
             self._manager.save(step, args=self._ocp.args.Composite(arrays=self._ocp.args.StandardSave(arrays)))
             folder = self.path / str(step)
-            write_whole(folder / SEAL, json.dumps({"facts": facts, "files": _digests(folder)}))
+            write_whole(folder / SEAL, json.dumps({"facts": facts, "shapes": _shapes(arrays), "files": _digests(folder)}))
         except Exception as reason:  # Orbax passes on whatever its writers raise
             shutil.rmtree(self.path / str(step), ignore_errors=True)
             first = (str(reason).strip() or type(reason).__name__).splitlines()[0]
@@ -104,6 +114,10 @@ class Checkpoints:
                 shutil.rmtree(aside / folder.name, ignore_errors=True)
                 aside.mkdir(exist_ok=True)
                 folder.rename(aside / folder.name)
+
+
+def _shapes(arrays: dict[str, np.ndarray]) -> dict[str, str]:
+    return {name: f"{array.dtype}{list(array.shape)}" for name, array in arrays.items()}
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jaxrnn.training.config import RunConfig, differences, to_json
-from jaxrnn.training.console import Failure, say
+from jaxrnn.training.console import Failure
 from jaxrnn.training.devices import any_process, chief
 
 
@@ -61,8 +61,8 @@ class Folder:
         if self.stop_code is not None:
             raise KeyboardInterrupt
         self.stop_code = 128 + number
-        if chief():
-            say("stopping: saving after this step (once more to stop at once)")
+        if chief():  # not through Python's streams, which the signal may have interrupted
+            os.write(2, b"stopping: saving after this step (once more to stop at once)\n")
 
 
 @contextlib.contextmanager
@@ -108,7 +108,10 @@ def _locked(path: Path):
 def _same_config(path: Path, config: RunConfig):
     saved, now = path / "config.json", to_json(config)
     if saved.exists():
-        changed = differences(json.loads(saved.read_text()), now)
+        try:
+            changed = differences(json.loads(saved.read_text()), now)
+        except (ValueError, AttributeError):
+            raise Failure(f"{saved} is damaged: name another folder with --out", code=2) from None
         if changed:
             lines = "\n    ".join(changed)
             raise Failure(f"the run in {path} has another configuration:\n    {lines}\nName another folder with --out.", code=2)

@@ -60,8 +60,7 @@ class Run:
         step, facts = 0, {}
         if devices.chief():
             step, host, facts = self._checkpoints.restore(host)
-            with self._metrics.open("ab") as file:
-                file.truncate(facts.get("metrics_bytes", 0))
+            self._cut_metrics(facts.get("metrics_bytes", 0))
             if step:
                 say(f"{self.name}: going on after step {step}")
             if self._tensorboard:
@@ -104,6 +103,13 @@ class Run:
                 self._checkpoints.save(step, host, {"metrics_bytes": self._metrics.stat().st_size})
         if stop:
             raise Failure(f"stopped after step {step}: the same command goes on from there", self.folder.stop_code or 130)
+
+    def _cut_metrics(self, length: int):
+        """Take away the lines that were written after the checkpoint."""
+        with self._metrics.open("ab") as file:
+            if file.tell() < length:
+                raise Failure(f"{self._metrics} was {length} bytes long at the checkpoint, and is {file.tell()} now", code=2)
+            file.truncate(length)
 
     def _flush(self):
         """Check what waits, and write it, up to the first number that is not finite."""
