@@ -8,6 +8,7 @@ import jaxtyping
 import numpy as np
 import pytest
 from flax import nnx
+from jax import export
 
 import jaxrnn
 from jaxrnn import initializers
@@ -376,6 +377,33 @@ def test_unroll_names_what_does_not_fit(params):
     bad(TypeError, "`state.h` should be a floating-point array, got dtype int32.", XS, jaxrnn.LSTMState(h.astype(int), c))
     bad(ValueError, "`truncate` should be at least 1, got 0.", truncate=0)
     bad(TypeError, f"`dtype` should be a floating-point dtype, got {jnp.int32!r}.", dtype=jnp.int32)
+
+
+def test_truncation_wants_a_known_number_of_steps(params):
+    (time,) = export.symbolic_shape("t")
+    run = export.export(jax.jit(lambda xs: jaxrnn.unroll(CELL, params, xs, truncate=4)))
+    text = "unroll: `truncate` should come with a known number of steps, got time=t."
+    refuses(ValueError, text, run, jax.ShapeDtypeStruct((time, 2, 3), jnp.float32))
+
+
+def test_unroll_names_a_cell_and_parameters_and_noise_that_do_not_fit(params):
+    text = "unroll: `cell` should be a Cell, got the class LSTMCell. Write LSTMCell(), with brackets."
+    refuses(TypeError, text, jaxrnn.unroll, jaxrnn.LSTMCell, params, XS)
+    refuses(TypeError, "unroll: `params` should come from `cell.init`, got tuple.", jaxrnn.unroll, CELL, tuple(params), XS)
+    text = "unroll: `params` should have 3 gates for a GRUCell (r, z, n), got 4."
+    refuses(ValueError, text, jaxrnn.unroll, jaxrnn.GRUCell(), params, XS)
+
+    def bad(error, text, **kwargs):
+        refuses(error, f"unroll: {text}", jaxrnn.unroll, CELL, params, XS, **kwargs)
+
+    bad(ValueError, "`h_scale` should have shape (2, 5), that of `h`, got (5,).", h_scale=jnp.ones(5))
+    bad(TypeError, "`h_scale` should be a floating-point array, got dtype bool.", h_scale=jnp.ones((2, 5), bool))
+    bad(TypeError, "`zoneout` should be a LSTMState, got float.", zoneout=0.1)
+    bad(ValueError, "`zoneout.h` should be a probability, from 0 to 1, got 1.5.", zoneout=jaxrnn.LSTMState(1.5, None))
+    text = "`zoneout.c` should have shape (6, 2, 5), got (2, 5)."
+    bad(ValueError, text, zoneout=jaxrnn.LSTMState(None, jnp.ones((2, 5), bool)))
+    text = "`zoneout.c` should be a boolean array, got dtype float32."
+    bad(TypeError, text, zoneout=jaxrnn.LSTMState(None, jnp.ones((6, 2, 5))))
 
 
 def test_a_step_names_what_does_not_fit(params):

@@ -318,6 +318,7 @@ def test_a_models_head_reads_the_last_layer_at_the_end_of_each_direction(sizes):
     output = jit(lambda m: m.rnn(X, lengths=lengths)[0])(model)
     ends = jnp.concatenate([output[jnp.arange(BATCH), lengths - 1, :HIDDEN], output[:, 0, HIDDEN:]], axis=-1)
     close(got, ends @ model.fc.kernel.get_value() + model.fc.bias.get_value()[None])
+    equal(jit(lambda m: m(X, mask=jnp.arange(TIME) < lengths[:, None]))(model), got)
 
 
 def test_a_models_head_has_the_dtypes_of_its_layers():
