@@ -28,22 +28,22 @@ from jaxrnn.training import option
 
 @dataclass(frozen=True, kw_only=True)
 class Config(training.RunConfig):
-    cell: Literal["RNN", "LSTM", "GRU"] = option("LSTM", "which recurrent layers")
-    embed_size: int = option(32, "width of a character's embedding", least=1)
-    hidden_size: int = option(128, "width of the hidden state", least=1)
-    num_layers: int = option(1, "recurrent layers", least=1)
-    batch_size: int = option(32, "streams", least=1)
-    stretch: int = option(64, "characters to backpropagate through", least=1)
-    learning_rate: float = option(4e-3, "of Adam", above=0)
-    steps: int = option(1600, "batches to train on", least=1)
-    characters: int | None = option(None, "read only the first of the text; None: all", least=1000)
-    sample: int = option(300, "characters to write at the end", least=1)
-    temperature: float = option(0.7, "of the sample", above=0)
-    report_every: int = option(200, "steps between looks at the held-out text", least=1)
-    compare: bool = option(False, "train PyTorch's LSTM too", saved=False)
-    save_every: int = option(200, "steps between checkpoints", least=1)
-    seed: int = option(0, "of everything random", least=0)
-    out: str = option("runs/chars", "folder of the run", saved=False, metavar="FOLDER")
+    cell: Literal["RNN", "LSTM", "GRU"] = option("LSTM", "Kind of the recurrent layers.")
+    embed_size: int = option(32, "Width of a character's embedding.", least=1)
+    hidden_size: int = option(128, "Width of the hidden state.", least=1)
+    num_layers: int = option(1, "Recurrent layers.", least=1)
+    batch_size: int = option(32, "Streams that are read at once.", least=1)
+    stretch: int = option(64, "Characters to backpropagate through.", least=1)
+    learning_rate: float = option(4e-3, "Step size of Adam.", above=0)
+    steps: int = option(1600, "Batches to train on.", least=1)
+    characters: int | None = option(None, "How many characters of the text to use, from its start. Default: all.", least=1000)
+    sample: int = option(300, "Characters to write at the end.", least=1)
+    temperature: float = option(0.7, "Temperature of what is written.", above=0)
+    report_every: int = option(200, "Steps between looks at the held-out text.", least=1)
+    compare: bool = option(False, "Train PyTorch's layers too, in the same way.", saved=False)
+    save_every: int = option(200, "Steps between checkpoints.", least=1)
+    seed: int = option(0, "Seed of everything random.", least=0)
+    out: str = option("runs/chars", "Folder of the run; a run that is there goes on.", saved=False, metavar="FOLDER")
 
 
 class CharModel(nnx.Module):
@@ -146,10 +146,10 @@ def write(model, symbols, config):
 
 def train_with_torch(config):
     """Bits per character of PyTorch's layers: the same sizes, text, order, optimiser, clipping and number of steps."""
-    training.require("torch", "torch")
     import torch
 
     symbols, learn, held_out = load(config)
+    torch.set_num_threads(1)  # no slower at this size, and much faster where others work too
     torch.manual_seed(config.seed)
     embed = torch.nn.Embedding(len(symbols), config.embed_size)
     rnn = getattr(torch.nn, config.cell)(config.embed_size, config.hidden_size, config.num_layers, batch_first=True)
@@ -193,6 +193,8 @@ def plot(run, path):
 def main(arguments=None):
     config = training.parse(Config, arguments, description=__doc__)
     training.require("matplotlib", "jaxrnn[train]")
+    if config.compare:
+        training.require("torch", "torch")
     mesh = training.start(config, batch_size=config.batch_size)
     with training.open_folder(config) as folder:
         run, model, symbols = train(config, mesh, folder)

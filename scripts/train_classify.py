@@ -31,16 +31,16 @@ EPOCHS = {"vowels": 60, "digits": 25}
 
 @dataclass(frozen=True, kw_only=True)
 class Config(training.RunConfig):
-    data: tuple[Literal["vowels", "digits"], ...] = option(tuple(EPOCHS), "which task")
-    cell: tuple[Literal["RNN", "LSTM", "GRU", "BiLSTM"], ...] = option(tuple(MODELS), "which models")
-    seeds: tuple[int, ...] = option((0, 1, 2), "of the weights and of the order of the data", least=0)
-    hidden_size: int = option(64, "width of the hidden state", least=1)
-    batch_size: int = option(32, "sequences in a batch", least=1)
-    buckets: int = option(4, "different lengths to pad to, at most", least=1)
-    learning_rate: float = option(3e-3, "of Adam", above=0)
-    epochs: int | None = option(None, f"times through the data; None: {EPOCHS}", least=1)
-    save_every: int = option(500, "steps between checkpoints", least=1)
-    out: str = option("runs/classify", "folder of the run", saved=False, metavar="FOLDER")
+    data: tuple[Literal["vowels", "digits"], ...] = option(tuple(EPOCHS), "Tasks.")
+    cell: tuple[Literal["RNN", "LSTM", "GRU", "BiLSTM"], ...] = option(tuple(MODELS), "Models to train on each.")
+    seeds: tuple[int, ...] = option((0, 1, 2), "Seeds of the weights and of the order of the data, each a run of its own.", least=0)
+    hidden_size: int = option(64, "Width of the hidden state.", least=1)
+    batch_size: int = option(32, "Sequences in a batch.", least=1)
+    buckets: int = option(4, "Different lengths to pad to, at most.", least=1)
+    learning_rate: float = option(3e-3, "Step size of Adam.", above=0)
+    epochs: int | None = option(None, f"Times through the data. Default: {EPOCHS['vowels']} for vowels, {EPOCHS['digits']} for digits.", least=1)
+    save_every: int = option(500, "Steps between checkpoints.", least=1)
+    out: str = option("runs/classify", "Folder of the run; a run that is there goes on.", saved=False, metavar="FOLDER")
 
 
 def read_ts(path):

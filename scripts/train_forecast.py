@@ -28,16 +28,16 @@ MODELS = {"RNN": RNNModel, "LSTM": LSTMModel, "GRU": GRUModel}
 
 @dataclass(frozen=True, kw_only=True)
 class Config(training.RunConfig):
-    data: tuple[Literal["co2", "sunspots"], ...] = option(("co2", "sunspots"), "which series")
-    cell: Literal["RNN", "LSTM", "GRU"] = option("LSTM", "which model")
-    hidden_size: int = option(16, "width of the hidden state", least=1)
-    num_layers: int = option(1, "recurrent layers", least=1)
-    batch_size: int = option(64, "windows in a batch", least=1)
-    learning_rate: float = option(3e-3, "of Adam", above=0)
-    steps: int = option(1500, "batches to train on", least=1)
-    validate_every: int = option(50, "steps between looks at the validation years", least=1)
-    seed: int = option(0, "of everything random", least=0)
-    out: str = option("runs/forecast", "folder of the run", saved=False, metavar="FOLDER")
+    data: tuple[Literal["co2", "sunspots"], ...] = option(("co2", "sunspots"), "Series to forecast.")
+    cell: Literal["RNN", "LSTM", "GRU"] = option("LSTM", "Model to train.")
+    hidden_size: int = option(16, "Width of the hidden state.", least=1)
+    num_layers: int = option(1, "Recurrent layers.", least=1)
+    batch_size: int = option(64, "Windows in a batch.", least=1)
+    learning_rate: float = option(3e-3, "Step size of Adam.", above=0)
+    steps: int = option(1500, "Batches to train on.", least=1)
+    validate_every: int = option(50, "Steps between looks at the validation years.", least=1)
+    seed: int = option(0, "Seed of everything random.", least=0)
+    out: str = option("runs/forecast", "Folder of the run; a run that is there goes on.", saved=False, metavar="FOLDER")
 
 
 class Series(NamedTuple):

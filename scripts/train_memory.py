@@ -32,16 +32,16 @@ IGNORANT = {"adding": 1 / 6, "copy": float(np.log(SYMBOLS))}
 
 @dataclass(frozen=True, kw_only=True)
 class Config(training.RunConfig):
-    task: tuple[Literal["adding", "copy"], ...] = option(("adding", "copy"), "which tasks")
-    cell: tuple[Literal["RNN", "LSTM", "GRU"], ...] = option(("RNN", "LSTM", "GRU"), "which cells")
-    lengths: tuple[int, ...] = option((100, 200, 400), "steps of the sequences (of the wait, when copying)", least=10)
-    hidden_size: int = option(64, "width of the hidden state", least=1)
-    batch_size: int = option(32, "sequences in a batch", least=1)
-    learning_rate: float = option(3e-3, "of Adam", above=0)
-    steps: int = option(600, "batches to train on", least=1)
-    save_every: int = option(200, "steps between checkpoints", least=1)
-    seed: int = option(0, "of everything random", least=0)
-    out: str = option("runs/memory", "folder of the run", saved=False, metavar="FOLDER")
+    task: tuple[Literal["adding", "copy"], ...] = option(("adding", "copy"), "Tasks.")
+    cell: tuple[Literal["RNN", "LSTM", "GRU"], ...] = option(("RNN", "LSTM", "GRU"), "Cells to train on each.")
+    lengths: tuple[int, ...] = option((100, 200, 400), "Steps of the sequences (of the wait, when copying).", least=10)
+    hidden_size: int = option(64, "Width of the hidden state.", least=1)
+    batch_size: int = option(32, "Sequences in a batch.", least=1)
+    learning_rate: float = option(3e-3, "Step size of Adam.", above=0)
+    steps: int = option(600, "Batches to train on.", least=1)
+    save_every: int = option(200, "Steps between checkpoints.", least=1)
+    seed: int = option(0, "Seed of everything random.", least=0)
+    out: str = option("runs/memory", "Folder of the run; a run that is there goes on.", saved=False, metavar="FOLDER")
 
 
 def adding(rng, rows, length):

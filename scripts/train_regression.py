@@ -28,14 +28,14 @@ BATCH, TIME, INPUT, OUTPUT = 5, 3, 10, 2
 
 @dataclass(frozen=True)
 class Config:
-    cell: tuple[Literal["RNN", "LSTM", "GRU"], ...] = option(tuple(MODELS), "which to train")
-    hidden_size: int = option(20, "width of the hidden state", least=1)
-    num_layers: int = option(1, "recurrent layers", least=1)
-    bidirectional: bool = option(False, "read the sequences in both directions")
-    learning_rate: float = option(1e-3, "of Adam", above=0)
-    epochs: int = option(100, "steps of training", least=1)
-    seed: int = option(0, "of the data and the weights", least=0)
-    out: str = option("runs/regression", "folder of the plot", metavar="FOLDER")
+    cell: tuple[Literal["RNN", "LSTM", "GRU"], ...] = option(tuple(MODELS), "Models to train.")
+    hidden_size: int = option(20, "Width of the hidden state.", least=1)
+    num_layers: int = option(1, "Recurrent layers.", least=1)
+    bidirectional: bool = option(False, "Read the sequences in both directions.")
+    learning_rate: float = option(1e-3, "Step size of Adam.", above=0)
+    epochs: int = option(100, "Times through the data, one step each.", least=1)
+    seed: int = option(0, "Seed of the data and of the weights.", least=0)
+    out: str = option("runs/regression", "Folder of the plot.", metavar="FOLDER")
 
 
 @nnx.jit
@@ -65,15 +65,11 @@ def train(name, model, x, y, *, learning_rate, epochs):
 
 
 def plot(curves, path):
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    for name, losses in curves.items():
-        axes.plot(range(1, len(losses) + 1), losses, label=name)
-    axes.set(xlabel="epoch", ylabel="mean squared error", title="Training on the documents' data")
-    axes.legend()
-    figure.savefig(path, dpi=80)
+    with training.figure(path) as axes:
+        for name, losses in curves.items():
+            axes.plot(range(1, len(losses) + 1), losses, label=name)
+        axes.set(xlabel="epoch", ylabel="mean squared error", title="Training on the documents' data")
+        axes.legend()
 
 
 def main(arguments=None):
@@ -93,8 +89,8 @@ def main(arguments=None):
         rates = {"learning_rate": config.learning_rate, "epochs": config.epochs}
         curves[name], seconds = train(name, model, x, y, **rates)
         count = sum(a.size for a in jax.tree.leaves(nnx.state(model, nnx.Param)))
-        usual = 1000 * np.median(seconds[1:] or seconds)  # the first epoch compiles
-        table.append(f"{name:5}{count:12,}{curves[name][-1]:14.4f}{usual:16.2f} ms")
+        usual = f"{1000 * np.median(seconds[1:]):.2f} ms" if config.epochs > 1 else "–"  # the first compiles
+        table.append(f"{name:5}{count:12,}{curves[name][-1]:14.4f}{usual:>19}")
 
     training.say("\ncell   parameters    final loss      time per step")
     training.say("\n".join(table))

@@ -30,6 +30,7 @@ TINY = {
     train_forecast: "--data sunspots --hidden-size 3 --batch-size 6 --validate-every 4",
     train_classify: "--data vowels --cell GRU --seeds 4 --hidden-size 3 --batch-size 4 --buckets 2",
     train_chars: "--characters 4000 --embed-size 2 --hidden-size 3 --batch-size 6 --stretch 7 --sample 11",
+    train_regression: "--cell RNN --hidden-size 3 --epochs 3",
     train_memory: "--task adding --cell LSTM --lengths 10 --hidden-size 3 --batch-size 6",
 }
 
@@ -110,7 +111,10 @@ def test_the_regression_prints_lines_and_a_table_and_saves_a_plot(tmp_path, caps
     assert err == ""
     assert [line.split(",")[0] for line in lines[:6]] == [f"{n} Epoch [{k}/20]" for n in ("RNN", "LSTM", "GRU") for k in (10, 20)]
     assert [line.split()[:2] for line in lines[8:11]] == [["RNN", "1,362"], ["LSTM", "5,202"], ["GRU", "3,922"]]
+    assert [line.split()[-1] for line in lines[8:11]] == ["ms"] * 3
     assert (tmp_path / "new/folder/loss.png").read_bytes().startswith(b"\x89PNG")
+    train_regression.main(["--cell", "RNN", "--epochs", "1", "--out", str(tmp_path)])  # its only step was compiled
+    assert capsys.readouterr().out.splitlines()[2].split()[-1] == "–"
 
 
 @pytest.mark.parametrize(
@@ -121,6 +125,42 @@ def test_the_regression_refuses_bad_options(words, capsys):
         train_regression.main(words.split())
     assert stop.value.code == 2
     assert words.split()[1] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        (train_forecast, "--data weather"),
+        (train_forecast, "--steps 0"),
+        (train_classify, "--data vowels mnist"),
+        (train_classify, "--cell Transformer"),
+        (train_classify, "--epochs 0"),
+        (train_chars, "--cell Transformer"),
+        (train_chars, "--steps 0"),
+        (train_memory, "--task sorting"),
+        (train_memory, "--steps 0"),
+        (train_memory, "--step 3"),
+    ],
+)
+def test_an_unknown_task_cell_or_flag_or_no_step_at_all_is_refused(script, words, tmp_path, capsys):
+    out = tmp_path / "run"
+    with pytest.raises(SystemExit) as stop:
+        tiny(script, out, words)
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert words.split()[0] in err
+    assert words.split()[-1] in err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("script", [train_regression, train_forecast, train_classify, train_chars, train_memory])
+def test_a_file_in_place_of_the_folder_is_named_and_left_alone(script, tmp_path, vowels):
+    file = tmp_path / "README.md"
+    file.write_text("important")
+    with pytest.raises(training.Failure, match=r"README.md is a file: name a folder with --out") as failure:
+        tiny(script, file)
+    assert failure.value.code == 2
+    assert file.read_text() == "important"
 
 
 def test_a_reader_that_goes_away_ends_the_regression_quietly(tmp_path):
@@ -219,7 +259,11 @@ def test_a_script_without_its_last_checkpoints_ends_the_same(script, amount, ste
     assert_same_end(whole, again)
     if script is train_classify:
         assert "padded to (6, 9): 2 shapes" in first
-    (lines,) = metrics(whole).values()
+    before = metrics(whole)
+    with pytest.raises(training.Failure, match=r"(?s)another configuration:\n    seeds?: .* before, .* now\nName another"):
+        tiny(script, whole, amount + (" --seeds 5" if script is train_classify else " --seed 5"))
+    assert metrics(whole) == before
+    (lines,) = before.values()
     assert [json.loads(line)["step"] for line in lines.splitlines()] == list(range(1, steps + 1))
 
 
@@ -234,6 +278,17 @@ def test_vowels_are_read_from_the_package_without_importing_it(vowels):
     np.testing.assert_allclose(x[5], (series[5] - frames.mean(0)) / frames.std(0), rtol=1e-4)
     line = (vowels / "JapaneseVowels_TRAIN.ts").read_text().splitlines()[4 + 5]
     np.testing.assert_allclose(series[5][:, 1], [float(n) for n in line.split(":")[1].split(",")], rtol=1e-6)
+
+
+def test_a_loss_that_is_not_finite_stops_a_script(tmp_path):
+    """So large a step that the second loss overflows."""
+    said = r"sunspots: loss is (inf|nan) at step [23]\. The last good checkpoint is of step 1, in .*checkpoints/1\."
+    with pytest.raises(training.Failure, match=said) as failure:
+        tiny(train_forecast, tmp_path / "run", "--learning-rate 1e25 --steps 10 --save-every 1 --cell RNN")
+    assert failure.value.code == 1
+    (lines,) = metrics(tmp_path / "run").values()
+    assert 1 <= len(lines.splitlines()) <= 2
+    assert not list((tmp_path / "run").glob("*.png"))
 
 
 def test_two_devices_train_as_one(tmp_path):
@@ -251,14 +306,17 @@ def test_two_devices_train_as_one(tmp_path):
     [
         ("statsmodels", train_forecast, r"pip install 'jaxrnn\[data\]'"),
         ("aeon", train_classify, r"pip install --no-deps aeon==1.6.0"),
+        ("sklearn", train_classify, r"pip install 'jaxrnn\[data\]'"),
+        ("torch", train_chars, "pip install 'torch'"),
         ("matplotlib", train_memory, r"pip install 'jaxrnn\[train\]'"),
     ],
 )
 def test_a_missing_package_is_named_before_anything_is_written(package, script, install, tmp_path, monkeypatch):
     for name in (package, "sktime"):
         monkeypatch.setitem(sys.modules, name, None)
+    words = {"sklearn": "--data digits", "torch": "--compare"}.get(package, "")
     with pytest.raises(training.Failure, match=install) as failure:
-        tiny(script, tmp_path / "run")
+        tiny(script, tmp_path / "run", words)
     assert failure.value.code == 2
     assert not (tmp_path / "run").exists()
 

@@ -26,12 +26,13 @@ from jaxrnn.training.config import differences, to_json
 
 @dataclass(frozen=True, kw_only=True)
 class Config(RunConfig):
-    cell: Literal["LSTM", "GRU"] = option("LSTM", "which cell")
-    rate: float = option(0.5, "how fast", above=0)
-    widths: tuple[int, ...] = option((3, 4), "how wide", least=1)
-    limit: int | None = option(None, "how many", least=1)
-    wide: bool = option(False, "whether wide")
-    out: str = option("runs/test", "where", saved=False)
+    cell: Literal["LSTM", "GRU"] = option("LSTM", "Which cell.")
+    tasks: tuple[Literal["adding", "copy"], ...] = option(("adding", "copy"), "Which tasks.")
+    rate: float = option(0.5, "How fast.", above=0)
+    widths: tuple[int, ...] = option((3, 4), "How wide.", least=1)
+    limit: int | None = option(None, "How many: 100 %, if not given.", least=1)
+    wide: bool = option(False, "Whether wide.")
+    out: str = option("runs/test", "Where.", saved=False)
 
 
 @pytest.fixture
@@ -54,7 +55,34 @@ def test_flags_make_a_configuration_of_the_right_types():
     assert read == Config(cell="GRU", rate=2.0, widths=(5, 6, 7), limit=8, wide=True, save_every=9)
     assert type(read.rate) is float
     assert training.parse(Config, [], description="Test.") == Config()
-    assert training.parse(Config, ["--no-wide"], description="Test.") == Config()
+
+
+def test_flags_that_were_not_given_may_come_from_the_environment(monkeypatch, capsys):
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "there:99")
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "3")
+    monkeypatch.setenv("JAX_PROCESS_ID", "1")
+    read = training.parse(Config, [], description="Test.")
+    assert (read.coordinator, read.num_processes, read.process_id) == ("there:99", 3, 1)
+    read = training.parse(Config, ["--coordinator", "here:88", "--process-id", "2"], description="Test.")
+    assert (read.coordinator, read.num_processes, read.process_id) == ("here:88", 3, 2)
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "many")
+    with pytest.raises(SystemExit):
+        training.parse(Config, [], description="Test.")
+    assert "argument --num-processes: should be a whole number of at least 1, got 'many'" in capsys.readouterr().err
+
+
+def test_help_is_in_sentences_with_choices_and_defaults(capsys):
+    with pytest.raises(SystemExit) as stop:
+        training.parse(Config, ["--help"], description="Test.")
+    assert stop.value.code == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert " --cell {LSTM,GRU} Which cell. Default: LSTM. --" in said
+    assert " --tasks NAME [NAME ...] Which tasks. Any of adding, copy. Default: all. --" in said
+    assert " --widths N [N ...] How wide. Default: 3 4. --" in said
+    assert " --limit N How many: 100 %, if not given. --" in said
+    assert " --wide Whether wide. --" in said
+    assert " --process-id N Which of them this is, from 0. Default: $JAX_PROCESS_ID, or 0. --" in said
+    assert " Address of process 0, if there are several. Default: $JAX_COORDINATOR_ADDRESS. --" in said
 
 
 @pytest.mark.parametrize(
@@ -183,6 +211,39 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(Failure, match=r"cannot write to the folder .*file/run: Not a directory"):
         training.make_folder(tmp_path / "file" / "run")
+    with pytest.raises(Failure, match=r"/file is a file: name a folder with --out") as failure:
+        training.make_folder(tmp_path / "file")
+    assert failure.value.code == 2
+
+
+@pytest.fixture
+def as_someone_else():
+    """Not as root, who may write anywhere."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    yield
+    if root:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize("inside", ["", "new/folder"])
+def test_a_folder_that_may_not_be_written_is_named(inside, tmp_path, request):
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o555)
+    request.getfixturevalue("as_someone_else")
+    with pytest.raises(Failure, match=r"cannot write to the folder .*locked.*: Permission denied") as failure:
+        training.make_folder(locked / inside)
+    assert failure.value.code == 2
+
+
+@pytest.mark.parametrize(("package", "extra"), [("orbax", "train"), ("tensorboardX", "tensorboard")])
+def test_a_package_for_the_folder_is_missed_before_it_is_made(package, extra, config, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    message = rf"the package {package} is missing: pip install 'jaxrnn\[{extra}\]'"
+    with pytest.raises(Failure, match=message), open_folder(replace(config, tensorboard=True)):
+        pass
+    assert not Path(config.out).exists()
 
 
 # Checkpoints and metrics -----------------------------------------------------------------------------------------------
@@ -327,6 +388,19 @@ def test_a_full_disk_is_said_and_the_last_checkpoint_kept(folder):
     assert Checkpoints(folder.path / "toy/checkpoints").steps == [1]
 
 
+def test_of_a_figure_that_cannot_be_saved_nothing_is_left(tmp_path):
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    (tmp_path / "whole.png").write_text("from before")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, usual[1]))
+    try:
+        with pytest.raises(Failure, match=r"cannot write .*whole.png: File too large"), training.figure(tmp_path / "whole.png"):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert [p.name for p in tmp_path.iterdir()] == ["whole.png"]
+    assert (tmp_path / "whole.png").read_text() == "from before"
+
+
 def test_tensorboard_gets_the_same_numbers(folder):
     pytest.importorskip("tensorboardX")
     go(Run(folder, "toy", save_every=4, tensorboard=True), 3)
@@ -380,11 +454,10 @@ def test_two_devices_give_the_gradient_of_one_with_one_exchange(carried):
         ({"devices": 2}, 5, "the batch size should be a multiple of the 2 devices, got 5"),
         ({"devices": 64}, 64, r"--devices 64: there are 2 \(cpu\)"),
         ({"num_processes": 2, "process_id": 2}, 4, "--process-id should be below --num-processes 2, got 2"),
-        ({"num_processes": 2}, 4, "several processes need --coordinator HOST:PORT, the address of process 0"),
+        ({"num_processes": 2}, 4, "several processes need --coordinator HOST:PORT, or JAX_COORDINATOR_ADDRESS: the address"),
     ],
 )
 def test_devices_and_processes_that_do_not_fit_are_named(flags, batch_size, message, monkeypatch):
-    monkeypatch.delenv("JAX_COORDINATOR_ADDRESS", raising=False)
     monkeypatch.setattr(training.console, "speaking", True)
     with pytest.raises(Failure, match=message) as failure:
         training.start(Config(**flags), batch_size=batch_size)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxrnn.training.config import differences
-from jaxrnn.training.console import Failure, require
+from jaxrnn.training.console import Failure
 from jaxrnn.training.folder import write_whole
 
 SEAL = "seal.json"
@@ -30,7 +30,6 @@ class Checkpoints:
     """
 
     def __init__(self, path: Path, *, keep: int = 3):
-        require("orbax", "jaxrnn[train]")
         import orbax.checkpoint as ocp
 
         logging.getLogger("absl").setLevel(logging.ERROR)

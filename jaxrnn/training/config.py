@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import json
 import math
+import os
 import types
 import typing
 from collections.abc import Sequence
@@ -20,18 +21,20 @@ def option(
     above: float | None = None,
     saved: bool = True,
     metavar: str | None = None,
+    variable: str | None = None,
 ):
     """A field of a configuration, with what its flag needs.
 
     Args:
-        default: its value if the flag is not given.
-        help: what `--help` says about it.
+        default: its value if the flag is not given; `None` if the help itself says what happens then.
+        help: a sentence about it for `--help`, which adds the choices and the default.
         least: the smallest number allowed.
         above: the number that the value should be above.
-        metavar: what its value is called in `--help`.
         saved: whether it is part of what the run computes: saved with it, and not to be changed when it goes on.
+        metavar: what its value is called in `--help`.
+        variable: an environment variable that is read if the flag is not given.
     """
-    metadata = {"help": help, "least": least, "above": above, "saved": saved, "metavar": metavar}
+    metadata = {"help": help, "least": least, "above": above, "saved": saved, "metavar": metavar, "variable": variable}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -39,20 +42,22 @@ def option(
 class RunConfig:
     """The flags of every script that keeps checkpoints; a script adds its own in a subclass."""
 
-    save_every: int = option(100, "steps between checkpoints", least=1)
-    devices: int = option(1, "local devices to spread each batch over; on a CPU, this many are made", least=1)
-    num_processes: int = option(1, "processes that train together, one per host", least=1)
-    process_id: int = option(0, "which of them this is", least=0, saved=False)
-    coordinator: str | None = option(None, "address of process 0", saved=False, metavar="HOST:PORT")
-    tensorboard: bool = option(False, "write TensorBoard's files too", saved=False)
-    out: str = option("runs/run", "folder of the run; one that is there goes on", saved=False, metavar="FOLDER")
+    save_every: int = option(100, "Steps between checkpoints.", least=1)
+    devices: int = option(1, "Local devices to spread each batch over; a CPU is made into this many.", least=1)
+    num_processes: int = option(1, "Processes that train together, one per host.", least=1, variable="JAX_NUM_PROCESSES")
+    process_id: int = option(0, "Which of them this is, from 0.", least=0, saved=False, variable="JAX_PROCESS_ID")
+    coordinator: str | None = option(
+        None, "Address of process 0, if there are several.", saved=False, metavar="HOST:PORT", variable="JAX_COORDINATOR_ADDRESS"
+    )
+    tensorboard: bool = option(False, "Write TensorBoard's files too.", saved=False)
+    out: str = option("runs/run", "Folder of the run; a run that is there goes on.", saved=False, metavar="FOLDER")
 
 
 def parse(kind: type[C], arguments: Sequence[str] | None = None, *, description: str) -> C:
     """Read a configuration from the command line.
 
     Every field becomes a flag, `hidden_size` becoming `--hidden-size`. The type of a field may be `int`, `float`, `str`,
-    `bool` (`--flag` and `--no-flag`), a `Literal` of strings, `tuple[T, ...]` of these (one value or more), or `T | None`.
+    `bool` (`--flag`, false by default), a `Literal` of strings, `tuple[T, ...]` of these (one value or more), or `T | None`.
 
     Args:
         kind: a frozen dataclass, its fields made by `option`.
@@ -68,35 +73,50 @@ def parse(kind: type[C], arguments: Sequence[str] | None = None, *, description:
     Example:
         >>> @dataclasses.dataclass(frozen=True)
         ... class Config:
-        ...     cell: Literal["LSTM", "GRU"] = option("LSTM", "which cell")
-        ...     epochs: int = option(100, "times through the data", least=1)
+        ...     cell: Literal["LSTM", "GRU"] = option("LSTM", "Which cell.")
+        ...     epochs: int = option(100, "Times through the data.", least=1)
         >>> parse(Config, ["--cell", "GRU"], description="Train.")
         Config(cell='GRU', epochs=100)
     """
-    parser = argparse.ArgumentParser(
-        description=description.strip().splitlines()[0],
-        allow_abbrev=False,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = argparse.ArgumentParser(description=description.strip().splitlines()[0], allow_abbrev=False)
     types_of = typing.get_type_hints(kind)
-    for field in dataclasses.fields(kind):
-        flag = "--" + field.name.replace("_", "-")
-        shared = {"dest": field.name, "default": field.default, "help": field.metadata["help"]}
+    of_every_run = {field.name for field in dataclasses.fields(RunConfig)}
+    for field in sorted(dataclasses.fields(kind), key=lambda field: field.name in of_every_run):
+        flag, variable = "--" + field.name.replace("_", "-"), field.metadata["variable"]
+        default = os.environ.get(variable, field.default) if variable else field.default
+        shared = {"dest": field.name, "default": default, "help": _help(field, types_of[field.name])}
         parser.add_argument(flag, **shared, **_argument(types_of[field.name], field.metadata))
     values = vars(parser.parse_args(arguments))
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
+def _help(field: dataclasses.Field, annotation: Any) -> str:
+    """What `--help` says about a field: its own sentence, the choices where there may be several, the default."""
+    words, default = [field.metadata["help"]], field.default
+    if typing.get_origin(annotation) is tuple and typing.get_origin(typing.get_args(annotation)[0]) is Literal:
+        choices = typing.get_args(typing.get_args(annotation)[0])
+        words.append(f"Any of {', '.join(choices)}.")
+        default = "all" if default == choices else default
+    if isinstance(default, tuple):
+        default = " ".join(map(str, default))
+    variable = f"${field.metadata['variable']}" if field.metadata["variable"] else None
+    defaults = [str(d) for d in (variable, default) if d is not None and d is not False]
+    if defaults:
+        words.append(f"Default: {', or '.join(defaults)}.")
+    return " ".join(words).replace("%", "%%")
+
+
 def _argument(annotation: Any, metadata: Any) -> dict[str, Any]:
     """What argparse should be told about a field."""
     if typing.get_origin(annotation) is tuple:
-        return {"nargs": "+", **_argument(typing.get_args(annotation)[0], metadata)}
+        one = _argument(typing.get_args(annotation)[0], metadata)
+        return {"nargs": "+", "metavar": "NAME", **one}
     if isinstance(annotation, types.UnionType):  # T | None
         return _argument(typing.get_args(annotation)[0], metadata)
     if typing.get_origin(annotation) is Literal:
         return {"choices": typing.get_args(annotation)}
     if annotation is bool:
-        return {"action": argparse.BooleanOptionalAction}
+        return {"action": "store_true"}
     if annotation in (int, float):
         return {"type": _number(annotation, metadata["least"], metadata["above"]), "metavar": metadata["metavar"] or "N"}
     return {"metavar": metadata["metavar"] or "TEXT"}

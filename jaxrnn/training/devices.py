@@ -2,7 +2,6 @@
 Nothing here knows a model or a loss."""
 
 import contextlib
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +23,7 @@ def start(config: RunConfig, *, batch_size: int) -> Mesh:
     """Wake JAX with the devices and hosts that a configuration asks for. To be called before anything else touches a device.
 
     Args:
-        config: the flags. What is not given on the command line is read from `JAX_COORDINATOR_ADDRESS`.
+        config: the flags.
         batch_size: rows of a batch, of all processes together.
 
     Returns:
@@ -51,9 +50,10 @@ def start(config: RunConfig, *, batch_size: int) -> Mesh:
 
 
 def _meet(config: RunConfig):
-    address = config.coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
+    address = config.coordinator
     if not address:
-        raise Failure("several processes need --coordinator HOST:PORT, the address of process 0", code=2)
+        message = "several processes need --coordinator HOST:PORT, or JAX_COORDINATOR_ADDRESS: the address of process 0"
+        raise Failure(message, code=2)
     try:
         jax.distributed.initialize(
             address,

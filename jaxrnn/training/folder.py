@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jaxrnn.training.config import RunConfig, differences, to_json
-from jaxrnn.training.console import Failure
+from jaxrnn.training.console import Failure, require
 from jaxrnn.training.devices import any_process, chief
 
 
@@ -26,6 +26,8 @@ def make_folder(path: str | Path) -> Path:
         probe.write_text("probe")
         probe.unlink()
         return path
+    except FileExistsError:
+        raise Failure(f"{path} is a file: name a folder with --out", code=2) from None
     except OSError as reason:
         raise Failure(f"cannot write to the folder {path}: {reason.strerror}", code=2) from None
 
@@ -69,11 +71,14 @@ class Folder:
 def open_folder(config: RunConfig) -> Iterator[Folder]:
     """Open the folder `config.out` for one run, alone; the first time, its configuration is saved there.
 
-    While it is open, SIGINT and SIGTERM ask the run to stop after the step.
+    A package that is missing is named before anything is made. While the folder is open, SIGINT and SIGTERM ask the run to stop after the step.
 
     Raises:
-        Failure: it cannot be written to, another run is in it, it belongs to another configuration, or to something else.
+        Failure: a package is missing, it cannot be written to, another run is in it, it belongs to another configuration, or to something else.
     """
+    require("orbax", "jaxrnn[train]")
+    if config.tensorboard:
+        require("tensorboardX", "jaxrnn[tensorboard]")
     with contextlib.ExitStack() as stack:
         folder = Folder(Path(config.out).absolute(), stack)
         problem = None

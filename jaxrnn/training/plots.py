@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxrnn.training.console import require
+from jaxrnn.training.console import Failure, require
 
 
 @contextlib.contextmanager
 def figure(path: Path, columns: int = 1, *, width: float = 6, height: float = 4) -> Iterator[Any]:
     """Axes to draw on, or an array of them if there are several columns; saved at the end, small enough for a README.
+
+    Raises:
+        Failure: it could not be written; nothing is left of it.
 
     Example:
         >>> import tempfile
@@ -24,5 +27,9 @@ def figure(path: Path, columns: int = 1, *, width: float = 6, height: float = 4)
     drawing = Figure(figsize=(width, height), layout="constrained")
     yield drawing.subplots(1, columns)
     draft = path.with_name("." + path.name)
-    drawing.savefig(draft, dpi=80)
-    os.replace(draft, path)
+    try:
+        drawing.savefig(draft, dpi=80)
+        os.replace(draft, path)
+    except OSError as reason:
+        draft.unlink(missing_ok=True)
+        raise Failure(f"cannot write {path}: {reason.strerror}") from None

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxrnn.training import devices
 from jaxrnn.training.checkpoints import Checkpoints
-from jaxrnn.training.console import Failure, progress, require, say
+from jaxrnn.training.console import Failure, progress, say
 from jaxrnn.training.folder import Folder
 
 FLUSH = 50
@@ -46,8 +46,6 @@ class Run:
         self.step = self.last = 0
         self._pending: list[tuple[int, dict[str, Any]]] = []
         self._tensorboard, self._writer = tensorboard, None
-        if tensorboard:
-            require("tensorboardX", "jaxrnn[tensorboard]")
         if devices.chief():
             self.path.mkdir(parents=True, exist_ok=True)
             self._checkpoints = folder.at_exit.enter_context(Checkpoints(self.path / "checkpoints"))
