@@ -142,8 +142,9 @@ def plot(results, config, folder):
                 future = slice(ends[k] + 1, ends[k] + 1 + series.horizon)
                 axes.plot(series.times[future], answers[k], "C1", lw=1.5, label="forecast" if k == 0 else None)
             axes.axvline(series.times[ends[0]], color="gray", ls=":", label="held-out years begin")
-            axes.set(title=f"{name}, {config.cell}", xlabel="year", ylabel=series.unit)
-            axes.legend()
+            axes.set(title=f"{name}, {config.cell}, {series.horizon} steps ahead", xlabel="year", ylabel=series.unit)
+            axes.margins(y=0.12)
+            axes.legend(loc="upper left", fontsize="small", ncols=3)
     with training.figure(folder.path / "loss.png", len(results), width=11, height=4) as all_axes:
         for axes, (name, (*_, metrics)) in zip(np.ravel(all_axes), results.items(), strict=True):
             for metric, (steps, values) in metrics.items():

@@ -267,6 +267,29 @@ def test_a_script_without_its_last_checkpoints_ends_the_same(script, amount, ste
     assert [json.loads(line)["step"] for line in lines.splitlines()] == list(range(1, steps + 1))
 
 
+@pytest.mark.parametrize("task", ["adding", "copy"])
+@pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU"])
+def test_the_cells_of_the_memory_tasks_can_be_made(task, name):
+    params = train_memory.describe(task, name, 100).init(jax.random.key(0), 9, 7)
+    kept = {"RNN": None, "LSTM": params.b_ih[1], "GRU": params.b_ih[-2]}[name]
+    if kept is not None:
+        assert ((0 <= kept) & (kept <= np.log(99))).all()
+        assert kept.max() > 2
+
+
+def test_the_memory_tasks_ask_for_what_was_shown():
+    rng = np.random.default_rng(0)
+    x, y = train_memory.adding(rng, 5, 12, None)
+    np.testing.assert_allclose(y[:, 0], [row[row[:, 1] == 1, 0].sum() for row in x], rtol=1e-6)
+    np.testing.assert_array_equal(x[:, :6, 1].sum(1), np.ones(5))
+    np.testing.assert_array_equal(x[:, 6:, 1].sum(1), np.ones(5))
+    x, y = train_memory.copy(rng, 5, 12, 3)
+    assert x.shape == (5, 18, 9)
+    np.testing.assert_array_equal(x[:, :3].argmax(-1), y)
+    np.testing.assert_array_equal(x.sum(-1), [[1, 1, 1] + [0] * 12 + [1, 0, 0]] * 5)
+    np.testing.assert_array_equal(x[:, 15, 8], np.ones(5))
+
+
 def test_vowels_are_read_from_the_package_without_importing_it(vowels):
     (x, y), (x_test, y_test) = train_classify.load("vowels")
     assert [s.shape for s in x] == [(3 + row % 7, 3) for row in range(12)]
