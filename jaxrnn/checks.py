@@ -45,6 +45,14 @@ def rate(name: str, argument: str, value):
         raise ValueError(f"{name}: `{argument}` should be a probability, from 0 to 1, got {value}.")
 
 
+def positive(name: str, argument: str, value):
+    """`value` is a finite number above 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"{name}: `{argument}` should be a number, got {value!r}.")
+    if not 0 < value < float("inf"):  # also False for NaN
+        raise ValueError(f"{name}: `{argument}` should be above 0 and finite, got {value}.")
+
+
 def floating_dtype(name: str, argument: str, value):
     """`value` is a dtype to compute or store floating-point numbers in."""
     try:
@@ -73,6 +81,43 @@ def gate_names(named, gates: tuple):
     for gate in named:
         if gate not in gates:
             raise ValueError(f"PerGate: `named` should name gates of the cell, {', '.join(map(repr, gates))}, got {gate!r}.")
+
+
+def initializer(name: str, argument: str, value, per_gate: type):
+    """`value` can be called to draw an array, or is a `PerGate`."""
+    if isinstance(value, type):
+        hint = f"Write {value.__name__}(…), with brackets."
+        raise TypeError(f"{name}: `{argument}` should be a function of (key, shape, dtype), got the class {value.__name__}. {hint}")
+    if not callable(value) and not isinstance(value, per_gate):
+        raise TypeError(f"{name}: `{argument}` should be a function of (key, shape, dtype) or a PerGate, got {value!r}.")
+
+
+def drawn(gate: str, array, shape: tuple):
+    """What an initialiser gave is an array of the shape asked for."""
+    if getattr(array, "shape", None) != shape:
+        came = f"shape {array.shape}" if hasattr(array, "shape") else f"{type(array).__name__}"
+        hint = "\nDoes the initialiser want brackets, as in jax.nn.initializers.orthogonal()?" if callable(array) else ""
+        raise ValueError(f"init: the initialiser of gate {gate!r} should return an array of shape {shape}, got {came}.{hint}")
+
+
+def prng_key(name: str, key):
+    """`key` is one key."""
+    if not isinstance(key, jax.Array | np.ndarray):
+        raise TypeError(f"{name}: `key` should be a key, got {type(key).__name__}. Write jax.random.key(0).")
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not typed and key.dtype != jnp.uint32:
+        raise TypeError(f"{name}: `key` should be a key, got an array of dtype {key.dtype}. Write jax.random.key(0).")
+    if key.ndim != (0 if typed else 1):
+        raise ValueError(f"{name}: `key` should be one key, got an array of shape {key.shape}.")
+
+
+def cell_init(name: str, key, input_size, hidden_size, bias, dtype):
+    """The arguments of `cell.init`."""
+    prng_key(f"{name}.init", key)
+    size(name, "input_size", input_size)
+    size(name, "hidden_size", hidden_size)
+    flag(f"{name}.init", "bias", bias)
+    floating_dtype(f"{name}.init", "dtype", dtype)
 
 
 def chrono(longest):
@@ -156,6 +201,8 @@ def last_step_head(name: str, merge: str, connection: str):
 
 def cell_and_params(name: str, cell, wanted: type, params):
     """`cell` is a cell, and `params` are its parameters."""
+    if isinstance(params, wanted):
+        raise TypeError(f"{name}: `cell` should come first and `params` second, got {type(cell).__name__} and a cell.")
     kind(name, "cell", cell, wanted)
     if not hasattr(params, "w_ih"):
         raise TypeError(f"{name}: `params` should come from `cell.init`, got {type(params).__name__}.")
@@ -163,6 +210,16 @@ def cell_and_params(name: str, cell, wanted: type, params):
     if gates != len(cell.gates):
         wanted = f"{len(cell.gates)} gates for a {type(cell).__name__} ({', '.join(cell.gates)})"
         raise ValueError(f"{name}: `params` should have {wanted}, got {gates}.")
+
+
+def cell_step(cell, wanted: type, params, x):
+    """The arguments of `cell.step`, but for its state."""
+    name = f"{type(cell).__name__}.step"
+    cell_and_params(name, cell, wanted, params)
+    array(name, "x", x)
+    if x.ndim < cell.event_ndim:
+        raise ValueError(f"{name}: `x` should have shape (*batch, {_event(cell.event_ndim)}), got {x.shape}.")
+    input_size(name, "x", x, params.w_ih.shape[-3], "the third axis from the end of `params.w_ih`")
 
 
 def per_step_noise(name: str, h_scale, zoneout, zeros, time):
@@ -194,6 +251,11 @@ def unroll_options(name: str, *, truncate, dtype, time):
         floating_dtype(name, "dtype", dtype)
 
 
+def _event(ndim: int) -> str:
+    """The axes of one example at one step."""
+    return {1: "input", 2: "width, channels", 3: "height, width, channels"}.get(ndim, "*space, channels")
+
+
 # Arrays ----------------------------------------------------------------------------------------------------------------
 
 
@@ -211,8 +273,7 @@ def sequence(name: str, argument: str, xs, *, event_ndim: int):
     """`xs` is a floating-point sequence (time, *batch, …)."""
     array(name, argument, xs)
     if xs.ndim < 1 + event_ndim:
-        event = "input" if event_ndim == 1 else "*space, channels"
-        raise ValueError(f"{name}: `{argument}` should have shape (time, *batch, {event}), got {xs.shape}.")
+        raise ValueError(f"{name}: `{argument}` should have shape (time, *batch, {_event(event_ndim)}), got {xs.shape}.")
 
 
 def input_size(name: str, argument: str, xs, wanted: int, source: str):
@@ -238,8 +299,9 @@ def validity(name: str, lengths, mask, reset, time, batch: tuple, *, x: str = "x
     array(name, "lengths", lengths, jnp.integer)
     if lengths.shape != batch:
         order = "time first" if batch_first else "batch first"
-        swapped = x == "x" and len(batch) == 1 and lengths.shape == (time,)
-        hint = f"\nIs `x` {order}? Pass batch_first={not batch_first}." if swapped else ""
+        swapped = len(batch) == 1 and lengths.shape == (time,)
+        there = f"Pass batch_first={not batch_first}." if x == "x" else f"{name} wants (time, batch, …): jnp.swapaxes({x}, 0, 1)."
+        hint = f"\nIs `{x}` {order}? {there}" if swapped else ""
         raise ValueError(f"{name}: `lengths` should have shape {batch}, the batch axes of `{x}`, got {lengths.shape}.{hint}")
     if concrete(lengths) and not is_symbolic(time):
         values = np.asarray(lengths)
@@ -283,9 +345,8 @@ def nesting(name: str, argument: str, value, num_layers: int, num_directions: in
 def module_input(name: str, x, stack, batch_first: bool) -> bool:
     """`x` fits the module; whether it has a batch axis."""
     array(name, "x", x)
-    rank = stack.cell.event_ndim + 1
+    rank, event = stack.cell.event_ndim + 1, _event(stack.cell.event_ndim)
     if x.ndim not in (rank, rank + 1):
-        event = "input" if rank == 2 else "*space, channels"
         batched = f"(batch, time, {event})" if batch_first else f"(time, batch, {event})"
         raise ValueError(f"{name}: `x` should have shape {batched} or, for one sequence, (time, {event}), got {x.shape}.")
     input_size(name, "x", x, stack.input_size, "the module's `input_size`")
@@ -295,8 +356,10 @@ def module_input(name: str, x, stack, batch_first: bool) -> bool:
 def step_input(name: str, x, stack):
     """`x` is the input of one step."""
     array(name, "x", x)
+    event = _event(stack.cell.event_ndim)
     if x.ndim not in (stack.cell.event_ndim, stack.cell.event_ndim + 1):
-        raise ValueError(f"{name}: `x` should have shape (batch, input) or (input,), one step, got {x.shape}.")
+        one = f"({event},)" if event == "input" else f"({event})"
+        raise ValueError(f"{name}: `x` should have shape (batch, {event}) or {one}, one step, got {x.shape}.")
     input_size(name, "x", x, stack.input_size, "the module's `input_size`")
 
 

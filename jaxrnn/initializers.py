@@ -2,7 +2,7 @@
 that every function found there works here too, per gate. No cell and no gate order may be known here."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ __all__ = [
     "constant",
     "draw",
     "forget_bias",
+    "given",
     "identity",
     "ones",
     "orthogonal",
@@ -75,9 +76,21 @@ class PerGate:
     named: tuple[tuple[str, Initializer], ...]
     same_key: bool = False
 
+    def __repr__(self):
+        return f"PerGate({', '.join(given(self))})"
+
 
 def forget_bias(value: float = 1.0) -> PerGate:
-    """Zeros, but `value` for the forget gate (Gers, Schmidhuber, Cummins, 2000; Jozefowicz et al., 2015)."""
+    """Zeros, but `value` for the forget gate (Gers, Schmidhuber, Cummins, 2000; Jozefowicz et al., 2015).
+
+    Example:
+        >>> import jax
+        >>> from jaxrnn import LSTMCell
+        >>> from jaxrnn.initializers import forget_bias, zeros
+        >>> cell = LSTMCell(b_ih_init=forget_bias(), b_hh_init=zeros)
+        >>> cell.init(jax.random.key(0), 3, 2).b_ih.tolist()
+        [[0.0, 0.0], [1.0, 1.0], [0.0, 0.0], [0.0, 0.0]]
+    """
     return PerGate(zeros, (("f", constant(value)),))
 
 
@@ -102,6 +115,14 @@ def chrono(longest: int, *, forget: str | None = "f", write: str | None = "i") -
 
     Raises:
         ValueError: `longest` is below 3.
+
+    Example:
+        >>> import jax
+        >>> from jaxrnn import LSTMCell
+        >>> from jaxrnn.initializers import chrono, zeros
+        >>> i, f, g, o = LSTMCell(b_ih_init=chrono(784), b_hh_init=zeros).init(jax.random.key(0), 3, 50).b_ih
+        >>> bool((f >= 0).all()), bool((i == -f).all()), float(abs(g).max())
+        (True, True, 0.0)
     """
     checks.chrono(longest)
     named = ((forget, _LogUniform(longest, 1)), (write, _LogUniform(longest, -1)))
@@ -122,4 +143,22 @@ def draw(initializer: Initializer | PerGate, key, gates: tuple[str, ...], shape:
     choose = dict(per_gate.named)
     checks.gate_names(choose, gates)
     arrays = [choose.get(gate, per_gate.default)(k, shape, wide) for gate, k in zip(gates, keys, strict=True)]
+    for gate, array in zip(gates, arrays, strict=True):
+        checks.drawn(gate, array, shape)
     return jnp.stack(arrays, axis=-2).astype(dtype)
+
+
+def given(described, *skip: str) -> list[str]:
+    """`name=value` for each field of a dataclass that is not its default, as in a call."""
+    pairs = [(f, getattr(described, f.name)) for f in fields(described) if f.name not in skip]
+    return [f"{f.name}={_written(f.name, value)}" for f, value in pairs if value != f.default]
+
+
+def _written(name: str, value) -> str:
+    if name.endswith("dtype"):
+        return jnp.dtype(value).name
+    if is_dataclass(value):
+        return f"{type(value).__name__}({', '.join(given(value))})"
+    if isinstance(value, tuple):
+        return f"({', '.join(_written('', v) for v in value)})"
+    return getattr(value, "__name__", repr(value))

@@ -1,14 +1,14 @@
 """A stack: layers × directions of one cell, time first, as a pure description with `init`, `apply` and `step`. Everything
 random (the dropout family) is drawn here, once, outside the loop. No loop over time and no layout but time first."""
 
-from dataclasses import InitVar, dataclass, fields, is_dataclass
+from dataclasses import InitVar, dataclass
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from jaxrnn import checks
-from jaxrnn.cells.base import Cell
+from jaxrnn.cells.base import Cell, axis_names, given
 from jaxrnn.unroll import unroll
 
 
@@ -40,6 +40,15 @@ class Stack:
         dtype: to compute in; `None`: what input and parameters promote to.
         param_dtype: to store parameters in.
         caller: whom errors name.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxrnn import LSTMCell, Stack
+        >>> stack = Stack(LSTMCell(), 3, 5, num_layers=2, bidirectional=True)
+        >>> params = stack.init(jax.random.key(0))
+        >>> output, states = stack.apply(params, jnp.ones((7, 4, 3)))
+        >>> output.shape, len(states), states[1][0].c.shape
+        ((7, 4, 10), 2, (4, 5))
     """
 
     cell: Cell
@@ -102,10 +111,15 @@ class Stack:
     def describe(self) -> str:
         """The sizes, and whatever is not the default, as in a call."""
         sizes = [str(self.input_size), str(self.hidden_size)]
-        return ", ".join(sizes + _given(self, "cell", "input_size", "hidden_size") + _given(self.cell))
+        return ", ".join(sizes + given(self, "cell", "input_size", "hidden_size") + given(self.cell))
+
+    def __repr__(self):
+        sizes = [repr(self.cell), str(self.input_size), str(self.hidden_size)]
+        return f"Stack({', '.join(sizes + given(self, 'cell', 'input_size', 'hidden_size'))})"
 
     def init(self, key):
-        """Draw `params[layer][direction]`."""
+        """Draw `params[layer][direction]` from a key."""
+        checks.prng_key("Stack.init", key)
         keys = iter(jax.random.split(key, self.num_layers * self.num_directions))
         sizes = zip(self.layer_input_sizes, self.hidden_sizes, strict=True)
         return tuple(
@@ -115,6 +129,14 @@ class Stack:
             )
             for input_size, hidden_size in sizes
         )
+
+    def axis_names(self, params):
+        """The name of each axis of each array of `params`, or of states: `[layer][direction]`, a tuple for every array.
+
+        To be mapped to the axes of a mesh: "hidden" is the one to shard, "input", "output" (of `h`, where it is read) and
+        "gates" stay whole.
+        """
+        return None if params is None else tuple(tuple(axis_names(p) for p in layer) for layer in params)
 
     def init_state(self, params):
         """The learned initial state before training, zeros without batch axes: `[layer][direction]`; or None."""
@@ -155,6 +177,20 @@ class Stack:
         Returns:
             (output, states), or (output, states, every_state): the output (time, *batch, output_size), the final states
             `[layer][direction]`.
+
+        Raises:
+            ValueError: a shape or a concrete value does not fit. TypeError: something is of the wrong kind.
+
+        Example:
+            >>> import jax, jax.numpy as jnp
+            >>> from jaxrnn import GRUCell, Stack
+            >>> stack = Stack(GRUCell(), 3, 5, num_layers=2)
+            >>> params = stack.init(jax.random.key(0))
+            >>> whole, _ = stack.apply(params, jnp.ones((7, 3)))
+            >>> first, states = stack.apply(params, jnp.ones((4, 3)))
+            >>> last, _ = stack.apply(params, jnp.ones((3, 3)), states)
+            >>> bool(jnp.allclose(jnp.concatenate([first, last]), whole, atol=1e-6))
+            True
         """
         for argument, value in (("params", params), ("states", states), ("initial", initial)):
             checks.nesting("Stack.apply", argument, value, self.num_layers, self.num_directions)
@@ -240,22 +276,6 @@ class Stack:
 def _split(key, count: int):
     """`count` keys, or as many times None."""
     return [None] * count if key is None else list(jax.random.split(key, count))
-
-
-def _given(described, *skip: str) -> list[str]:
-    """`name=value` for each field of a dataclass that is not its default."""
-    pairs = [(f, getattr(described, f.name)) for f in fields(described) if f.name not in skip]
-    return [f"{f.name}={_written(f.name, value)}" for f, value in pairs if value != f.default]
-
-
-def _written(name: str, value) -> str:
-    if name.endswith("dtype"):
-        return jnp.dtype(value).name
-    if is_dataclass(value):
-        return f"{type(value).__name__}({', '.join(_given(value))})"
-    if isinstance(value, tuple):
-        return f"({', '.join(_written('', v) for v in value)})"
-    return getattr(value, "__name__", repr(value))
 
 
 def _bernoulli(key, rate: float, shape):

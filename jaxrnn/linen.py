@@ -3,6 +3,7 @@
 from dataclasses import fields
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -47,9 +48,12 @@ class _Layers(nn.Module, kw_only=True):
 
     def setup(self):
         stack = self.stack
-        self.layers = self.param("layers", stack.init)
+        self.layers = self.param("layers", lambda key: self._named(stack.init(key)))
         learned = stack.learn_initial_state
-        self.initial_state = self.param("initial_state", lambda _: stack.init_state(self.layers)) if learned else None
+        self.initial_state = self.param("initial_state", lambda _: self._named(stack.init_state(self.layers))) if learned else None
+
+    def _named(self, arrays):
+        return jax.tree.map(nn.LogicallyPartitioned, arrays, self.stack.axis_names(arrays))
 
     def __call__(
         self,
@@ -91,8 +95,11 @@ class Recurrent(_Layers):
         >>> gru = Recurrent(GRUCell(), 3, 5, num_layers=2)
         >>> x = jnp.ones((4, 7, 3))
         >>> (output, h_n), variables = gru.init_with_output(jax.random.key(0), x)
-        >>> output.shape, h_n.shape, variables["params"]["layers"][0][0].w_ih.shape
-        ((4, 7, 5), (2, 4, 5), (3, 3, 5))
+        >>> output.shape, h_n.shape
+        ((4, 7, 5), (2, 4, 5))
+        >>> params = variables["params"]["layers"]              # boxes with names of axes; nn.unbox(variables) takes them off
+        >>> params[0][0].w_ih.value.shape, params[0][0].w_ih.names
+        ((3, 3, 5), ('input', 'gates', 'hidden'))
     """
 
     cell: Cell

@@ -33,7 +33,8 @@ class Recurrent(nnx.Module):
 
     Attributes:
         stack: the description, a `Stack`.
-        params: the parameters, `params[layer][direction]`, an `nnx.Param` for each array.
+        params: the parameters, `params[layer][direction]`, an `nnx.Param` for each array, with names of its axes for
+            `nnx.get_partition_spec`.
         initial_state: the learned initial state, `[layer][direction]`, or None.
 
     Raises:
@@ -80,8 +81,8 @@ class Recurrent(nnx.Module):
         checks.rngs(name, rngs, nnx.Rngs, random=self.stack.random)
         self.batch_first = batch_first
         params = self.stack.init(rngs.params())
-        self.params = nnx.data(jax.tree.map(nnx.Param, params))
-        self.initial_state = nnx.data(jax.tree.map(nnx.Param, self.stack.init_state(params)))
+        self.params = nnx.data(self._variables(params))
+        self.initial_state = nnx.data(self._variables(self.stack.init_state(params)))
         self.deterministic = False
         self.rngs = rngs.dropout.fork() if self.stack.random else None
 
@@ -121,6 +122,11 @@ class Recurrent(nnx.Module):
 
     def _caller(self) -> signature.Caller:
         return signature.Caller(type(self).__name__, self.stack, self.batch_first)
+
+    def _variables(self, arrays):
+        # With eager sharding, an axis that has a name would ask for a mesh that has it.
+        named = lambda a, names: nnx.Param(a, out_sharding=names, eager_sharding=False)
+        return jax.tree.map(named, arrays, self.stack.axis_names(arrays))
 
     def _arrays(self, variables):
         return jax.tree.map(lambda v: v.get_value(), variables, is_leaf=lambda v: isinstance(v, nnx.Variable))

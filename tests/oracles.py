@@ -133,19 +133,21 @@ def layer_norm_lstm(x, state, p, epsilon=1e-5):
 
 
 def layer_norm_gru(x, state, p, epsilon=1e-5):
-    """The GRU of document 003 with the normalisations of Ba et al., equation 20. Order r z n.
+    """Ba et al., 2016, arXiv:1607.06450, supplement, equations 23-25: r and z normalised together, n alone. Order r z n.
 
-    Ba et al. (equations 23-25) normalise n apart from r and z, and let z take the new state.
+    But z keeps the old state, as in document 003; theirs takes the new.
     """
-    from_h = layer_norm(products(state["h"], p["w_hh"]), p["norm_h"], epsilon)
-    from_x = layer_norm(products(x, p["w_ih"]), p["norm_x"], epsilon)
-    b = 0 if p["b_ih"] is None else p["b_ih"].ravel()
-    (r_h, z_h, n_h), (r_x, z_x, n_x) = (
-        np.split(from_h, 3, axis=-1),
-        np.split(from_x + b, 3, axis=-1),
-    )
-    r, z = sigmoid(r_h + r_x), sigmoid(z_h + z_x)
-    n = np.tanh(n_x + r * n_h)
+    b = np.zeros_like(p["norm_h"]["gain"]) if p["b_ih"] is None else p["b_ih"]
+    gates, candidate = slice(0, 2), slice(2, 3)
+
+    def normalised(v, w, norm, rows):
+        part = {"gain": norm["gain"][rows], "shift": norm["shift"][rows]}
+        return layer_norm(products(v, w[:, rows]), part, epsilon)
+
+    rz_x = normalised(x, p["w_ih"], p["norm_x"], gates) + b[gates].ravel()
+    n_x = normalised(x, p["w_ih"], p["norm_x"], candidate) + b[2]
+    r, z = np.split(sigmoid(rz_x + normalised(state["h"], p["w_hh"], p["norm_h"], gates)), 2, axis=-1)
+    n = np.tanh(n_x + r * normalised(state["h"], p["w_hh"], p["norm_h"], candidate))
     return {"h": (1 - z) * n + z * state["h"]}
 
 

@@ -149,7 +149,7 @@ def test_nnx_linen_and_functions_draw_the_same_from_the_same_key():
 def test_linen_draws_what_it_initialises_with_the_stacks_own_init():
     module = jaxrnn.linen.LSTM(INPUT, HIDDEN, 2, bidirectional=True, learn_initial_state=True)
     variables = jit(module.init)(jax.random.key(0), X)
-    params, stack = variables["params"], module.stack
+    params, stack = nn.unbox(variables)["params"], module.stack
     shapes = jax.eval_shape(stack.init, jax.random.key(0))
     assert jax.tree.map(lambda a: (a.shape, a.dtype), params["layers"]) == jax.tree.map(lambda a: (a.shape, a.dtype), shapes)
     assert jax.tree.map(jnp.shape, params["initial_state"]) == ((jaxrnn.LSTMState((HIDDEN,), (HIDDEN,)),) * 2,) * 2

@@ -1,6 +1,6 @@
 """The registry of cells: one row per cell. No code may live here."""
 
-from jaxrnn.cells.base import Cell, GatedCell, GateParams, Hidden, LSTMState
+from jaxrnn.cells.base import Cell, GatedCell, GateParams, Hidden, LSTMState, axis_names
 from jaxrnn.cells.conv import ConvLSTM1DCell, ConvLSTM2DCell
 from jaxrnn.cells.gru import ChungGRUCell, GRUCell
 from jaxrnn.cells.layer_norm import LayerNormGRUCell, LayerNormLSTMCell
@@ -25,4 +25,5 @@ CELLS: dict[str, type[Cell]] = {
     "ConvLSTM2D": ConvLSTM2DCell,
 }
 
-__all__ = ["CELLS", "Cell", "GateParams", "GatedCell", "Hidden", "LSTMState", *(c.__name__ for c in CELLS.values())]
+_cells = [c.__name__ for c in CELLS.values()]
+__all__ = ["CELLS", "Cell", "GateParams", "GatedCell", "Hidden", "LSTMState", "axis_names", *_cells]

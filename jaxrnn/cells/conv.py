@@ -9,14 +9,14 @@ from jax import lax
 from jax.nn import sigmoid
 from jaxtyping import Array, Float
 
-from jaxrnn.cells.base import Cell, LSTMState, broadcast_like, draw, promote, split_gates
+from jaxrnn.cells.base import Cell, LSTMState, broadcast_like, check_init, check_size, draw, product_sharding, promote, split_gates
 
 
 class ConvParams(NamedTuple):
     """`GateParams` with a kernel over space in front: input and hidden are channels."""
 
     w_ih: Float[Array, "*kernel input gates hidden"]
-    w_hh: Float[Array, "*kernel hidden gates hidden"]
+    w_hh: Float[Array, "*kernel output gates hidden"]
     b_ih: Float[Array, "gates hidden"] | None
     b_hh: Float[Array, "gates hidden"] | None
 
@@ -28,7 +28,12 @@ class _ConvLSTMCell(Cell):
     gates: ClassVar = ("i", "f", "g", "o")
     State: ClassVar = LSTMState
 
+    def __post_init__(self):
+        super().__post_init__()
+        check_size(type(self).__name__, "kernel_size", self.kernel_size)
+
     def init(self, key, input_size, hidden_size, *, bias=True, dtype=jnp.float32):
+        check_init(type(self).__name__, key, input_size, hidden_size, bias, dtype)
         window = (self.kernel_size,) * (self.event_ndim - 1)
         points = self.kernel_size ** len(window)
         k_ih, k_hh, k_bih, k_bhh = jax.random.split(key, 4)
@@ -45,17 +50,28 @@ class _ConvLSTMCell(Cell):
         )
 
     def convolve(self, x, w, b):
-        """Convolve the last axes (*space, channels) of `x`, padded to keep the size: (…, *space, gates, hidden)."""
+        """Convolve the last axes (*space, channels) of `x`, padded to keep the size: (…, *space, gates, hidden).
+
+        Axes that may be sharded, batch and hidden, stand before time and gates when they become one: so they stay sharded.
+        """
         *window, channels, gates, hidden = w.shape
         wide = promote(w.dtype, jnp.float32)
         letters = "DHW"[-len(window) :]
-        y = lax.conv_general_dilated(
-            x.reshape(-1, *x.shape[-self.event_ndim :]).astype(wide),
-            w.reshape(*window, channels, gates * hidden).astype(wide),
-            window_strides=[1] * len(window),
-            padding="SAME",
-            dimension_numbers=(f"N{letters}C", f"{letters}IO", f"N{letters}C"),
-        ).reshape(*x.shape[:-1], gates, hidden)
+        leading = x.ndim - self.event_ndim
+
+        def run(x, w):
+            x = jnp.moveaxis(x, 0, max(leading - 1, 0))
+            y = lax.conv_general_dilated(
+                x.reshape(-1, *x.shape[leading:]).astype(wide),
+                w.swapaxes(-2, -1).reshape(*window, channels, hidden * gates).astype(wide),
+                window_strides=[1] * len(window),
+                padding="SAME",
+                dimension_numbers=(f"N{letters}C", f"{letters}IO", f"N{letters}C"),
+            ).reshape(*x.shape[:-1], hidden, gates)
+            return jnp.moveaxis(y.swapaxes(-2, -1), max(leading - 1, 0), 0)
+
+        sharding = product_sharding(x, w, axis=-3)
+        y = run(x, w) if sharding is None else jax.sharding.auto_axes(run, out_sharding=sharding)(x, w)
         return y if b is None else y + broadcast_like(b, y)
 
     def project(self, params, x):

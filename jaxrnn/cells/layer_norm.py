@@ -1,6 +1,7 @@
 """Layer-normalised LSTM and GRU."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
@@ -8,21 +9,21 @@ from jax import lax
 from jax.nn import sigmoid
 from jaxtyping import Array, Float
 
-from jaxrnn.cells.base import GatedCell, Hidden, LSTMState, broadcast_like, contract, split_gates
+from jaxrnn.cells.base import GatedCell, Hidden, LSTMState, broadcast_like, check_positive, contract, split_gates
 
 
 class Norm(NamedTuple):
     """Gain and shift of one layer normalisation."""
 
-    gain: Float[Array, "*size"]
-    shift: Float[Array, "*size"]
+    gain: Float[Array, "*gates hidden"]
+    shift: Float[Array, "*gates hidden"]
 
 
 class LayerNormParams(NamedTuple):
     """`GateParams` without the second bias, and the normalisations of the two products and of the cell state."""
 
     w_ih: Float[Array, "input gates hidden"]
-    w_hh: Float[Array, "hidden gates hidden"]
+    w_hh: Float[Array, "output gates hidden"]
     b_ih: Float[Array, "gates hidden"] | None
     b_hh: None
     norm_x: Norm
@@ -32,17 +33,23 @@ class LayerNormParams(NamedTuple):
 
 def normalise(a, norm: Norm, axes: tuple[int, ...], ε: float):
     """LN(a) = gain ⊙ (a − mean) / √(variance + ε) + shift, with mean and variance over `axes`."""
-    centred = a - jnp.broadcast_to(jnp.mean(a, axes, keepdims=True), a.shape)
+    centred = a - broadcast_like(jnp.mean(a, axes, keepdims=True), a)
     scale = lax.rsqrt(jnp.mean(centred * centred, axes, keepdims=True) + ε)
     gain, shift = (broadcast_like(p, a) for p in norm)
-    return gain * (centred * jnp.broadcast_to(scale, a.shape)) + shift
+    return gain * (centred * broadcast_like(scale, a)) + shift
 
 
 @dataclass(frozen=True)
 class _LayerNormCell(GatedCell):
     epsilon: float = 1e-5
 
+    together: ClassVar[tuple[int, ...]]
+    """How many gates, in their order, share a mean and a variance."""
     normalises_c: ClassVar[bool]
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_positive(type(self).__name__, "epsilon", self.epsilon)
 
     def init(self, key, input_size, hidden_size, *, bias=True, dtype=jnp.float32):
         params = super().init(key, input_size, hidden_size, bias=bias, dtype=dtype)
@@ -52,12 +59,20 @@ class _LayerNormCell(GatedCell):
         return LayerNormParams(*params[:3], b_hh=None, norm_x=gates, norm_h=gates, norm_c=c)
 
     def project(self, params, x):
-        x_gates = normalise(contract(x, params.w_ih), params.norm_x, (-2, -1), self.epsilon)
+        x_gates = self.normalise_gates(contract(x, params.w_ih), params.norm_x)
         b = params.b_ih
         return x_gates if b is None else x_gates + broadcast_like(b, x_gates)
 
-    def normalise_gates(self, h_gates, norm_h):
-        return split_gates(normalise(jnp.stack(h_gates, axis=-2), norm_h, (-2, -1), self.epsilon))
+    def normalise_gates(self, a, norm):
+        if len(self.together) == 1:
+            return normalise(a, norm, (-2, -1), self.epsilon)
+        bounds = [sum(self.together[:k]) for k in range(len(self.together) + 1)]
+        groups = [slice(*pair) for pair in pairwise(bounds)]
+        parts = [normalise(a[..., g, :], Norm(norm.gain[g], norm.shift[g]), (-2, -1), self.epsilon) for g in groups]
+        return jnp.concatenate(parts, axis=-2)
+
+    def normalise_h(self, h_gates, norm_h):
+        return split_gates(self.normalise_gates(jnp.stack(h_gates, axis=-2), norm_h))
 
 
 @dataclass(frozen=True)
@@ -76,10 +91,11 @@ class LayerNormLSTMCell(_LayerNormCell):
 
     gates: ClassVar = ("i", "f", "g", "o")
     State: ClassVar = LSTMState
+    together: ClassVar = (4,)
     normalises_c: ClassVar = True
 
     def update(self, state, x_gates, h_gates, norm_x, norm_h, norm_c):
-        (x_i, x_f, x_g, x_o), (h_i, h_f, h_g, h_o) = x_gates, self.normalise_gates(h_gates, norm_h)
+        (x_i, x_f, x_g, x_o), (h_i, h_f, h_g, h_o) = x_gates, self.normalise_h(h_gates, norm_h)
         i = sigmoid(x_i + h_i)
         f = sigmoid(x_f + h_f)
         g = jnp.tanh(x_g + h_g)
@@ -90,24 +106,26 @@ class LayerNormLSTMCell(_LayerNormCell):
 
 @dataclass(frozen=True)
 class LayerNormGRUCell(_LayerNormCell):
-    """GRU with layer normalisation (Ba, Kiros, Hinton, 2016, arXiv:1607.06450), in cuDNN's form.
+    """GRU with layer normalisation (Ba, Kiros, Hinton, 2016, arXiv:1607.06450, supplement, equations 23–25).
 
         rₜ = σ(LN(W_i xₜ)_r + b_r + LN(W_h hₜ₋₁)_r)
         zₜ = σ(LN(W_i xₜ)_z + b_z + LN(W_h hₜ₋₁)_z)
         nₜ = tanh(LN(W_i xₜ)_n + b_n + rₜ ⊙ LN(W_h hₜ₋₁)_n)
         hₜ = (1 − zₜ) ⊙ nₜ + zₜ ⊙ hₜ₋₁
 
-    Variant: mean and variance over all gates together; z keeps the old state, as in `GRUCell` (the paper's z takes the new).
+    Variant: r and z share a mean and a variance, n has its own, as in the paper; z keeps the old state, as in `GRUCell` (the
+    paper's takes the new).
 
     Args:
         epsilon: added to the variance.
     """
 
     gates: ClassVar = ("r", "z", "n")
+    together: ClassVar = (2, 1)
     normalises_c: ClassVar = False
 
     def update(self, state, x_gates, h_gates, norm_x, norm_h, norm_c):
-        (x_r, x_z, x_n), (h_r, h_z, h_n) = x_gates, self.normalise_gates(h_gates, norm_h)
+        (x_r, x_z, x_n), (h_r, h_z, h_n) = x_gates, self.normalise_h(h_gates, norm_h)
         r = sigmoid(x_r + h_r)
         z = sigmoid(x_z + h_z)
         n = jnp.tanh(x_n + r * h_n)

@@ -8,14 +8,25 @@ import jax.numpy as jnp
 from jax.nn import sigmoid
 from jaxtyping import Array, Float
 
-from jaxrnn.cells.base import Cell, GatedCell, LSTMState, broadcast_like, check_proj_size, contract, draw, split_gates, uniform
+from jaxrnn.cells.base import (
+    Cell,
+    GatedCell,
+    LSTMState,
+    broadcast_like,
+    check_init,
+    check_proj_size,
+    contract,
+    draw,
+    split_gates,
+    uniform,
+)
 
 
 class PeepholeParams(NamedTuple):
     """`GateParams` and the peephole weights of the gates i, f, o."""
 
     w_ih: Float[Array, "input gates hidden"]
-    w_hh: Float[Array, "hidden gates hidden"]
+    w_hh: Float[Array, "output gates hidden"]
     b_ih: Float[Array, "gates hidden"] | None
     b_hh: Float[Array, "gates hidden"] | None
     p: Float[Array, "3 hidden"]
@@ -112,6 +123,7 @@ class ProjectedLSTMCell(Cell):
         return self.proj_size
 
     def init(self, key, input_size, hidden_size, *, bias=True, dtype=jnp.float32):
+        check_init(type(self).__name__, key, input_size, hidden_size, bias, dtype)
         check_proj_size(self.proj_size, hidden_size)
         k_gates, k_hr = jax.random.split(key)
         params = super().init(k_gates, input_size, hidden_size, bias=bias, dtype=dtype)
@@ -121,7 +133,7 @@ class ProjectedLSTMCell(Cell):
 
     def initial_state(self, params, x):
         zeros = jnp.zeros_like(self.project(params, x)[..., 0, :])
-        return LSTMState(zeros[..., : self.proj_size], zeros)
+        return LSTMState(jnp.zeros_like(contract(zeros, params.w_hr)), zeros)
 
     def recur(self, params, state, x_gates, h):
         a_i, a_f, a_g, a_o = split_gates(x_gates + contract(h, params.w_hh, params.b_hh))

@@ -1,13 +1,23 @@
 """Cells with fewer parts than a GRU."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.nn import relu, sigmoid
+from jaxtyping import Array, Float
 
-from jaxrnn.cells.base import Cell, GateParams, Hidden, broadcast_like, contract, draw, split_gates
+from jaxrnn.cells.base import Cell, Hidden, broadcast_like, check_init, contract, draw, split_gates
+
+
+class IndParams(NamedTuple):
+    """`GateParams` of units that see only themselves: `w_hh` has no axis to read from."""
+
+    w_ih: Float[Array, "input gates hidden"]
+    w_hh: Float[Array, "gates hidden"]
+    b_ih: Float[Array, "gates hidden"] | None
+    b_hh: None
 
 
 @dataclass(frozen=True)
@@ -45,8 +55,9 @@ class IndRNNCell(Cell):
     gates: ClassVar = ("h",)
 
     def init(self, key, input_size, hidden_size, *, bias=True, dtype=jnp.float32):
+        check_init(type(self).__name__, key, input_size, hidden_size, bias, dtype)
         k_ih, k_u, k_b = jax.random.split(key, 3)
-        return GateParams(
+        return IndParams(
             w_ih=draw(self.w_ih_init, k_ih, self.gates, (input_size, hidden_size), dtype),
             w_hh=draw(self.w_hh_init, k_u, self.gates, (hidden_size,), dtype),
             b_ih=draw(self.b_ih_init, k_b, self.gates, (hidden_size,), dtype) if bias else None,

@@ -26,6 +26,7 @@ class RNNCell(GatedCell):
     gates: ClassVar = ("h",)
 
     def __post_init__(self):
+        super().__post_init__()
         check_choice("RNNCell", "nonlinearity", self.nonlinearity, ("tanh", "relu"))
 
     def update(self, state, x_gates, h_gates):
