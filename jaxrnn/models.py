@@ -12,8 +12,9 @@ class _Model(nnx.Module):
     """The last layer's state after the last valid step -> linear.
 
     Args:
-        input_size, hidden_size, num_layers: of the recurrent module.
+        input_size, hidden_size: of the recurrent module.
         output_size: width of the prediction.
+        num_layers: of the recurrent module; by keyword, since the documents put it before or behind `output_size`.
         rngs: the source of the parameters. Not optional.
         options: of the recurrent module: `bidirectional`, `dropout`, …, but neither `merge` nor `connection`.
 
@@ -28,15 +29,16 @@ class _Model(nnx.Module):
         input_size: int,
         hidden_size: int | tuple[int, ...],
         output_size: int,
-        num_layers: int = 1,
         *,
+        num_layers: int = 1,
         rngs: nnx.Rngs | None = None,
         **options: Any,
     ):
-        checks.size(type(self).__name__, "output_size", output_size)
-        self.rnn = self.recurrent(input_size, hidden_size, num_layers, rngs=rngs, **options)
+        name = type(self).__name__
+        checks.size(name, "output_size", output_size)
+        self.rnn = self.recurrent(input_size, hidden_size, num_layers, rngs=rngs, caller=name, **options)
         stack = self.rnn.stack
-        checks.last_step_head(type(self).__name__, stack.merge, stack.connection)
+        checks.last_step_head(name, stack.merge, stack.connection)
         dtypes = {"dtype": stack.dtype, "param_dtype": stack.param_dtype}
         self.fc = nnx.Linear(signature.summary_size(stack), output_size, **dtypes, rngs=rngs)
 
@@ -73,12 +75,29 @@ class RNNModel(_Model):
 
 
 class LSTMModel(_Model):
-    """LSTM layers and a linear head, the documents' `LSTMModel`."""
+    """LSTM layers and a linear head, the documents' `LSTMModel`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from jaxrnn.models import LSTMModel
+        >>> model = LSTMModel(input_size=10, hidden_size=20, output_size=2, bidirectional=True, rngs=nnx.Rngs(0))
+        >>> model(jnp.ones((5, 3, 10)), lengths=jnp.array([3, 1, 2, 3, 3])).shape
+        (5, 2)
+    """
 
     recurrent = LSTM
 
 
 class GRUModel(_Model):
-    """GRU layers and a linear head, the documents' `GRUModel`."""
+    """GRU layers and a linear head, the documents' `GRUModel`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from jaxrnn.models import GRUModel
+        >>> GRUModel(input_size=10, hidden_size=20, output_size=2, rngs=nnx.Rngs(0))(jnp.ones((5, 3, 10))).shape
+        (5, 2)
+    """
 
     recurrent = GRU

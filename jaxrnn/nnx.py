@@ -28,6 +28,7 @@ class Recurrent(nnx.Module):
             after `eval()`.
         bidirectional: run every layer in both directions of time.
         rngs: the source of the parameters and, where something is random, of its draws. Not optional.
+        caller: whom errors name; by default the class.
         options: `merge`, `connection`, `input_dropout`, `recurrent_dropout`, `zoneout`, `weight_dropout`,
             `learn_initial_state`, `remat`, `truncate`, `dtype`, `param_dtype`: see `Stack`.
 
@@ -62,9 +63,10 @@ class Recurrent(nnx.Module):
         dropout: float = 0.0,
         bidirectional: bool = False,
         rngs: nnx.Rngs | None = None,
+        caller: str | None = None,
         **options: Any,
     ):
-        name = type(self).__name__
+        name = self.caller = caller or type(self).__name__
         checks.arguments(name, options, _OPTIONS)
         checks.flag(name, "batch_first", batch_first)
         self.stack = Stack(
@@ -121,7 +123,7 @@ class Recurrent(nnx.Module):
         return signature.step(self._caller(), self._arrays(self.params), x, state, initial=self._arrays(self.initial_state))
 
     def _caller(self) -> signature.Caller:
-        return signature.Caller(type(self).__name__, self.stack, self.batch_first)
+        return signature.Caller(self.caller, self.stack, self.batch_first)
 
     def _variables(self, arrays):
         # With eager sharding, an axis that has a name would ask for a mesh that has it.
@@ -149,10 +151,19 @@ class RNN(Recurrent):
 
     Args:
         nonlinearity: "tanh" or "relu".
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from jaxrnn import RNN
+        >>> output, h_n = RNN(3, 5, num_layers=2, nonlinearity="relu", rngs=nnx.Rngs(0))(jnp.ones((4, 7, 3)))
+        >>> output.shape, h_n.shape
+        ((4, 7, 5), (2, 4, 5))
     """
 
     def __init__(self, input_size, hidden_size, num_layers=1, *, nonlinearity="tanh", **options):
-        super().__init__(signature.rnn_cell(type(self).__name__, nonlinearity), input_size, hidden_size, num_layers, **options)
+        cell = signature.rnn_cell(options.get("caller") or type(self).__name__, nonlinearity)
+        super().__init__(cell, input_size, hidden_size, num_layers, **options)
 
 
 class LSTM(Recurrent):
@@ -160,15 +171,36 @@ class LSTM(Recurrent):
 
     Args:
         proj_size: if positive, project the output to this size, see `ProjectedLSTMCell`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from jaxrnn import LSTM
+        >>> output, (h_n, c_n) = LSTM(3, 5, proj_size=2, bidirectional=True, rngs=nnx.Rngs(0))(jnp.ones((4, 7, 3)))
+        >>> output.shape, h_n.shape, c_n.shape
+        ((4, 7, 4), (2, 4, 2), (2, 4, 5))
     """
 
     def __init__(self, input_size, hidden_size, num_layers=1, *, proj_size=0, **options):
-        cell = signature.lstm_cell(type(self).__name__, hidden_size, proj_size)
+        cell = signature.lstm_cell(options.get("caller") or type(self).__name__, hidden_size, proj_size)
         super().__init__(cell, input_size, hidden_size, num_layers, **options)
 
 
 class GRU(Recurrent):
-    """Layers of the gated recurrent unit, `torch.nn.GRU`; see `GRUCell` for the equations, `Recurrent` for the arguments."""
+    """Layers of the gated recurrent unit, `torch.nn.GRU`; see `GRUCell` for the equations, `Recurrent` for the arguments.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from jaxrnn import GRU
+        >>> gru = GRU(3, 5, rngs=nnx.Rngs(0))
+        >>> output, h_n = gru(jnp.ones((4, 7, 3)), lengths=jnp.array([7, 2, 0, 5]))
+        >>> bool((output[1, 2:] == 0).all()), bool((h_n[0, 1] == output[1, 1]).all())
+        (True, True)
+        >>> y, h = gru.step(jnp.ones((4, 3)), h_n)
+        >>> y.shape
+        (4, 5)
+    """
 
     def __init__(self, input_size, hidden_size, num_layers=1, **options):
         super().__init__(GRUCell(), input_size, hidden_size, num_layers, **options)

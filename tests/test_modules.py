@@ -309,10 +309,11 @@ def test_a_start_given_as_returned_goes_on():
         close((jnp.concatenate([first, second], axis=1), h), whole)
 
 
-@pytest.mark.parametrize("sizes", [(INPUT, HIDDEN, 2, 2), (INPUT, (4, HIDDEN), 2, 2)])
-def test_a_models_head_reads_the_last_layer_at_the_end_of_each_direction(sizes):
+@pytest.mark.parametrize("hidden", [HIDDEN, (4, HIDDEN)])
+def test_a_models_head_reads_the_last_layer_at_the_end_of_each_direction(hidden):
     """Forward after the last valid step, backward after the first."""
-    model = jaxrnn.models.LSTMModel(*sizes, bidirectional=True, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    options = {"num_layers": 2, "bidirectional": True, "dtype": jnp.float32}
+    model = jaxrnn.models.LSTMModel(INPUT, hidden, 2, **options, rngs=nnx.Rngs(0))
     lengths = jnp.array([7, 1, 3, 6])
     got = jit(lambda m: m(X, lengths=lengths))(model)
     output = jit(lambda m: m.rnn(X, lengths=lengths)[0])(model)
