@@ -38,7 +38,9 @@ class Config(training.RunConfig):
     batch_size: int = option(32, "Sequences in a batch.", least=1)
     buckets: int = option(4, "Different lengths to pad to, at most.", least=1)
     learning_rate: float = option(3e-3, "Step size of Adam.", above=0)
-    epochs: int | None = option(None, f"Times through the data. Default: {EPOCHS['vowels']} for vowels, {EPOCHS['digits']} for digits.", least=1)
+    epochs: int | None = option(
+        None, f"Times through the data. Default: {EPOCHS['vowels']} for vowels, {EPOCHS['digits']} for digits.", least=1
+    )
     save_every: int = option(500, "Steps between checkpoints.", least=1)
     out: str = option("runs/classify", "Folder of the run; a run that is there goes on.", saved=False, metavar="FOLDER")
 

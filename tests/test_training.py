@@ -8,6 +8,7 @@ import signal
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal
 
 import jax
@@ -370,8 +371,8 @@ def test_a_checkpoint_of_another_model_or_a_shorter_metrics_file_is_refused(fold
         run.restore(start())
 
 
-def test_a_full_disk_is_said_and_the_last_checkpoint_kept(folder):
-    """Files may not grow beyond 2 kB: to who writes them, that is a full disk."""
+def test_a_full_disk_is_said_and_the_last_checkpoint_kept(folder, monkeypatch):
+    """Too little is free to begin with; or it ends while writing: files may not grow beyond 2 kB."""
     usual = resource.getrlimit(resource.RLIMIT_FSIZE)
     rng = np.random.default_rng(0)
     big = {"w": rng.standard_normal(3)}
@@ -379,12 +380,17 @@ def test_a_full_disk_is_said_and_the_last_checkpoint_kept(folder):
     run.last = 2
     run.checkpoint(1, big)
     big["w"] = rng.standard_normal(4000)
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1_070_000))
+        with pytest.raises(Failure, match=r"(?s)cannot save step 2 in .*: 1.1 MB are needed, 1.1 MB are free\nThe last .* step 1, in"):
+            run.checkpoint(2, big)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, usual[1]))
     try:
-        with pytest.raises(Failure, match=r"(?s)cannot save step 2 in .*The last good checkpoint is of step 1, in"):
+        with pytest.raises(Failure, match=r"(?s)cannot save step 2 in .*: File too large\nThe last good checkpoint is of step 1, in"):
             run.checkpoint(2, big)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert [p.name for p in (folder.path / "toy/checkpoints").iterdir()] == ["1"]
     assert Checkpoints(folder.path / "toy/checkpoints").steps == [1]
 
 

@@ -1,9 +1,11 @@
 """Checkpoints, written by Orbax and sealed: a kill at any moment leaves either a whole checkpoint or none, and damage is seen
 before it is read. Only the chief process may come here; nothing here knows what the arrays mean."""
 
+import errno
 import hashlib
 import json
 import logging
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -16,6 +18,8 @@ from jaxrnn.training.console import Failure
 from jaxrnn.training.folder import write_whole
 
 SEAL = "seal.json"
+MARGIN = 2**20
+"""Bytes of a checkpoint beside its arrays, generously."""
 
 
 class Checkpoints:
@@ -32,8 +36,10 @@ class Checkpoints:
     def __init__(self, path: Path, *, keep: int = 3):
         import orbax.checkpoint as ocp
 
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        for name in ("absl", "asyncio"):  # what goes wrong is raised, too
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         self.path = path
+        self._clear_drafts()
         self._clear()
         one_process = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="chief")
         options = ocp.CheckpointManagerOptions(
@@ -76,14 +82,18 @@ class Checkpoints:
         Raises:
             Failure: it could not be written; names the last step that was.
         """
+        needed, free = MARGIN + sum(array.nbytes for array in arrays.values()), shutil.disk_usage(self.path).free
+        if free < needed:
+            sizes = f"{needed / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free"
+            raise Failure(f"cannot save step {step} in {self.path}: {sizes}\n{self.last_good}")
         try:
             self._manager.save(step, args=self._ocp.args.Composite(arrays=self._ocp.args.StandardSave(arrays)))
             folder = self.path / str(step)
             write_whole(folder / SEAL, json.dumps({"facts": facts, "shapes": _shapes(arrays), "files": _digests(folder)}))
         except Exception as reason:  # Orbax passes on whatever its writers raise
             shutil.rmtree(self.path / str(step), ignore_errors=True)
-            first = (str(reason).strip() or type(reason).__name__).splitlines()[0]
-            raise Failure(f"cannot save step {step} in {self.path}: {first}\n{self.last_good}") from None
+            self._clear_drafts()
+            raise Failure(f"cannot save step {step} in {self.path}: {_in_short(reason)}\n{self.last_good}") from None
 
     @property
     def last_good(self) -> str:
@@ -94,6 +104,11 @@ class Checkpoints:
             if steps
             else "There is no checkpoint."
         )
+
+    def _clear_drafts(self):
+        """Take away what Orbax had not finished."""
+        for draft in self.path.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(draft, ignore_errors=True)
 
     def _clear(self):
         """Take away what cannot be restored, naming what is newer than the newest good one."""
@@ -113,6 +128,13 @@ class Checkpoints:
                 shutil.rmtree(aside / folder.name, ignore_errors=True)
                 aside.mkdir(exist_ok=True)
                 folder.rename(aside / folder.name)
+
+
+def _in_short(reason: Exception) -> str:
+    """What the system said, if it is found in what Orbax's writers raised; else their first line."""
+    known = [os.strerror(n) for n in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)]
+    text = str(reason).strip() or type(reason).__name__
+    return next((words for words in known if words in text), text.splitlines()[0])
 
 
 def _shapes(arrays: dict[str, np.ndarray]) -> dict[str, str]:

@@ -71,10 +71,12 @@ class Folder:
 def open_folder(config: RunConfig) -> Iterator[Folder]:
     """Open the folder `config.out` for one run, alone; the first time, its configuration is saved there.
 
-    A package that is missing is named before anything is made. While the folder is open, SIGINT and SIGTERM ask the run to stop after the step.
+    A package that is missing is named before anything is made. While the folder is open, SIGINT and SIGTERM ask the run
+    to stop after the step.
 
     Raises:
-        Failure: a package is missing, it cannot be written to, another run is in it, it belongs to another configuration, or to something else.
+        Failure: a package is missing; the folder cannot be written to, another run is in it, it belongs to another
+            configuration, or to something else.
     """
     require("orbax", "jaxrnn[train]")
     if config.tensorboard:
