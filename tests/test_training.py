@@ -382,11 +382,15 @@ def test_a_full_disk_is_said_and_the_last_checkpoint_kept(folder, monkeypatch):
     big["w"] = rng.standard_normal(4000)
     with monkeypatch.context() as patch:
         patch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1_070_000))
-        with pytest.raises(Failure, match=r"(?s)cannot save step 2 in .*: 1.1 MB are needed, 1.1 MB are free\nThe last .* step 1, in"):
+        with pytest.raises(
+            Failure, match=r"(?s)cannot save step 2 in .*: 1.1 MB are needed, 1.1 MB are free\nThe last .* step 1, in"
+        ):
             run.checkpoint(2, big)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, usual[1]))
     try:
-        with pytest.raises(Failure, match=r"(?s)cannot save step 2 in .*: File too large\nThe last good checkpoint is of step 1, in"):
+        with pytest.raises(
+            Failure, match=r"(?s)cannot save step 2 in .*: File too large\nThe last good checkpoint is of step 1, in"
+        ):
             run.checkpoint(2, big)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, usual)
