@@ -50,9 +50,9 @@ def run(module, xs):
     return module(xs)
 
 
-def assert_computes(module, step, carry, *, carry_order=(0,), tolerance=1e-12):
+def assert_computes(module, step, carry, *, carry_order=(0,), tolerance=1e-12, dtype=jnp.float64):
     """One layer gives what the other library's step gives: outputs, and final states in our order."""
-    xs = jnp.asarray(np.random.default_rng(1).standard_normal((TIME, BATCH, INPUT)), jnp.float64)
+    xs = jnp.asarray(np.random.default_rng(1).standard_normal((TIME, BATCH, INPUT)), dtype)
     final, want = loop(step, carry, xs)
     got, h_n = run(module, jnp.swapaxes(xs, 0, 1))
     np.testing.assert_allclose(got, np.swapaxes(want, 0, 1), rtol=tolerance, atol=tolerance)
@@ -61,8 +61,8 @@ def assert_computes(module, step, carry, *, carry_order=(0,), tolerance=1e-12):
         np.testing.assert_allclose(ours[0], final[k], rtol=tolerance, atol=tolerance)
 
 
-def zeros(*_):
-    return jnp.zeros((BATCH, HIDDEN), jnp.float64)
+def zeros(dtype=jnp.float64):
+    return jnp.zeros((BATCH, HIDDEN), dtype)
 
 
 # Linen --------------------------------------------------------------------------------------------
@@ -325,6 +325,86 @@ def test_what_equinox_lacks_is_refused_by_name():
         to_equinox(make_module(jaxrnn.GRUCell(), 2, 3, learn_initial_state=True))
     with pytest.raises(TypeError, match=r"`module` should be a jaxrnn.RNN, LSTM, GRU or Recurrent, got Linear"):
         to_equinox(nnx.Linear(2, 3, rngs=nnx.Rngs(0)))
+
+
+def everywhere():
+    """For each format: a call that reads a tree of arrays, such a tree, and the first of its arrays."""
+    haiku = haiku_cell(lambda: hk.LSTM(HIDDEN), jnp.float32)[1]
+    graph, state = nnx.split(nnx_cell(nnx.GRUCell))
+    equinox, rest = eqx.partition(equinox_cell(eqx.nn.GRUCell, INPUT, HIDDEN, dtype=jnp.float32), eqx.is_array)
+    return {
+        "linen": (from_linen, linen_params(nn.LSTMCell(HIDDEN), dtype=jnp.float32)),
+        "nnx": (lambda tree: from_nnx(nnx.merge(graph, tree)), state),
+        "haiku": (lambda tree: from_haiku(tree, "lstm"), haiku),
+        "equinox": (lambda tree: from_equinox(eqx.combine(tree, rest)), equinox),
+    }
+
+
+@pytest.mark.parametrize("name", ["linen", "nnx", "haiku", "equinox"])
+def test_a_tree_with_a_wrong_array_is_refused(name):
+    """Any array of it: of another shape, of another dtype, of a dtype that is not kept."""
+    read, tree = everywhere()[name]
+    read(tree)
+    leaves, structure = jax.tree.flatten(tree)
+    for k, a in enumerate(leaves):
+        for wrong, message in [
+            (jnp.concatenate([a, a], axis=-1), "should be .* got|should hold"),
+            (a.astype(jnp.float16), "float16"),
+            (a.astype(jnp.float8_e4m3fn), "should have one of the dtypes float64, float32, float16, bfloat16, got float8_e4m3fn"),
+        ]:
+            with pytest.raises((ValueError, TypeError), match=rf"from_{name}: (?s:.*)({message})"):
+                read(jax.tree.unflatten(structure, [*leaves[:k], wrong, *leaves[k + 1 :]]))
+
+
+def test_a_tree_with_an_array_too_many_or_too_few_is_refused():
+    _, params = everywhere()["haiku"]
+    with pytest.raises(ValueError, match=r"/linear/z should not be there, got float32 \(24,\)"):
+        from_haiku({"lstm/linear": params["lstm/linear"] | {"z": params["lstm/linear"]["b"]}}, "lstm")
+    cell = nnx_cell(nnx.LSTMCell)
+    cell.extra = nnx.Linear(2, 3, use_bias=False, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"extra.kernel should not be there, got float32 \(2, 3\)"):
+        from_nnx(cell)
+    del cell.extra
+    cell.hf.bias = None
+    with pytest.raises(ValueError, match=r"hf.bias should be float32 \(6,\), got none"):
+        from_nnx(cell)
+    theirs = equinox_cell(eqx.nn.GRUCell, INPUT, HIDDEN, dtype=jnp.float32)
+    with pytest.raises(ValueError, match=r"bias should be float32 \(18,\), got none"):
+        from_equinox(eqx.tree_at(lambda cell: cell.bias, theirs, None))
+
+
+def test_what_are_no_cells_is_refused():
+    pair = r"or a list of layers, each .* or a pair \(forward, backward\) of them, got"
+    with pytest.raises(TypeError, match=rf"from_linen: `source` should be a cell's parameters, {pair} int"):
+        from_linen(3)
+    with pytest.raises(TypeError, match=rf"from_nnx: `source` should be a cell, {pair} \[\]"):
+        from_nnx([])
+    with pytest.raises(TypeError, match=rf"from_haiku: `name` should be a name, {pair} \[\[str, int\]\]"):
+        from_haiku({}, [("lstm", 3)])
+    with pytest.raises(TypeError, match=r"from_haiku: `params` should be what .* returns, got NoneType"):
+        from_haiku(None, "lstm")
+    with pytest.raises(TypeError, match=rf"from_equinox: `source` should be a cell of Equinox, {pair} \[str\]"):
+        from_equinox(["lstm"])
+
+
+def test_cells_compute_the_same_in_float32_too():
+    gru = nn.GRUCell(HIDDEN)
+    params = linen_params(gru, dtype=jnp.float32)
+    apply, haiku, initial = haiku_cell(lambda: hk.LSTM(HIDDEN), jnp.float32)
+    equinox = equinox_cell(eqx.nn.GRUCell, INPUT, HIDDEN, dtype=jnp.float32)
+    graph, state = nnx.split(nnx_cell(nnx.SimpleCell))
+    h = zeros(dtype=jnp.float32)
+
+    def same(h):
+        return h, h
+
+    for module, step, carry, order in [
+        (from_linen(params), lambda h, x: gru.apply({"params": params}, h, x), h, (0,)),
+        (from_haiku(haiku, "lstm"), lambda s, x: apply(haiku, x, s)[::-1], initial, (0, 1)),
+        (from_equinox(equinox), lambda h, x: same(jax.vmap(equinox)(x, h)), h, (0,)),
+        (from_nnx(nnx.merge(graph, state)), lambda h, x: nnx.merge(graph, state)(h, x), h, (0,)),
+    ]:
+        assert_computes(module, step, carry, carry_order=order, tolerance=1e-6, dtype=jnp.float32)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])

@@ -98,13 +98,23 @@ def test_a_module_with_two_biases_goes_to_keras(cell, kind, options):
     np.testing.assert_allclose(run(module, x, None)[0], layer(x), rtol=1e-6, atol=1e-6)
 
 
-def test_float64_is_kept(x64):
-    """In the weights; Keras on JAX computes the tanh of float64 in float32, so results cannot be compared closer than that."""
-    layer = randomised(layers.GRU(HIDDEN, dtype="float64"))
+@pytest.mark.parametrize("kind", ["SimpleRNN", "LSTM", "GRU", "GRU reset before"])
+def test_float64_is_kept(kind, x64):
+    """Keras on JAX computes its own tanh of float64 in float32, so it is given JAX's."""
+    options = {"reset_after": False} if "before" in kind else {}
+    kind = getattr(layers, kind.split()[0])
+    layer = randomised(kind(HIDDEN, dtype="float64", **options))
     module = from_keras(layer)
     assert module.params[0][0].w_ih.dtype == np.float64
     for a, b in zip(to_keras(module), layer.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+    exact = randomised(kind(HIDDEN, dtype="float64", activation=jnp.tanh, **options, **ALL))
+    x = jnp.asarray(np.random.default_rng(1).standard_normal((BATCH, TIME, INPUT)))
+    want = jax.jit(lambda x: exact.stateless_call(exact.trainable_variables, exact.non_trainable_variables, x, mask=MASK)[0])(x)
+    output, h_n = run(module, x, LENGTHS)
+    np.testing.assert_allclose(np.asarray(output)[MASK], np.asarray(want[0])[MASK], rtol=1e-12, atol=1e-12)
+    for ours, one in zip(jax.tree.leaves(h_n), want[1:], strict=True):
+        np.testing.assert_allclose(ours[0], one, rtol=1e-12, atol=1e-12)
 
 
 def model():
@@ -155,13 +165,24 @@ def test_layers_are_found_in_models_and_files(tmp_path):
         load_keras(module, tmp_path / "m.weights.h5")
 
 
-def test_bfloat16_is_kept(tmp_path):
-    layer = layers.LSTM(4, dtype="bfloat16", recurrent_initializer="glorot_uniform")
+def test_a_functional_model_is_a_file_too(tmp_path):
+    x = keras.Input((None, INPUT))
+    both = two_way(layers.GRU(4, return_sequences=True), name="enc_both")(x)
+    theirs = randomised(keras.Model(x, [layers.LSTM(5, name="one")(both), layers.LSTM(2, name="other")(x)]))
+    theirs.save(tmp_path / "m.keras")
+    for name in ("enc_both", "one", "other"):
+        for a, b in zip(to_keras(from_keras(tmp_path / "m.keras", name)), theirs.get_layer(name).get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_narrow_dtypes_are_kept(dtype, tmp_path):
+    layer = layers.LSTM(4, dtype=dtype, recurrent_initializer="glorot_uniform")
     theirs = randomised(keras.Sequential([keras.Input((None, INPUT)), layer]))
     theirs.save(tmp_path / "m.keras")
     for source in (layer, tmp_path / "m.keras"):
         module = from_keras(source)
-        assert module.params[0][0].w_hh.dtype == jnp.bfloat16
+        assert module.params[0][0].w_hh.dtype == jnp.dtype(dtype)
         for a, b in zip(to_keras(module), layer.get_weights(), strict=True):
             np.testing.assert_array_equal(a, b)
 
@@ -198,6 +219,9 @@ def test_what_does_not_fit_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"the cell should be one that Keras has .* got MGUCell"):
         to_keras(nnx.eval_shape(lambda: jaxrnn.Recurrent(jaxrnn.MGUCell(), 2, 3, rngs=nnx.Rngs(0))))
 
+    with pytest.raises(TypeError, match=r"`source` should be a list of arrays, or the path .*, got int"):
+        load_keras(from_keras(first), 3)
+
     module = from_keras(first)
     before = to_keras(module)
     for damage, message in [
@@ -217,5 +241,62 @@ def test_what_does_not_fit_is_refused(tmp_path):
         load_keras(module, tmp_path / "m.keras")
     with pytest.raises(FileNotFoundError):
         from_keras(tmp_path / "nowhere.keras")
+    with pytest.raises(FileNotFoundError):
+        load_keras(module, tmp_path / "nowhere.weights.h5")
+    (tmp_path / "m.keras").write_bytes(whole)
+    for wrong, message in [
+        (nnx.eval_shape(lambda: jaxrnn.LSTM(INPUT, 5, rngs=nnx.Rngs(0))), r"weights\[0\] should be float32 \(3, 20\), got"),
+        (nnx.eval_shape(lambda: jaxrnn.GRU(INPUT, 4, rngs=nnx.Rngs(0))), r"= \('GRUCell', None, None\), got \('LSTMCell', None"),
+        (
+            nnx.eval_shape(lambda: jaxrnn.LSTM(INPUT, 4, bidirectional=True, rngs=nnx.Rngs(0))),
+            r"should be as `module`, \(cell, nonlinearity, merge\) = \('LSTMCell', None, 'concat'\), got",
+        ),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            load_keras(wrong, tmp_path / "m.keras")
     for a, b in zip(to_keras(module), before, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_what_a_file_says_of_its_activation_is_heeded(tmp_path):
+    """Weights of a relu layer would fit a tanh layer."""
+    theirs = randomised(keras.Sequential([keras.Input((None, INPUT)), layers.SimpleRNN(4, activation="relu")]))
+    theirs.save(tmp_path / "m.keras")
+    tanh, relu = (jaxrnn.RNN(INPUT, 4, nonlinearity=φ, rngs=nnx.Rngs(0)) for φ in ("tanh", "relu"))
+    before = to_keras(tanh)
+    with pytest.raises(ValueError, match=r"= \('RNNCell', 'tanh', None\), got \('RNNCell', 'relu', None\)"):
+        load_keras(tanh, tmp_path / "m.keras")
+    for a, b in zip(to_keras(tanh), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+    load_keras(relu, tmp_path / "m.keras")
+    for a, b in zip(to_keras(relu), theirs.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("name", ["m.keras", "m.weights.h5"])
+def test_a_damaged_file_is_refused_or_read(name, tmp_path):
+    """Whatever bytes came: never another exception than those announced, and a refusal changes nothing."""
+    theirs = keras.Sequential([keras.Input((None, INPUT)), layers.LSTM(4)])
+    (theirs.save if name == "m.keras" else theirs.save_weights)(tmp_path / name)
+    whole, rng, refused = (tmp_path / name).read_bytes(), np.random.default_rng(0), []
+    module = from_keras(theirs)
+    for case in range(60):
+        damaged = np.frombuffer(whole, np.uint8).copy()
+        damaged[rng.integers(min(len(whole), 10 ** rng.integers(2, 6)), size=3)] = rng.integers(256, size=3)
+        (tmp_path / name).write_bytes(damaged[: rng.integers(len(whole)) if case % 2 else None])
+        before = to_keras(module)
+        try:
+            load_keras(module, tmp_path / name)
+        except (ValueError, TypeError) as error:
+            refused.append(str(error))
+            for a, b in zip(to_keras(module), before, strict=True):
+                np.testing.assert_array_equal(a, b)
+    assert len(refused) > 30
+    assert not [message for message in refused if not message.startswith("load_keras: ")]
+
+
+def test_a_file_of_weights_alone_makes_no_module(tmp_path):
+    """It does not say which layer it is of; with what to call instead."""
+    keras.Sequential([keras.Input((None, INPUT)), layers.LSTM(4)]).save_weights(tmp_path / "m.weights.h5")
+    with pytest.raises(ValueError, match=r"(?s)should be a whole .keras file, got .*m.weights.h5: .*load_keras\(module, path\)"):
+        from_keras(tmp_path / "m.weights.h5")

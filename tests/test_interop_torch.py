@@ -1,5 +1,7 @@
 """Weights from PyTorch and back, and through safetensors files: what is computed, every bit, every refusal."""
 
+import pickle
+import re
 import subprocess
 import sys
 
@@ -12,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxrnn
+from jaxrnn import interop
 from jaxrnn.interop import (
     from_safetensors,
     from_torch,
@@ -44,17 +47,17 @@ def build(kind, options, dtype=torch.float64, seed=0):
     return getattr(torch.nn, kind)(INPUT, HIDDEN, **options, dtype=dtype)
 
 
-def run_torch(theirs, x, lengths):
+def run_torch(theirs, x, lengths, h_0=None):
     packed = torch.nn.utils.rnn.pack_padded_sequence(torch.tensor(x), lengths, batch_first=theirs.batch_first, enforce_sorted=False)
     with torch.no_grad():
-        output, h_n = theirs(packed)
+        output, h_n = theirs(packed, jax.tree.map(torch.tensor, h_0))
     output, _ = torch.nn.utils.rnn.pad_packed_sequence(output, batch_first=theirs.batch_first)
     return output, h_n
 
 
 @jax.jit
-def run(ours, x, lengths=None):
-    return ours(x, lengths=lengths)
+def run(ours, x, lengths=None, h_0=None):
+    return ours(x, h_0, lengths=lengths)
 
 
 def assert_close(got, want, tolerance=1e-12):
@@ -95,6 +98,40 @@ def test_what_came_from_pytorch_goes_back_bit_for_bit(case, x64):
     exported = to_torch(from_torch(theirs))
     assert_same(exported, theirs.state_dict())
     build(*CASES[case], seed=1).load_state_dict(exported, strict=True)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_in_float32_too_and_from_any_start(case):
+    kind, options = CASES[case]
+    theirs = build(kind, options, torch.float32)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((BATCH, TIME, INPUT) if theirs.batch_first else (TIME, BATCH, INPUT)).astype(np.float32)
+    rows = theirs.num_layers * (1 + theirs.bidirectional)
+    widths = [theirs.proj_size or HIDDEN] + [HIDDEN] * (kind == "LSTM")
+    h_0 = tuple(rng.standard_normal((rows, BATCH, width)).astype(np.float32) for width in widths)
+    h_0 = h_0 if kind == "LSTM" else h_0[0]
+    assert_close(run(from_torch(theirs), x, LENGTHS, h_0), run_torch(theirs, x, LENGTHS, h_0), 1e-6)
+
+
+@settings(max_examples=6, deadline=None)
+@given(
+    kind=st.sampled_from(["RNN", "LSTM", "GRU", "projected"]),
+    sizes=st.tuples(st.integers(1, 4), st.integers(2, 5)),
+    lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4),
+    options=st.fixed_dictionaries(
+        {"num_layers": st.integers(1, 2), "bidirectional": st.booleans(), "bias": st.booleans(), "batch_first": st.booleans()}
+    ),
+)
+def test_any_options_compute_what_pytorch_computes(kind, sizes, lengths, options):
+    """With ragged lengths; imported, exported, and imported again from nothing but the exported arrays."""
+    if kind == "projected":
+        kind, options = "LSTM", options | {"proj_size": 1}
+    with jax.enable_x64(True):
+        theirs = getattr(torch.nn, kind)(*sizes, **options, dtype=torch.float64)
+        ours = from_torch(to_torch(from_torch(theirs)), batch_first=theirs.batch_first)
+        axes = (len(lengths), max(lengths)) if theirs.batch_first else (max(lengths), len(lengths))
+        x = np.random.default_rng(0).standard_normal((*axes, sizes[0]))
+        assert_close(run(ours, x, np.array(lengths)), run_torch(theirs, x, lengths))
 
 
 @settings(max_examples=15, deadline=None)
@@ -142,6 +179,18 @@ def test_a_cell_becomes_one_layer_that_steps(kind, x64):
     assert_close(y, want[0] if count == 2 else want)
     assert_same(to_torch(ours, cell=True), theirs.state_dict())
     load_torch(ours, theirs.state_dict())
+    bare = getattr(torch.nn, f"{kind}Cell")(INPUT, HIDDEN, bias=False, dtype=torch.float64)
+    assert_same(to_torch(from_torch(bare), cell=True), bare.state_dict())
+
+
+def test_a_module_inside_another_is_named_by_the_prefix():
+    """With its options, which a state_dict does not say."""
+    model = torch.nn.ModuleDict({"a": torch.nn.ModuleDict({"gru": torch.nn.GRU(2, 3, 2)}), "gru": torch.nn.GRU(2, 3)})
+    ours = from_torch(model, "a.gru")
+    assert not ours.batch_first
+    assert_same(to_torch(ours), model["a"]["gru"].state_dict())
+    with pytest.raises(ValueError, match=r"`prefix` should be among the modules in `source`, a, a.gru, gru, got 'b.'"):
+        from_torch(model, "b.")
 
 
 def test_options_come_along():
@@ -261,6 +310,14 @@ def test_a_wrong_state_dict_changes_nothing(fault, tmp_path):
     assert bits(ours) == before
 
 
+def test_what_is_no_state_dict_is_refused():
+    ours = jaxrnn.GRU(2, 3, rngs=nnx.Rngs(0))
+    with pytest.raises(TypeError, match=r"`state_dict` should be a dict of tensors or arrays, got GRU.\nPass its .state_dict"):
+        load_torch(ours, torch.nn.GRU(2, 3))
+    with pytest.raises(TypeError, match=r"`state_dict` should be a dict of tensors or arrays, got list.$"):
+        load_torch(ours, [])
+
+
 def test_what_cannot_be_imported_is_refused_by_name():
     model = torch.nn.ModuleDict({"encoder": torch.nn.GRU(2, 3), "head": torch.nn.Linear(3, 1)})
     with pytest.raises(TypeError, match=r"(?s)got ModuleDict.*Pass its `.encoder`"):
@@ -357,6 +414,67 @@ def test_a_damaged_file_changes_nothing(damage, tmp_path):
         load_safetensors(ours, tmp_path / "nowhere")
 
 
+class Trap:
+    """Unpickled, it leaves a file behind."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("kind", ["pickle", "torch"])
+def test_nothing_is_unpickled(kind, tmp_path):
+    """Of whatever name; the trap itself works."""
+    trap = Trap(tmp_path / "sprung")
+    for name in ("m.safetensors", "m.onnx", "m.keras", "m.weights.h5"):
+        if kind == "pickle":
+            (tmp_path / name).write_bytes(pickle.dumps(trap))
+        else:
+            torch.save({"weight_ih_l0": trap}, tmp_path / name)
+        ours = jaxrnn.GRU(2, 3, rngs=nnx.Rngs(0))
+        read = {
+            "m.safetensors": (from_safetensors, lambda path, ours=ours: load_safetensors(ours, path)),
+            "m.onnx": (interop.from_onnx, interop.onnx_node),
+        }.get(name, (interop.from_keras, lambda path, ours=ours: interop.load_keras(ours, path)))
+        for call in read:
+            with pytest.raises(ValueError, match=r"should be a whole"):
+                call(tmp_path / name)
+    assert not (tmp_path / "sprung").exists()
+    if kind == "pickle":
+        pickle.loads((tmp_path / "m.onnx").read_bytes()).close()
+        assert (tmp_path / "sprung").exists()
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+    """What was there stays, and nothing is left over, when the disk is full or the process may not write."""
+    ours = jaxrnn.GRU(2, 3, rngs=nnx.Rngs(0))
+    writers = {"m.safetensors": to_safetensors, "m.onnx": interop.to_onnx}
+    for name in writers:
+        (tmp_path / name).write_text("before")
+
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(interop._common.os, "replace", full)
+    for name, write in writers.items():
+        with pytest.raises(OSError, match="No space left"):
+            write(ours, tmp_path / name)
+        assert (tmp_path / name).read_text() == "before"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(writers)
+
+
+def test_options_that_a_newer_file_has_are_not_passed_over(tmp_path):
+    import safetensors.numpy
+
+    arrays = jaxrnn.interop.torch.to_arrays("", jaxrnn.GRU(2, 3, rngs=nnx.Rngs(0)))
+    for text in ('{"batch_first": true, "merge": "sum"}', "0.2", "not json"):
+        safetensors.numpy.save_file(arrays, tmp_path / "file", {"jaxrnn": text})
+        with pytest.raises(ValueError, match=r"(?s)the metadata `jaxrnn` should be a JSON object with batch_first, .*newer"):
+            from_safetensors(tmp_path / "file")
+
+
 # Imports ------------------------------------------------------------------------------------------
 
 FRAMEWORKS = ["torch", "safetensors", "onnx", "onnxruntime", "keras", "h5py", "haiku", "equinox"]
@@ -368,13 +486,28 @@ def test_importing_interop_imports_no_framework():
     assert done.stdout == "[]\n"
 
 
-def test_a_framework_that_is_missing_is_named(monkeypatch):
+CALLS = {
+    "from_torch": (lambda ours: from_torch(3), "torch", "torch"),
+    "to_torch": (to_torch, "torch", "torch"),
+    "from_safetensors": (lambda ours: from_safetensors("file"), "safetensors", "jaxrnn[interop]"),
+    "load_safetensors": (lambda ours: load_safetensors(ours, "file"), "safetensors", "jaxrnn[interop]"),
+    "to_safetensors": (lambda ours: to_safetensors(ours, "file"), "safetensors", "jaxrnn[interop]"),
+    "from_onnx": (lambda ours: interop.from_onnx("file"), "onnx", "jaxrnn[interop]"),
+    "onnx_node": (lambda ours: interop.onnx_node("file"), "onnx", "jaxrnn[interop]"),
+    "to_onnx": (interop.to_onnx, "onnx", "jaxrnn[interop]"),
+    "from_keras": (lambda ours: interop.from_keras("file.keras"), "h5py", "h5py"),
+    "load_keras": (lambda ours: interop.load_keras(ours, __file__), "h5py", "h5py"),
+    "from_equinox": (lambda ours: interop.from_equinox(3), "equinox", "equinox"),
+    "to_equinox": (interop.to_equinox, "equinox", "equinox"),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_framework_that_is_missing_is_named(name, monkeypatch):
     """With what to type."""
-    ours = jaxrnn.GRU(2, 3, rngs=nnx.Rngs(0))
-    monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.setitem(sys.modules, "safetensors", None)
-    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
-    with pytest.raises(ImportError, match=r"to_torch needs torch: pip install torch"):
-        to_torch(ours)
-    with pytest.raises(ImportError, match=r"from_safetensors needs safetensors: pip install"):
-        from_safetensors("file")
+    call, package, install = CALLS[name]
+    for loaded in [package, *(module for module in sys.modules if module.startswith(f"{package}."))]:
+        monkeypatch.setitem(sys.modules, loaded, None)
+    message = re.escape(f"{name}: the package {package} is missing: pip install '{install}'")
+    with pytest.raises(ImportError, match=message):
+        call(jaxrnn.GRU(2, 3, rngs=nnx.Rngs(0)))

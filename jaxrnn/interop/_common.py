@@ -1,7 +1,10 @@
 """What the formats share: gates in another order, modules made from arrays, checks of what came. No format may be known here."""
 
 import importlib
+import json
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -27,13 +30,18 @@ class Unknown(NamedTuple):
 Arrays = dict[str, np.ndarray | Unknown]
 
 
-def require(caller: str, package: str, install: str):
+EXTRA = ("safetensors", "onnx")  # those that the extra `interop` of jaxrnn installs
+
+
+def require(caller: str, package: str):
     """Import a framework, or say what to install."""
+    name = package.split(".")[0]
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
-        if error.name and error.name.split(".")[0] == package.split(".")[0]:
-            raise ImportError(f"{caller} needs {package}: pip install {install}") from error
+        if error.name and error.name.split(".")[0] == name:
+            install = "jaxrnn[interop]" if name in EXTRA else name
+            raise ImportError(f"{caller}: the package {name} is missing: pip install {install!r}") from error
         raise
 
 
@@ -58,6 +66,37 @@ def turned(params: GateParams) -> GateParams:
     """
     sign = np.array([1, -1, 1])[:, None]
     return jax.tree.map(lambda a: a * sign.astype(a.dtype), params)
+
+
+# Files -----------------------------------------------------------------------------------------------------------------
+
+
+def write_whole(path: str | os.PathLike, data: bytes):
+    """Write a file that appears whole or not at all; what is there is replaced."""
+    part = Path(f"{path}.part")
+    try:
+        part.write_bytes(data)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def cause(error: Exception) -> str:
+    """What a library says of a file, as a part of a sentence."""
+    return str(error).rstrip(". \n") or type(error).__name__
+
+
+def stored_options(caller: str, metadata: dict[str, str]) -> dict[str, Any]:
+    """What a file that we wrote says of a module beyond its weights."""
+    text, known = metadata.get("jaxrnn", "{}"), ("batch_first", "dropout", "nonlinearity")
+    try:
+        options = json.loads(text)
+    except ValueError:
+        options = None
+    if not isinstance(options, dict) or not options.keys() <= set(known):
+        wanted = f"the metadata `jaxrnn` should be a JSON object with {', '.join(known)}"
+        raise ValueError(f"{caller}: {wanted}, got {text!r}.\nWas the file written by a newer jaxrnn?")
+    return options
 
 
 class Codec(NamedTuple):
@@ -107,11 +146,23 @@ def build(caller: str, cell: Cell, params, *, rngs: nnx.Rngs | None = None, **op
     return module
 
 
-def layered(source: Any, is_cell: Callable[[Any], bool]) -> list[list]:
+def layered(caller: str, argument: str, source: Any, is_cell: Callable[[Any], bool], kind: str) -> list[list]:
     """`[layer][direction]` from a cell, or a list of layers, each a cell or a pair (forward, backward)."""
     if is_cell(source):
         return [[source]]
-    return [[layer] if is_cell(layer) else list(layer) for layer in source]
+    given = source if isinstance(source, list | tuple) else ()
+    layers = [[layer] if is_cell(layer) else list(layer) if isinstance(layer, list | tuple) else [] for layer in given]
+    if not layers or not all(len(layer) in (1, 2) and all(map(is_cell, layer)) for layer in layers):
+        wanted = f"{kind}, or a list of layers, each {kind} or a pair (forward, backward) of them"
+        raise TypeError(f"{caller}: `{argument}` should be {wanted}, got {_kinds(source)}.")
+    return layers
+
+
+def _kinds(source: Any) -> str:
+    """What came in the place of cells: types, in lists of lists."""
+    if isinstance(source, list | tuple):
+        return f"[{', '.join(map(_kinds, source))}]"
+    return type(source).__name__
 
 
 def build_from_cells(caller: str, layers: list[list], codec: Codec, **options) -> Recurrent:

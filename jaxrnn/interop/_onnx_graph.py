@@ -1,5 +1,5 @@
-"""The recurrent nodes of an ONNX graph: where they are, which constants they read, how they follow on one another. What a node
-computes is not known here."""
+"""The recurrent nodes of an ONNX graph: where they are, and which constants they read. How they follow on one another is
+`_onnx_chain`'s matter; what a node computes is not known here."""
 
 import os
 from typing import Any, NamedTuple
@@ -8,9 +8,16 @@ import numpy as np
 
 from jaxrnn.interop import _common as common
 
-OPERATORS = ("RNN", "LSTM", "GRU")
-INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
+INPUTS = {
+    "RNN": ("X", "W", "R", "B", "sequence_lens", "initial_h"),
+    "LSTM": ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P"),
+    "GRU": ("X", "W", "R", "B", "sequence_lens", "initial_h"),
+}
 OLDEST = 7
+
+
+class Unreadable(Exception):
+    """A constant is there, but cannot be read; the message says why."""
 
 
 class Scope:
@@ -39,6 +46,9 @@ class Scope:
         """The array of a value, or None if it depends on what the graph is fed.
 
         With `any_size`, it may depend on the sizes of what is fed, and those that the graph leaves open are 1.
+
+        Raises:
+            Unreadable: it is in a file that is not there, or no evaluator has what computes it.
         """
         import onnx
         from onnx.reference import ReferenceEvaluator
@@ -52,12 +62,14 @@ class Scope:
         inputs = [onnx.ValueInfoProto(name=read) for read in arrays]
         graph = onnx.helper.make_graph(nodes, "constants", inputs, [onnx.ValueInfoProto(name=name)])
         model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", self.opset)])
-        return ReferenceEvaluator(model).run(None, arrays)[0]
+        try:
+            return ReferenceEvaluator(model).run(None, arrays)[0]
+        except Exception as error:  # of the operators, each of which has its own
+            computed = ", ".join(dict.fromkeys(node.op_type for node in nodes))
+            raise Unreadable(f"{name!r} is computed by {computed}, which could not be evaluated: {common.cause(error)}") from error
 
     def _collect(self, name: str, nodes: list, arrays: dict[str, np.ndarray], any_size: bool) -> bool:
         """Gather the nodes, in order, and the arrays that a value is computed from; False if it needs more than those."""
-        from onnx import numpy_helper
-
         scope = self.find(name)
         if scope is None:
             return False
@@ -65,11 +77,11 @@ class Scope:
             arrays[name] = np.asarray(scope.given[name])
             return True
         if name in scope.tensors:
-            arrays[name] = numpy_helper.to_array(scope.tensors[name])
+            arrays[name] = _array(name, scope.tensors[name])
             return True
         node = scope.producers[name]
         if node.op_type == "Constant" and node.attribute[0].name == "value":
-            arrays[name] = numpy_helper.to_array(node.attribute[0].t)
+            arrays[name] = _array(name, node.attribute[0].t)
             return True
         if any_size and node.op_type == "Shape" and node.input[0] in scope.sizes:
             arrays[name] = np.array(scope.sizes[node.input[0]], np.int64)
@@ -81,6 +93,15 @@ class Scope:
         if node not in nodes:
             nodes.append(node)
         return True
+
+
+def _array(name: str, tensor) -> np.ndarray:
+    from onnx import checker, numpy_helper
+
+    try:
+        return numpy_helper.to_array(tensor)
+    except (ValueError, TypeError, checker.ValidationError) as error:  # too few bytes; those of another file are not here
+        raise Unreadable(f"{name!r} has no readable data: {common.cause(error)}") from error
 
 
 class Found(NamedTuple):
@@ -97,7 +118,7 @@ class Found(NamedTuple):
 
         def plain(value):
             if isinstance(value, bytes):
-                return value.decode()
+                return value.decode(errors="replace")
             return [plain(v) for v in value] if isinstance(value, list) else value
 
         return {a.name: plain(helper.get_attribute_value(a)) for a in self.node.attribute}
@@ -105,22 +126,23 @@ class Found(NamedTuple):
     @property
     def inputs(self) -> dict[str, str]:
         """The names of the values that are there, by their names in the operator's definition."""
-        return {slot: name for slot, name in zip(INPUTS, self.node.input, strict=False) if name}
+        slots = INPUTS.get(self.node.op_type, ())
+        return {slot: name for slot, name in zip(slots, self.node.input, strict=False) if name}
 
 
 def load(caller: str, source: Any, given: dict[str, Any] | None) -> tuple[list[Found], dict[str, str]]:
     """All recurrent nodes of a file, model, graph or node, the bodies of other nodes included; and the model's metadata."""
-    onnx = common.require(caller, "onnx", "onnx")
+    onnx = common.require(caller, "onnx")
     if isinstance(source, str | os.PathLike):
         try:
             source = onnx.load(source)
-        except (onnx.checker.ValidationError, *_decode_errors()) as error:
-            raise ValueError(f"{caller}: `source` should be a whole ONNX file, got {source}: {error}.") from error
+        except (onnx.checker.ValidationError, ValueError, *_decode_errors()) as error:
+            raise ValueError(f"{caller}: `source` should be a whole ONNX file, got {source}: {common.cause(error)}.") from error
     opset, metadata = onnx.defs.onnx_opset_version(), {}
     if isinstance(source, onnx.ModelProto):
         opset = next((o.version for o in source.opset_import if o.domain in ("", "ai.onnx")), opset)
         metadata = {entry.key: entry.value for entry in source.metadata_props}
-        source = onnx.shape_inference.infer_shapes(source).graph
+        source = _with_shapes(onnx, source).graph
     if isinstance(source, onnx.NodeProto):
         source = onnx.helper.make_graph([source], "node", [], [])
     if not isinstance(source, onnx.GraphProto):
@@ -130,7 +152,22 @@ def load(caller: str, source: Any, given: dict[str, Any] | None) -> tuple[list[F
         raise ValueError(
             f"{caller}: `source` should have opset {OLDEST} or newer, got {opset}. Convert it with onnx.version_converter."
         )
-    return list(_walk(Scope(source, opset, given or {}))), metadata
+    try:
+        return list(_walk(Scope(source, opset, given or {}))), metadata
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{caller}: `source` should hold text as UTF-8, got {error}.") from error
+
+
+def _with_shapes(onnx, model):
+    """The model with the functions it defines written out, and with what can be inferred of sizes."""
+    if model.functions:
+        from onnx import inliner
+
+        model = inliner.inline_local_functions(model)
+    try:
+        return onnx.shape_inference.infer_shapes(model)
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):  # wrong types, or more than protobuf takes
+        return model  # sizes serve initial states only
 
 
 def _decode_errors() -> tuple:
@@ -141,65 +178,8 @@ def _decode_errors() -> tuple:
 
 def _walk(scope: Scope):
     for node in scope.graph.node:
-        if node.op_type in OPERATORS and node.domain in ("", "ai.onnx"):
-            yield Found(node.name or next(name for name in node.output if name), node, scope)
+        if node.op_type in INPUTS and node.domain in ("", "ai.onnx"):
+            yield Found(node.name or next((name for name in node.output if name), ""), node, scope)
         for attribute in node.attribute:
             for body in [attribute.g] if attribute.HasField("g") else attribute.graphs:
                 yield from _walk(Scope(body, scope.opset, scope.given, scope))
-
-
-# Chains ----------------------------------------------------------------------------------------------------------------
-
-
-def chain(nodes: list[Found]) -> list[Found] | None:
-    """The nodes in the order in which each reads the outputs of the one before, or None if they do not form one chain."""
-    readers = {previous.name: node for node in nodes if (previous := _previous(node, nodes)) is not None}
-    firsts = [node for node in nodes if _previous(node, nodes) is None]
-    if len(firsts) != 1 or len({node.name for node in nodes}) < len(nodes):
-        return None
-    order = firsts
-    while order[-1].name in readers:
-        order.append(readers[order[-1].name])
-    return order if len(order) == len(nodes) else None
-
-
-def _previous(found: Found, nodes: list[Found]) -> Found | None:
-    """The node whose outputs, directions side by side, are what this node reads as X; or None."""
-    between, name = [], found.inputs["X"]
-    producer = found.scope.producers.get(name)
-    while producer is not None and producer.op_type in ("Identity", "Dropout", "Squeeze", "Transpose", "Reshape"):
-        between.append(producer)
-        name = producer.input[0]
-        producer = found.scope.producers.get(name)
-    before = next((other for other in nodes if other.node is producer or other.node == producer), None)
-    if before is None or before.node.output[0] != name:
-        return None
-    axes = _layout(before)
-    for node in reversed(between):
-        axes = _moved(Found("", node, found.scope), axes, two_way=before.attributes.get("direction") == "bidirectional")
-    expected = {0: ["time", "batch", "features"], 1: ["batch", "time", "features"]}[found.attributes.get("layout", 0)]
-    return before if axes == expected or axes == [*expected[:2], "hidden"] else None
-
-
-def _layout(found: Found) -> list[str]:
-    """The axes of Y."""
-    if found.attributes.get("layout", 0):
-        return ["batch", "time", "direction", "hidden"]
-    return ["time", "direction", "batch", "hidden"]
-
-
-def _moved(found: Found, axes: list[str] | None, *, two_way: bool) -> list[str] | None:
-    """The axes after a node that only moves, drops or joins them; None if they cannot be told."""
-    if axes is None or found.node.op_type in ("Identity", "Dropout"):
-        return axes
-    if found.node.op_type == "Transpose":
-        return [axes[k] for k in found.attributes.get("perm", range(len(axes))[::-1])]
-    if found.node.op_type == "Squeeze":
-        given = found.attributes.get("axes")
-        if given is None and len(found.node.input) > 1:
-            given = found.scope.constant(found.node.input[1])
-        dropped = {int(k) % len(axes) for k in ([] if given is None else given)}
-        return None if two_way else [axis for k, axis in enumerate(axes) if k not in dropped]
-    if len(axes) != 4 or (two_way and axes[2:] != ["direction", "hidden"]):
-        return None
-    return [*(axis for axis in axes if axis not in ("direction", "hidden")), "features"]

@@ -19,14 +19,20 @@ from jaxrnn.unroll import unroll
 ORDERS = {"RNN": ("h",), "LSTM": ("i", "o", "f", "g"), "GRU": ("z", "r", "n")}
 PEEPHOLES = ("i", "o", "f")
 DEFAULTS = {"RNN": (TANH,), "LSTM": (SIGMOID, TANH, TANH), "GRU": (SIGMOID, TANH)}
-INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
 DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
+CHOICES = {"direction": tuple(DIRECTIONS), "layout": (0, 1), "input_forget": (0, 1), "linear_before_reset": (0, 1)}
+ATTRIBUTES = ("hidden_size", "activations", "activation_alpha", "activation_beta", "clip", "direction", "layout")
+MORE_ATTRIBUTES = {"RNN": (), "LSTM": ("input_forget",), "GRU": ("linear_before_reset",)}
 CELLS = (
     RNNCell, LSTMCell, PeepholeLSTMCell, CoupledLSTMCell, GRUCell, ChungGRUCell, OnnxRNNCell, OnnxLSTMCell, OnnxGRUCell,
 )  # fmt: skip
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["params", "initial"], meta_fields=["name", "cells", "reverse", "layout"])
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["params", "initial", "sequence_lens"],
+    meta_fields=["name", "cells", "reverse", "layout"],
+)
 @dataclass(frozen=True)
 class OnnxNode:
     """A recurrent node of an ONNX graph, as a function of what it is fed; a pytree whose leaves are its weights.
@@ -38,6 +44,7 @@ class OnnxNode:
         layout: 0: X is (time, batch, input); 1: (batch, time, input).
         params: the parameters of each direction.
         initial: the initial state of each direction, with batch axis, if the graph holds one; else None.
+        sequence_lens: the lengths, if the graph holds them; else None.
     """
 
     name: str
@@ -46,12 +53,19 @@ class OnnxNode:
     layout: int
     params: tuple[Any, ...]
     initial: tuple[Any, ...] | None = None
+    sequence_lens: Any = None
 
     def __call__(self, x, sequence_lens=None, initial_h=None, initial_c=None):
         """Compute Y, Y_h and, for an LSTM, Y_c, in ONNX's layout of them.
 
-        Where a length is 0, Y_h is the initial state; the operator's definition leaves it open, and onnxruntime gives 0.
+        What the graph itself holds of lengths and initial states is taken where none is given. Where a length is 0, Y_h is the
+        initial state; the operator's definition leaves it open, and onnxruntime gives 0.
+
+        Raises:
+            ValueError: a shape does not fit.
         """
+        self._check(x, initial_h, initial_c)
+        sequence_lens = self.sequence_lens if sequence_lens is None else sequence_lens
         swap = (lambda a: jnp.swapaxes(a, 0, 1)) if self.layout else (lambda a: a)
         xs, lengths = swap(x), None if sequence_lens is None else jnp.asarray(sequence_lens)
         given = [None if a is None else swap(a) for a in (initial_h, initial_c)]
@@ -72,31 +86,55 @@ class OnnxNode:
         y = jnp.moveaxis(y, 2, 0) if self.layout else y
         return y, *(swap(jnp.stack(field)) for field in zip(*finals, strict=True))
 
+    def _check(self, x, initial_h, initial_c):
+        axes = "batch, time" if self.layout else "time, batch"
+        if jnp.ndim(x) != 3:
+            raise ValueError(f"OnnxNode: `x` should have the axes ({axes}, input), got shape {jnp.shape(x)}.")
+        sizes = (len(self.cells), jnp.shape(x)[0 if self.layout else 1])
+        wanted = (*(sizes[::-1] if self.layout else sizes), self.params[0].w_hh.shape[0])
+        for name, a in zip(("initial_h", "initial_c"), (initial_h, initial_c), strict=True):
+            if a is not None and name[-1] not in self.cells[0].State._fields:
+                raise ValueError(f"OnnxNode: `{name}` should be None, since node {self.name!r} is no LSTM, got {jnp.shape(a)}.")
+            if a is not None and jnp.shape(a) != wanted:
+                raise ValueError(f"OnnxNode: `{name}` of node {self.name!r} should have shape {wanted}, got {jnp.shape(a)}.")
+
 
 # Reading ---------------------------------------------------------------------------------------------------------------
 
 
 def read(caller: str, name: str, op: str, attributes: dict[str, Any], arrays: dict[str, np.ndarray | None]) -> OnnxNode:
     """A node, from its attributes and the arrays of its constant inputs, by their names in the operator's definition."""
+    _check_attributes(caller, name, op, attributes)
     direction = attributes.get("direction", "forward")
     reverse = DIRECTIONS[direction]
     weights = {slot: a for slot in ("W", "R", "B", "P") if (a := arrays.get(slot)) is not None}
     _check_shapes(caller, name, op, attributes, weights, len(reverse))
     activations = _activations(caller, name, op, attributes, len(reverse))
     clip = attributes.get("clip")
-    if clip is not None and clip <= 0:
-        raise ValueError(f"{caller}: the attribute `clip` of node {name!r} should be positive, got {clip}.")
+    if clip is not None and not (isinstance(clip, float) and clip > 0):
+        raise ValueError(f"{caller}: the attribute `clip` of node {name!r} should be positive, got {clip!r}.")
     cells = tuple(_cell(op, a, clip, attributes, "P" in weights) for a in activations)
     params = tuple(_params(cell, op, {slot: a[d] for slot, a in weights.items()}) for d, cell in enumerate(cells))
-    layout = attributes.get("layout", 0)
+    layout, lengths = attributes.get("layout", 0), arrays.get("sequence_lens")
     initial = [arrays.get(slot) for slot in ("initial_h", "initial_c")[: len(cells[0].State._fields)]]
     if not any(a is not None and a.any() for a in initial):
-        return OnnxNode(name, cells, reverse, layout, params)
+        return OnnxNode(name, cells, reverse, layout, params, sequence_lens=lengths)
     some = next(a for a in initial if a is not None)
     initial = [np.zeros_like(some) if a is None else a for a in initial]
     initial = [np.swapaxes(a, 0, 1) if layout else a for a in initial]
     states = tuple(cell.State(*(jnp.array(a[d]) for a in initial)) for d, cell in enumerate(cells))
-    return OnnxNode(name, cells, reverse, layout, params, states)
+    return OnnxNode(name, cells, reverse, layout, params, states, lengths)
+
+
+def _check_attributes(caller, name, op, attributes):
+    """Attributes are the operator's, and those with few values have one of them; the others are checked where they are used."""
+    known = ATTRIBUTES + MORE_ATTRIBUTES[op]
+    for attribute, value in attributes.items():
+        if attribute not in known:
+            raise ValueError(f"{caller}: node {name!r} ({op}) should have attributes among {', '.join(known)}, got {attribute!r}.")
+        if attribute in CHOICES and value not in CHOICES[attribute]:
+            choices = " or ".join(map(repr, CHOICES[attribute]))
+            raise ValueError(f"{caller}: the attribute `{attribute}` of node {name!r} should be {choices}, got {value!r}.")
 
 
 def _check_shapes(caller, name, op, attributes, weights, directions: int):
@@ -105,6 +143,12 @@ def _check_shapes(caller, name, op, attributes, weights, directions: int):
             raise ValueError(f"{caller}: node {name!r} should have weights {slot}, got none.")
     for slot, a in weights.items():
         common.check_dtype(caller, f"{name}.{slot}", a)
+    got = {slot: a.shape for slot, a in weights.items()}
+    if len(got["W"]) != 3 or len(got["R"]) != 3:
+        raise ValueError(f"{caller}: the weights W and R of node {name!r} should have three axes, got {got}.")
+    if len({a.dtype for a in weights.values()}) > 1:
+        dtypes = {slot: str(a.dtype) for slot, a in weights.items()}
+        raise TypeError(f"{caller}: the weights of node {name!r} should have one dtype, got {dtypes}.")
     gates, hidden, width = len(ORDERS[op]), weights["R"].shape[-1], weights["W"].shape[-1]
     shapes = {
         "W": (directions, gates * hidden, width),
@@ -112,11 +156,10 @@ def _check_shapes(caller, name, op, attributes, weights, directions: int):
         "B": (directions, 2 * gates * hidden),
         "P": (directions, 3 * hidden),
     }
-    got = {slot: a.shape for slot, a in weights.items()}
     wanted = {slot: shapes[slot] for slot in weights}
     if got != wanted or attributes.get("hidden_size", hidden) != hidden:
         sizes = f"{op} of {directions} direction(s), hidden size {attributes.get('hidden_size', hidden)}"
-        raise ValueError(f"{caller}: the weights of node {name!r}, an {sizes}, should have shapes {wanted}, got {got}.")
+        raise ValueError(f"{caller}: the weights of node {name!r} ({sizes}) should have shapes {wanted}, got {got}.")
 
 
 def _activations(caller, name, op, attributes, directions: int) -> list[tuple[Activation, ...]]:
@@ -124,7 +167,7 @@ def _activations(caller, name, op, attributes, directions: int) -> list[tuple[Ac
     default = DEFAULTS[op]
     names = attributes.get("activations") or [a.name for a in default] * directions
     known = {known.lower(): known for known in FORMULAS}
-    for wrong in (n for n in names if n.lower() not in known):
+    for wrong in (n for n in names if str(n).lower() not in known):
         raise ValueError(f"{caller}: the activations of node {name!r} should be among {', '.join(FORMULAS)}, got {wrong!r}.")
     if len(names) != len(default) * directions:
         wanted = f"{len(default)} for each of {directions} direction(s)"

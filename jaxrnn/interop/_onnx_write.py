@@ -40,7 +40,7 @@ class Graph:
 
 def model(module: Any, *, lengths: bool, states: bool):
     """The ModelProto of a recurrent module, or of one with a linear head on it."""
-    onnx = common.require("to_onnx", "onnx", "onnx")
+    onnx = common.require("to_onnx", "onnx")
     head = getattr(module, "fc", None)
     module = module.rnn if head is not None and hasattr(module, "rnn") else module
     if not isinstance(module, Recurrent):

@@ -27,8 +27,8 @@ def from_equinox(source: Any, **options) -> Recurrent:
     Raises:
         TypeError: a cell or a dtype is of another kind. ValueError: sizes of layers do not fit.
     """
-    eqx = common.require("from_equinox", "equinox", "equinox")
-    layers = common.layered(source, lambda one: isinstance(one, eqx.Module))
+    eqx = common.require("from_equinox", "equinox")
+    layers = common.layered("from_equinox", "source", source, lambda one: isinstance(one, eqx.Module), "a cell of Equinox")
     return common.build_from_cells("from_equinox", layers, common.Codec(partial(_describe, eqx), _encode, _decode), **options)
 
 
@@ -46,7 +46,7 @@ def to_equinox(module: Recurrent) -> tuple:
         >>> ((cell,),) = to_equinox(jaxrnn.LSTM(3, 5, rngs=nnx.Rngs(0)))
         >>> h, c = cell(jnp.ones(3), (jnp.zeros(5), jnp.zeros(5)))
     """
-    eqx = common.require("to_equinox", "equinox", "equinox")
+    eqx = common.require("to_equinox", "equinox")
     common.check_module("to_equinox", module)
     cell = module.stack.cell
     common.check_cell("to_equinox", cell, (LSTMCell, GRUCell), "Equinox")

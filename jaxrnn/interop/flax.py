@@ -34,7 +34,7 @@ def from_linen(source: Any, *, nonlinearity: str = "tanh", **options) -> Recurre
     """
     layers = [
         [one for theirs in layer for one in _unwrapped(theirs)]
-        for layer in common.layered(source, lambda one: isinstance(one, Mapping))
+        for layer in common.layered("from_linen", "source", source, lambda one: isinstance(one, Mapping), "a cell's parameters")
     ]
     codec = common.Codec(partial(_describe_linen, nonlinearity=nonlinearity), _encode_linen, _decode_linen)
     return common.build_from_cells("from_linen", layers, codec, **options)
@@ -72,7 +72,7 @@ def from_nnx(source: Any, **options) -> Recurrent:
         >>> from_nnx([nnx.LSTMCell(3, 5, rngs=nnx.Rngs(0)), nnx.LSTMCell(5, 5, rngs=nnx.Rngs(1))])
         LSTM(3, 5, num_layers=2)
     """
-    layers = common.layered(source, lambda one: isinstance(one, nnx.Module))
+    layers = common.layered("from_nnx", "source", source, lambda one: isinstance(one, nnx.Module), "a cell")
     return common.build_from_cells("from_nnx", layers, common.Codec(_describe_nnx, _encode_linen, _decode_linen), **options)
 
 

@@ -36,7 +36,9 @@ def from_haiku(params: Mapping[str, Any], name: Any, **options) -> Recurrent:
         >>> from_haiku({"lstm/linear": {"w": jnp.ones((8, 20)), "b": jnp.ones(20)}}, "lstm")
         LSTM(3, 5)
     """
-    layers = common.layered(name, lambda one: isinstance(one, str))
+    if not isinstance(params, Mapping):
+        raise TypeError(f"from_haiku: `params` should be what `hk.transform(…).init` returns, got {type(params).__name__}.")
+    layers = common.layered("from_haiku", "name", name, lambda one: isinstance(one, str), "a name")
     codec = common.Codec(partial(_describe, params), _encode, _decode)
     return common.build_from_cells("from_haiku", layers, codec, **options)
 
@@ -63,7 +65,7 @@ def to_haiku(module: Recurrent, name: Any) -> dict[str, dict]:
     if cell == RNNCell():
         raise ValueError("to_haiku: `nonlinearity` should be 'relu', the only one of hk.VanillaRNN, got 'tanh'.")
     common.refuse_options("to_haiku", module.stack, merge=("sum", "mean", "none"))
-    names = common.layered(name, lambda one: isinstance(one, str))
+    names = common.layered("to_haiku", "name", name, lambda one: isinstance(one, str), "a name")
     values = common.values(module)
     if [len(layer) for layer in names] != [len(layer) for layer in values]:
         wanted = f"{len(values)} layer(s) of {len(values[0])} direction(s)"
@@ -96,6 +98,9 @@ def _describe(params: Mapping[str, Any], name: str):
         raise ValueError(f"from_haiku: `name` should be that of a core in `params`, which has {cores}, got {name!r}.")
     common.has("from_haiku", f"`params` of {name!r}", found, "/linear/w")
     rows, columns = found["/linear/w"].shape
+    if rows <= columns // 4:
+        wanted = "should hold /linear/w of shape (input + hidden, 4 * hidden)"
+        raise ValueError(f"from_haiku: `params` of {name!r} {wanted}, got {(rows, columns)}.")
     return LSTMCell(), (rows - columns // 4, columns // 4, True), found
 
 

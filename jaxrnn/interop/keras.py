@@ -7,6 +7,7 @@ import os
 import re
 import warnings
 import zipfile
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,7 +43,7 @@ def from_keras(source: Any, layer: str | list[str] | None = None, **options) -> 
         another kind.
     """
     if isinstance(source, str | os.PathLike):
-        layers = _picked("from_keras", _saved_layers(source), layer)
+        layers = _picked("from_keras", _saved_layers("from_keras", source), layer)
     elif isinstance(source, list):
         layers = [_described("from_keras", one) for one in source]
     elif hasattr(source, "layers"):
@@ -76,8 +77,14 @@ def load_keras(module: Recurrent, source: Any, layer: str | list[str] | None = N
         >>> load_keras(other, to_keras(gru))
     """
     if isinstance(source, str | os.PathLike):
-        saved = _saved_layers(source) if zipfile.is_zipfile(source) else _saved_weights(source)
-        source = [a for one in _picked("load_keras", saved, layer) for a in one.weights]
+        saved = _saved_layers("load_keras", source) if zipfile.is_zipfile(source) else _saved_weights(source)
+        picked = _picked("load_keras", saved, layer)
+        for one in picked:
+            _check_same(one, _checked("load_keras", module))
+        source = [a for one in picked for a in one.weights]
+    if not isinstance(source, list | tuple):
+        kinds = "a list of arrays, or the path of a .weights.h5 or .keras file"
+        raise TypeError(f"load_keras: `source` should be {kinds}, got {type(source).__name__}.")
     found = {f"weights[{k}]": np.asarray(a) for k, a in enumerate(source)}
     stack = _checked("load_keras", module)
     wanted = {f"weights[{k}]": a for k, a in enumerate(_encode(stack.cell, common.shapes(module)))}
@@ -185,6 +192,18 @@ def _picked(caller: str, layers: dict[str, Layer], names: str | list[str] | None
     return [layers[name] for name in names]
 
 
+def _check_same(layer: Layer, stack):
+    """What a file says of a layer, if it says anything, is what the module computes; weights would not tell."""
+    if not layer.configs:
+        return
+    cell, params = _read("load_keras", layer)
+    there = (type(cell).__name__, getattr(cell, "nonlinearity", None), MERGES[layer.merge_mode] if len(params) == 2 else None)
+    here = (type(stack.cell).__name__, getattr(stack.cell, "nonlinearity", None), stack.merge if stack.bidirectional else None)
+    if there != here:
+        names = "(cell, nonlinearity, merge)"
+        raise ValueError(f"load_keras: layer {layer.path!r} should be as `module`, {names} = {here}, got {there}.")
+
+
 def _read(caller: str, layer: Layer) -> tuple[Cell, list[GateParams]]:
     """The cell and parameters of a layer's directions."""
     cells = []
@@ -225,18 +244,26 @@ def _read(caller: str, layer: Layer) -> tuple[Cell, list[GateParams]]:
 # Files -----------------------------------------------------------------------------------------------------------------
 
 
-def _saved_layers(path: str | os.PathLike) -> dict[str, Layer]:
-    """The recurrent layers of a `.keras` file, by their names in the model."""
-    h5py = common.require("from_keras", "h5py", "h5py")
+@contextmanager
+def _reading(caller: str, kind: str, path: str | os.PathLike):
+    """Whatever is wrong with a file is said in one way: zipfile, json and h5py have an exception for every kind of damage."""
     try:
+        yield
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        hint = "\nLoad it into a module: load_keras(module, path)." if caller == "from_keras" and str(path).endswith(".h5") else ""
+        raise ValueError(f"{caller}: `source` should be a whole {kind} file, got {path}: {common.cause(error)}.{hint}") from error
+
+
+def _saved_layers(caller: str, path: str | os.PathLike) -> dict[str, Layer]:
+    """The recurrent layers of a `.keras` file, by their names in the model."""
+    h5py = common.require(caller, "h5py")
+    with _reading(caller, ".keras", path):
         with zipfile.ZipFile(path) as file:
             config, weights = json.loads(file.read("config.json")), io.BytesIO(file.read("model.weights.h5"))
         with h5py.File(weights) as store:
             return {layer.path: layer for layer in _config_layers(config, store, "", "")}
-    except (zipfile.BadZipFile, KeyError, OSError, ValueError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise ValueError(f"from_keras: `source` should be a whole .keras file, got {path}: {error}.") from error
 
 
 def _config_layers(config: dict[str, Any], store, group: str, outer: str):
@@ -255,18 +282,13 @@ def _config_layers(config: dict[str, Any], store, group: str, outer: str):
 
 def _saved_weights(path: str | os.PathLike) -> dict[str, Layer]:
     """The recurrent layers of a `.weights.h5` file, by the names that it has for them."""
-    h5py = common.require("load_keras", "h5py", "h5py")
-    try:
-        with h5py.File(path) as store:
-            keys: list[str] = []
-            store.visit(keys.append)
-            found = [m[1] for key in keys if (m := re.fullmatch(r"(.*?)(/forward_layer|/backward_layer)?/cell/vars", key))]
-            names = {re.sub("(^|(?<=/))layers/", "", name): name for name in found}
-            return {short: Layer(short, "", [], _stored(store, name)) for short, name in names.items()}
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise ValueError(f"load_keras: `source` should be a whole .weights.h5 or .keras file, got {path}: {error}.") from error
+    h5py = common.require("load_keras", "h5py")
+    with _reading("load_keras", ".weights.h5 or .keras", path), h5py.File(path) as store:
+        keys: list[str] = []
+        store.visit(keys.append)
+        found = [m[1] for key in keys if (m := re.fullmatch(r"(.*?)(/forward_layer|/backward_layer)?/cell/vars", key))]
+        names = {re.sub("(^|(?<=/))layers/", "", name): name for name in found}
+        return {short: Layer(short, "", [], _stored(store, name)) for short, name in names.items()}
 
 
 def _stored(store, key: str) -> list[np.ndarray]:

@@ -1,8 +1,6 @@
 """ONNX: recurrent nodes of any graph as modules or as functions, and modules as graphs with recurrent nodes."""
 
-import json
 import os
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from jaxrnn.interop import _common as common
-from jaxrnn.interop import _onnx_graph, _onnx_node, _onnx_write
+from jaxrnn.interop import _onnx_chain, _onnx_graph, _onnx_node, _onnx_write
 from jaxrnn.interop._onnx_node import OnnxNode
 from jaxrnn.nnx import Recurrent
 
@@ -26,8 +24,8 @@ def onnx_node(source: Any, node: str | None = None, *, weights: dict[str, Any] |
         weights: arrays by the names that the graph gives them, for what it does not hold itself.
 
     Returns:
-        An `OnnxNode`: `node(x, sequence_lens=None, initial_h=None, initial_c=None)` gives Y, Y_h and, for an LSTM, Y_c. Initial
-        states that the graph computes from what it is fed are left to the caller.
+        An `OnnxNode`: `node(x, sequence_lens=None, initial_h=None, initial_c=None)` gives Y, Y_h and, for an LSTM, Y_c. Lengths
+        and initial states that the graph computes from what it is fed are left to the caller; constant ones are kept.
 
     Raises:
         ValueError: there is no such node; its weights are not constant, or of wrong shapes; an activation has no counterpart.
@@ -69,13 +67,14 @@ def from_onnx(source: Any, node: str | list[str] | None = None, *, weights: dict
     if isinstance(node, list):
         layers = [_pick("from_onnx", found, name) for name in node]
     elif node is None and len(found) > 1:
-        layers = _onnx_graph.chain(found) or [_pick("from_onnx", found, node)]
+        layers = _onnx_chain.chain(found) or [_pick("from_onnx", found, node)]
     else:
         layers = [_pick("from_onnx", found, node)]
     read = [_read("from_onnx", layer) for layer in layers]
     for layer in read:
         _check_layer(layer, read[0])
-    options = {"batch_first": bool(read[0].layout)} | json.loads(metadata.get("jaxrnn", "{}")) | options
+    kept = common.stored_options("from_onnx", metadata)
+    options = {"batch_first": bool(read[0].layout)} | kept | options
     initial = [layer.initial for layer in read]
     if any(state is not None for state in initial):
         options["learn_initial_state"] = True
@@ -113,9 +112,7 @@ def to_onnx(module: nnx.Module, path: str | os.PathLike | None = None, *, length
     """
     model = _onnx_write.model(module, lengths=lengths, states=states)
     if path is not None:
-        part = Path(f"{path}.part")
-        part.write_bytes(model.SerializeToString())
-        os.replace(part, path)
+        common.write_whole(path, model.SerializeToString())
     return model
 
 
@@ -132,15 +129,20 @@ def _pick(caller: str, found: list[_onnx_graph.Found], name: str | None) -> _onn
 def _read(caller: str, found: _onnx_graph.Found) -> OnnxNode:
     """The node with its constants."""
     arrays = {}
-    for slot in ("W", "R", "B", "P", "initial_h", "initial_c"):
-        if slot not in found.inputs:
+    slots = _onnx_graph.INPUTS[found.node.op_type]
+    beyond = [name for name in found.node.input[len(slots) :] if name]
+    if beyond:
+        raise ValueError(f"{caller}: node {found.name!r} should have the inputs {', '.join(slots)}, got {beyond} beyond.")
+    for slot, name in found.inputs.items():
+        if slot == "X":
             continue
-        start = slot.startswith("initial")
-        arrays[slot] = found.scope.constant(found.inputs[slot], any_size=start)
-        if arrays[slot] is None and not start:
-            name = found.inputs[slot]
-            wanted = f"{slot} of node {found.name!r} should be constant"
-            raise ValueError(f"{caller}: {wanted}, got {name!r}, which comes from an input.\nPass weights={{{name!r}: array}}.")
+        wanted = f"{caller}: {slot} of node {found.name!r} should be constant"
+        try:
+            arrays[slot] = found.scope.constant(name, any_size=slot.startswith("initial"))
+        except _onnx_graph.Unreadable as error:
+            raise ValueError(f"{wanted}; {error}.\nPass weights={{{name!r}: array}}.") from error
+        if arrays[slot] is None and slot in ("W", "R", "B", "P"):
+            raise ValueError(f"{wanted}, got {name!r}, which comes from an input.\nPass weights={{{name!r}: array}}.")
     return _onnx_node.read(caller, found.name, found.node.op_type, found.attributes, arrays)
 
 
@@ -155,5 +157,7 @@ def _check_layer(layer: OnnxNode, first: OnnxNode):
         problem = f"have the cell of the first layer, {first.cells[0]}; it has {layer.cells[0]}"
     elif layer.initial is not None and not all(bool(jnp.all(a == a[:1])) for state in layer.initial for a in state):
         problem = "have the same initial state for every example of a batch"
+    elif layer.sequence_lens is not None:
+        problem = "be fed its `sequence_lens`; it holds those of one batch"
     if problem:
         raise ValueError(f"from_onnx: node {layer.name!r} should {problem}, to be a layer of a module.\nCall onnx_node instead.")

@@ -2,7 +2,6 @@
 
 import json
 import os
-from pathlib import Path
 
 import numpy as np
 from flax import nnx
@@ -33,7 +32,8 @@ def from_safetensors(path: str | os.PathLike, prefix: str = "", **options) -> Re
         or of the wrong shape.
     """
     found, metadata = _read("from_safetensors", path, prefix)
-    return keys.from_arrays("from_safetensors", str(path), found, prefix, json.loads(metadata.get("jaxrnn", "{}")) | options)
+    options = common.stored_options("from_safetensors", metadata) | options
+    return keys.from_arrays("from_safetensors", str(path), found, prefix, options)
 
 
 def load_safetensors(module: nnx.Module, path: str | os.PathLike, prefix: str = ""):
@@ -61,14 +61,11 @@ def to_safetensors(module: nnx.Module, path: str | os.PathLike, prefix: str = ""
         ...     from_safetensors(f"{folder}/gru.safetensors").batch_first
         False
     """
-    library = common.require("to_safetensors", "safetensors.numpy", "safetensors")
+    library = common.require("to_safetensors", "safetensors.numpy")
     arrays = keys.to_arrays("to_safetensors", module, prefix)
     # The library writes what lies in memory: of a transposed view, other numbers than it has, and without an error.
     arrays = {key: np.ascontiguousarray(a) for key, a in arrays.items()}
-    data = library.save(arrays, metadata={"format": "pt"} | _options(module))
-    whole, part = Path(path), Path(f"{path}.part")
-    part.write_bytes(data)
-    os.replace(part, whole)
+    common.write_whole(path, library.save(arrays, metadata={"format": "pt"} | _options(module)))
 
 
 def _options(module: nnx.Module) -> dict[str, str]:
@@ -83,7 +80,7 @@ def _options(module: nnx.Module) -> dict[str, str]:
 
 def _read(caller: str, path: str | os.PathLike, prefix: str) -> tuple[common.Arrays, dict[str, str]]:
     """The arrays under the prefix, the shapes of the others, and the metadata."""
-    library = common.require(caller, "safetensors", "safetensors")
+    library = common.require(caller, "safetensors")
     try:
         with library.safe_open(path, framework="np") as file:
             found = {}
@@ -94,4 +91,4 @@ def _read(caller: str, path: str | os.PathLike, prefix: str) -> tuple[common.Arr
                 found[key] = file.get_tensor(key) if wanted else common.Unknown(dtype, shape)
             return found, file.metadata() or {}
     except library.SafetensorError as error:
-        raise ValueError(f"{caller}: `path` should be a whole safetensors file, got {path}: {error}.") from error
+        raise ValueError(f"{caller}: `path` should be a whole safetensors file, got {path}: {common.cause(error)}.") from error

@@ -1,6 +1,7 @@
 """PyTorch: modules, cells and state_dicts. The key names and shapes of `torch.nn` live here; safetensors files use them too."""
 
 import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,9 +20,9 @@ def from_torch(source: Any, prefix: str = "", **options) -> Recurrent:
     """Make the module that computes what a PyTorch module computes.
 
     Args:
-        source: a `torch.nn.RNN`, `LSTM`, `GRU`, or a cell of theirs (it becomes one layer); or a state_dict, from whose
-            shapes kind and sizes follow.
-        prefix: of the keys of a state_dict, e.g. "encoder.lstm."; other keys are ignored.
+        source: a `torch.nn.RNN`, `LSTM`, `GRU`, or a cell of theirs (it becomes one layer); a module that has one inside; or
+            a state_dict, from whose shapes kind and sizes follow.
+        prefix: of the keys, e.g. "encoder.lstm."; other keys are ignored. It is also the name of the module inside.
         options: of `jaxrnn.Recurrent`, instead of those of `source`. A state_dict does not say `batch_first`, `dropout`
             and, for an RNN, `nonlinearity`: their defaults are jaxrnn's, so batch_first=True.
 
@@ -35,9 +36,15 @@ def from_torch(source: Any, prefix: str = "", **options) -> Recurrent:
         >>> from_torch({"rnn.weight_ih_l0": np.ones((20, 3), "float32"), "rnn.weight_hh_l0": np.ones((20, 5), "float32")}, "rnn.")
         LSTM(3, 5, bias=False)
     """
-    if isinstance(source, dict):
+    if isinstance(source, Mapping):
         return from_arrays("from_torch", "`source`", to_numpy(source), prefix, options)
-    torch = common.require("from_torch", "torch", "torch")
+    torch = common.require("from_torch", "torch")
+    if prefix and isinstance(source, torch.nn.Module):
+        inside = dict(source.named_modules())
+        if prefix.rstrip(".") not in inside:
+            names = ", ".join(filter(None, inside)) or "none"
+            raise ValueError(f"from_torch: `prefix` should be among the modules in `source`, {names}, got {prefix!r}.")
+        source = inside[prefix.rstrip(".")]
     kinds = (torch.nn.RNNBase, torch.nn.RNN, torch.nn.LSTM, torch.nn.GRU, torch.nn.modules.rnn.RNNCellBase)
     if not isinstance(source, kinds):
         named = source.named_modules() if isinstance(source, torch.nn.Module) else ()
@@ -58,7 +65,7 @@ def from_torch(source: Any, prefix: str = "", **options) -> Recurrent:
     return module
 
 
-def load_torch(module: nnx.Module, state_dict: dict[str, Any], prefix: str = ""):
+def load_torch(module: nnx.Module, state_dict: Mapping[str, Any], prefix: str = ""):
     """Set the parameters of a module from a PyTorch state_dict, all of them or, on any error, none.
 
     Args:
@@ -74,6 +81,9 @@ def load_torch(module: nnx.Module, state_dict: dict[str, Any], prefix: str = "")
         >>> rnn = jaxrnn.RNN(3, 5, bias=False, rngs=nnx.Rngs(0))
         >>> load_torch(rnn, {"weight_ih_l0": np.ones((5, 3), "float32"), "weight_hh_l0": np.ones((5, 5), "float32")})
     """
+    if not isinstance(state_dict, Mapping):
+        hint = "\nPass its .state_dict()?" if hasattr(state_dict, "state_dict") else ""
+        raise TypeError(f"load_torch: `state_dict` should be a dict of tensors or arrays, got {type(state_dict).__name__}.{hint}")
     load_arrays("load_torch", "`state_dict`", module, to_numpy(state_dict), prefix)
 
 
@@ -97,7 +107,7 @@ def to_torch(module: nnx.Module, prefix: str = "", *, cell: bool = False) -> dic
         >>> theirs = torch.nn.LSTM(3, 5, num_layers=2, batch_first=True)  # doctest: +SKIP
         >>> theirs.load_state_dict(to_torch(ours))  # doctest: +SKIP
     """
-    torch = common.require("to_torch", "torch", "torch")
+    torch = common.require("to_torch", "torch")
 
     def tensor(a):
         return torch.from_numpy(a.view(np.int16)).view(torch.bfloat16) if a.dtype == common.BFLOAT16 else torch.from_numpy(a)
@@ -143,7 +153,7 @@ def to_arrays(caller: str, module: nnx.Module, prefix: str = "", *, cell: bool =
     return {key: _encode(slot.field, np.array(slot.variable.get_value())).copy() for key, slot in slots.items()}
 
 
-def to_numpy(tensors: dict[str, Any]) -> common.Arrays:
+def to_numpy(tensors: Mapping[str, Any]) -> common.Arrays:
     """Tensors or arrays as NumPy arrays of the same dtype."""
 
     def convert(a):
