@@ -1,6 +1,6 @@
 """Pronounce English words with a trained GRU encoder and decoder: g2p_en's, from the installed package.
 
-    pip install --no-deps g2p_en && pip install -e .
+    pip install -e . && pip install --no-deps g2p_en==2.1.0
     python scripts/pronounce.py                             # a few words
     python scripts/pronounce.py recurrent network jaxrnn
     python scripts/pronounce.py --check 2000                # the package's own code says the same of all
@@ -50,7 +50,7 @@ def package() -> Any:
     Importing it asks for NLTK and would fetch corpora; none of that has to do with the network, so it gets stand-ins.
     """
     if util.find_spec("g2p_en") is None:
-        sys.exit("This needs the weights of g2p_en: pip install --no-deps g2p_en")
+        sys.exit("This needs the weights of g2p_en: pip install --no-deps g2p_en==2.1.0")
     stubs = {name: ModuleType(name) for name in ("nltk", "nltk.corpus", "nltk.tokenize", "inflect")}
     stubs["nltk"].pos_tag = stubs["nltk"].data = mock.MagicMock()
     stubs["nltk.corpus"].cmudict = mock.MagicMock()

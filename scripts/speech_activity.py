@@ -1,6 +1,6 @@
 """Find speech in a WAV file with a trained LSTM: Silero VAD's, from the installed package, frame by frame.
 
-    pip install --no-deps silero-vad && pip install -e '.[train,interop]' onnxruntime
+    pip install -e '.[train,interop]' onnxruntime && pip install --no-deps silero-vad==6.2.3
     python scripts/speech_activity.py                       # a signal made up here: vowels between noise
     python scripts/speech_activity.py --wav talk.wav --out runs/talk
 
@@ -45,12 +45,14 @@ def model_path() -> Path:
     """The package's ONNX file; the package itself, which needs torch, is not imported."""
     spec = util.find_spec("silero_vad")
     if spec is None:
-        sys.exit("This needs the weights of Silero VAD: pip install --no-deps silero-vad")
+        sys.exit("This needs the weights of Silero VAD: pip install --no-deps silero-vad==6.2.3")
     # Not the .safetensors file beside it: that is another checkpoint.
     return Path(spec.origin).parent / "data" / "silero_vad_16k_sequence.onnx"
 
 
 def load(path: Path) -> Network:
+    if util.find_spec("onnx") is None:
+        sys.exit("This reads an ONNX file: pip install 'jaxrnn[interop]'")
     import onnx
 
     graph = onnx.load(path).graph
@@ -114,11 +116,15 @@ def read_wav(path: Path) -> np.ndarray:
     """A WAV file as numbers from −1 to 1, one channel, 16,000 per second."""
     from scipy import signal
 
-    with wave.open(str(path)) as file:
-        width, channels, rate = file.getsampwidth(), file.getnchannels(), file.getframerate()
-        data = file.readframes(file.getnframes())
+    try:
+        with wave.open(str(path)) as file:
+            width, channels, rate = file.getsampwidth(), file.getnchannels(), file.getframerate()
+            data = file.readframes(file.getnframes())
+    except (OSError, EOFError, wave.Error) as error:
+        sys.exit(f"{path}: there should be a WAV file of plain samples, got {str(error) or 'its end'}.")
     if width not in (1, 2, 4):
         sys.exit(f"{path}: samples should have 8, 16 or 32 bits, got {8 * width}.")
+    data = data[: len(data) - len(data) % (width * channels)]  # a file cut short ends within a sample
     sound = np.frombuffer(data, {1: np.uint8, 2: np.int16, 4: np.int32}[width]).reshape(-1, channels).mean(axis=1)
     sound = (sound - 128) / 128 if width == 1 else sound / 2.0 ** (8 * width - 1)
     divisor = np.gcd(rate, RATE)
@@ -159,7 +165,7 @@ def plot(sound, probabilities, path: Path):
     try:
         from matplotlib import pyplot as plt
     except ImportError:
-        print("no picture: pip install matplotlib")
+        print("no picture: pip install 'jaxrnn[train]'")
         return
     figure, axes = plt.subplots(figsize=(10, 3), layout="constrained")
     axes.plot(np.arange(len(sound)) / RATE, sound / np.abs(sound).max(), color="0.7", linewidth=0.4)

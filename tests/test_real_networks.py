@@ -33,6 +33,16 @@ def test_a_wav_file_is_read_as_one_channel_at_the_networks_rate(tmp_path):
     np.testing.assert_allclose(sound[200:-200], want[200:-200], atol=2e-3)
 
 
+def test_what_is_no_wav_file_is_refused(tmp_path):
+    (tmp_path / "m.wav").write_bytes(b"RIFF")
+    for name, message in [("m.wav", "its end"), ("nowhere.wav", ".*No such file")]:
+        with pytest.raises(SystemExit, match=rf"{name}: there should be a WAV file of plain samples, got {message}"):
+            speech_activity.read_wav(tmp_path / name)
+    write_wav(tmp_path / "whole.wav", np.ones(100) / 2, 16000, channels=2)
+    (tmp_path / "cut.wav").write_bytes((tmp_path / "whole.wav").read_bytes()[:-3])
+    assert len(speech_activity.read_wav(tmp_path / "cut.wav")) == 49
+
+
 def test_frames_overlap_by_their_context():
     sound = np.arange(1, 1201, dtype=np.float32)
     found = speech_activity.frames(sound)
