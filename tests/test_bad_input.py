@@ -140,9 +140,9 @@ def test_an_unknown_argument_is_answered_with_the_known_ones():
 
 def test_rngs_are_named_when_missing_or_a_key():
     for name in ("RNN", "LSTM", "GRU"):
-        text = f"{name}: `rngs` should be an nnx.Rngs, got None. Write rngs=nnx.Rngs(0)."
-        refuses(TypeError, text, getattr(jaxrnn, name), 3, 5)
-        refuses(TypeError, text, getattr(jaxrnn.models, f"{name}Model"), 3, 5, 2)
+        text = ": `rngs` should be an nnx.Rngs, got None. Write rngs=nnx.Rngs(0)."
+        refuses(TypeError, f"{name}{text}", getattr(jaxrnn, name), 3, 5)
+        refuses(TypeError, f"{name}Model{text}", getattr(jaxrnn.models, f"{name}Model"), 3, 5, 2)
     with pytest.raises(TypeError, match=r"^GRU: `rngs` should be an nnx.Rngs, got \w+\. Write rngs=nnx.Rngs\(0\)\.$"):
         jaxrnn.GRU(3, 5, rngs=jax.random.key(0))
     text = "GRU: `rngs` should have a stream 'dropout' or 'default', got streams ['params']."
@@ -152,7 +152,15 @@ def test_rngs_are_named_when_missing_or_a_key():
 
 def test_models_name_what_their_head_cannot_take():
     refuses(ValueError, "GRUModel: `output_size` should be at least 1, got 0.", jaxrnn.models.GRUModel, 3, 5, 0)
-    refuses(ValueError, "RNN: `hidden_size` should be at least 1, got 0.", jaxrnn.models.RNNModel, 3, 0, 2, rngs=nnx.Rngs(0))
+    refuses(ValueError, "RNNModel: `hidden_size` should be at least 1, got 0.", jaxrnn.models.RNNModel, 3, 0, 2, rngs=nnx.Rngs(0))
+    text = "RNNModel: `nonlinearity` should be one of 'tanh', 'relu', got 'gelu'."
+    refuses(ValueError, text, jaxrnn.models.RNNModel, 3, 5, 2, nonlinearity="gelu", rngs=nnx.Rngs(0))
+    text = "LSTMModel: `proj_size` should be below hidden_size=5, got 5."
+    refuses(ValueError, text, jaxrnn.models.LSTMModel, 3, 5, 2, proj_size=5, rngs=nnx.Rngs(0))
+    with pytest.raises(TypeError, match="positional"):  # num_layers, or output_size? the documents have both
+        jaxrnn.models.LSTMModel(3, 5, 2, 1, rngs=nnx.Rngs(0))
+    text = "GRUModel: `x` should end in input_size=3 (the module's `input_size`), got shape (2, 6, 4)."
+    refuses(ValueError, text, jaxrnn.models.GRUModel(3, 5, 2, rngs=nnx.Rngs(0)), jnp.ones((2, 6, 4)))
     text = (
         "LSTMModel: `connection` should be 'none', since the head reads the last layer's states, got 'skip'.\n"
         "Put an nnx.Linear on the output of a module with connection='skip' instead."
@@ -172,6 +180,63 @@ def test_stacks_and_cells_and_initialisers_speak_for_themselves():
     cell = jaxrnn.GRUCell(b_ih_init=initializers.chrono(9))
     text = "PerGate: `named` should name gates of the cell, 'r', 'z', 'n', got 'f'."
     refuses(ValueError, text, cell.init, jax.random.key(0), 3, 5)
+
+
+@pytest.mark.parametrize("name", ["ConvLSTM1DCell", "ConvLSTM2DCell"])
+def test_a_kernel_has_a_size(name):
+    make = getattr(jaxrnn, name)
+    refuses(ValueError, f"{name}: `kernel_size` should be at least 1, got 0.", make, kernel_size=0)
+    refuses(TypeError, f"{name}: `kernel_size` should be an integer, got (3, 3).", make, kernel_size=(3, 3))
+    refuses(TypeError, f"{name}: `kernel_size` should be an integer, got 3.0.", make, kernel_size=3.0)
+
+
+@pytest.mark.parametrize("name", ["LayerNormLSTMCell", "LayerNormGRUCell"])
+def test_an_epsilon_is_a_positive_number(name):
+    make = getattr(jaxrnn, name)
+    refuses(ValueError, f"{name}: `epsilon` should be above 0 and finite, got 0.", make, epsilon=0)
+    refuses(ValueError, f"{name}: `epsilon` should be above 0 and finite, got nan.", make, epsilon=float("nan"))
+    refuses(TypeError, f"{name}: `epsilon` should be a number, got '1e-5'.", make, epsilon="1e-5")
+
+
+@pytest.mark.parametrize("name", jaxrnn.CELLS)
+def test_initialisers_of_every_cell_are_functions(name):
+    cell = jaxrnn.CELLS[name]
+    text = f"{cell.__name__}: `w_hh_init` should be a function of (key, shape, dtype)"
+    refuses(TypeError, f"{text} or a PerGate, got 'orthogonal'.", cell, w_hh_init="orthogonal")
+    refuses(
+        TypeError, f"{text}, got the class orthogonal. Write orthogonal(…), with brackets.", cell, w_hh_init=initializers.orthogonal
+    )
+
+
+def test_what_an_initialiser_gives_is_looked_at():
+    text = "init: the initialiser of gate 'h' should return an array of shape (5, 5), got"
+    hint = "\nDoes the initialiser want brackets, as in jax.nn.initializers.orthogonal()?"
+    cell = jaxrnn.RNNCell(w_hh_init=jax.nn.initializers.orthogonal)
+    refuses(ValueError, f"{text} function.{hint}", cell.init, jax.random.key(0), 3, 5)
+    cell = jaxrnn.RNNCell(w_hh_init=lambda key, shape, dtype: jnp.ones((5, 4), dtype))
+    refuses(ValueError, f"{text} shape (5, 4).", cell.init, jax.random.key(0), 3, 5)
+
+
+@pytest.mark.parametrize("name", jaxrnn.CELLS)
+def test_init_of_every_cell_names_what_does_not_fit(name):
+    cell = jaxrnn.CELLS[name]()
+    who, key = type(cell).__name__, jax.random.key(0)
+    refuses(TypeError, f"{who}.init: `key` should be a key, got int. Write jax.random.key(0).", cell.init, 0, 3, 5)
+    text = f"{who}.init: `key` should be a key, got an array of dtype float32. Write jax.random.key(0)."
+    refuses(TypeError, text, cell.init, jnp.ones(2), 3, 5)
+    text = f"{who}.init: `key` should be one key, got an array of shape (2,)."
+    refuses(ValueError, text, cell.init, jax.random.split(key), 3, 5)
+    refuses(ValueError, f"{who}: `input_size` should be at least 1, got 0.", cell.init, key, 0, 5)
+    refuses(TypeError, f"{who}: `hidden_size` should be an integer, got 5.0.", cell.init, key, 3, 5.0)
+    refuses(TypeError, f"{who}.init: `bias` should be True or False, got 'no'.", cell.init, key, 3, 5, bias="no")
+    text = f"{who}.init: `dtype` should be a floating-point dtype, got {int!r}."
+    refuses(TypeError, text, cell.init, key, 3, 5, dtype=int)
+
+
+def test_old_keys_are_keys():
+    refuses(TypeError, "Stack.init: `key` should be a key, got int. Write jax.random.key(0).", jaxrnn.Stack(CELL, 3, 5).init, 0)
+    old = CELL.init(jax.random.PRNGKey(0), 3, 5)
+    jax.tree.map(np.testing.assert_array_equal, old, CELL.init(jax.random.key(0), 3, 5))
 
 
 # Calls -------------------------------------------------------------------------------------------------------------------
@@ -334,6 +399,22 @@ def test_steps_that_do_not_fit(gru, lstms):
     refuses(ValueError, f"GRU: `h_0` should have shape (1, 2, 5), {LAYOUT}, got (2, 5).", step, X[:, 0], jnp.ones((2, 5)))
 
 
+def test_messages_about_space_name_its_axes():
+    conv = nnx_module("Recurrent", jaxrnn.ConvLSTM2DCell(), 3, 5)
+    text = (
+        "Recurrent.step: `x` should have shape (batch, height, width, channels) or (height, width, channels), one step, got (2, 3)."
+    )
+    refuses(ValueError, text, conv.step, jnp.ones((2, 3)))
+    axes = "(batch, time, height, width, channels) or, for one sequence, (time, height, width, channels)"
+    refuses(ValueError, f"Recurrent: `x` should have shape {axes}, got (2, 6, 3).", conv, X)
+    cell = jaxrnn.ConvLSTM1DCell()
+    params = jax.eval_shape(lambda key: cell.init(key, 3, 5), jax.random.key(0))
+    text = "unroll: `xs` should have shape (time, *batch, width, channels), got (6, 3)."
+    refuses(ValueError, text, jaxrnn.unroll, cell, params, jnp.ones((6, 3)))
+    text = "ConvLSTM1DCell.step: `x` should have shape (*batch, width, channels), got (3,)."
+    refuses(ValueError, text, cell.step, params, None, jnp.ones(3))
+
+
 def test_linen_says_what_it_draws_from():
     module = jaxrnn.linen.LSTM(3, 5, num_layers=2, dropout=0.5)
     variables = jax.eval_shape(module.init, jax.random.key(0), X)
@@ -365,6 +446,10 @@ def test_unroll_names_what_does_not_fit(params):
     bad(TypeError, "`xs` should be a floating-point array, got dtype int32.", jnp.ones((6, 2, 3), int))
     text = "`lengths` should have shape (2,), the batch axes of `xs`, got (3,)."
     bad(ValueError, text, lengths=jnp.ones(3, int))
+    text = (
+        "`lengths` should have shape (2,), the batch axes of `xs`, got (6,).\nIs `xs` batch first? unroll wants (time, batch, …): "
+    )
+    bad(ValueError, f"{text}jnp.swapaxes(xs, 0, 1).", lengths=jnp.ones(6, int))
     text = "`lengths` should be from 0 to 6, the number of steps, got 9 in row (1, 0)."
     bad(ValueError, text, jnp.ones((6, 2, 1, 3)), lengths=jnp.array([[6], [9]]))
     text = "`reset` should have shape (6, 2), the time and batch axes as `xs` has them, got (6, 3)."
@@ -390,6 +475,8 @@ def test_unroll_names_a_cell_and_parameters_and_noise_that_do_not_fit(params):
     text = "unroll: `cell` should be a Cell, got the class LSTMCell. Write LSTMCell(), with brackets."
     refuses(TypeError, text, jaxrnn.unroll, jaxrnn.LSTMCell, params, XS)
     refuses(TypeError, "unroll: `params` should come from `cell.init`, got tuple.", jaxrnn.unroll, CELL, tuple(params), XS)
+    text = "unroll: `cell` should come first and `params` second, got GateParams and a cell."
+    refuses(TypeError, text, jaxrnn.unroll, params, CELL, XS)
     text = "unroll: `params` should have 3 gates for a GRUCell (r, z, n), got 4."
     refuses(ValueError, text, jaxrnn.unroll, jaxrnn.GRUCell(), params, XS)
 
@@ -410,6 +497,20 @@ def test_a_step_names_what_does_not_fit(params):
     state = CELL.initial_state(params, jnp.ones((2, 3)))
     text = "LSTMCell.step: `x` should end in input_size=3 (the third axis from the end of `params.w_ih`), got shape (2, 4)."
     refuses(ValueError, text, CELL.step, params, state, jnp.ones((2, 4)))
+    text = "LSTMCell.step: `params` should come from `cell.init`, got LSTMState."
+    refuses(TypeError, text, CELL.step, state, params, jnp.ones((2, 3)))
+    text = "LSTMCell.step: `state` should be a LSTMState(h, c), got ArrayImpl."
+    refuses(TypeError, text, CELL.step, params, jnp.ones((2, 3)), jnp.ones((2, 3)))
+    text = "LSTMCell.step: `x` should be an array, got list. Pass it through jnp.asarray."
+    refuses(TypeError, text, CELL.step, params, state, [1.0, 2.0, 3.0])
+    refuses(
+        TypeError,
+        "LSTMCell.step: `x` should be a floating-point array, got dtype int32.",
+        CELL.step,
+        params,
+        state,
+        jnp.ones((2, 3), int),
+    )
 
 
 def test_a_stack_names_what_does_not_fit(params):

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -351,6 +352,23 @@ def test_a_models_head_has_the_dtypes_of_its_layers():
 def test_printing_shows_sizes_and_what_is_not_default(name, sizes, options, text):
     module = make(name, *sizes, randomize=False, **options)
     assert repr(module) == str(module) == text
+
+
+@dataclass(frozen=True)
+class UsersCell(jaxrnn.LSTMCell):
+    sharpness: float = 1.0
+
+
+def test_cells_and_stacks_print_what_is_not_default():
+    assert repr(jaxrnn.LSTMCell()) == "LSTMCell()"
+    assert (
+        str(jaxrnn.RNNCell(nonlinearity="relu", b_ih_init=jaxrnn.initializers.zeros))
+        == "RNNCell(b_ih_init=zeros, nonlinearity='relu')"
+    )
+    assert repr(UsersCell(sharpness=2.0)) == "UsersCell(sharpness=2.0)"
+    assert repr(jaxrnn.initializers.forget_bias()) == "PerGate(default=zeros, named=(('f', constant(value=1.0))))"
+    stack = jaxrnn.Stack(jaxrnn.ProjectedLSTMCell(proj_size=2), 3, 5, 2, dropout=0.5)
+    assert repr(stack) == "Stack(ProjectedLSTMCell(proj_size=2), 3, 5, num_layers=2, dropout=0.5)"
 
 
 # Dropout between layers: PyTorch's ----------------------------------------------------------------------------------------

@@ -342,6 +342,74 @@ def test_truncation_of_a_module_is_the_loop_written_by_hand():
     close(got, leaves(jit(jax.grad(lambda module: weighted(by_hand(module))))(plain)))
 
 
+# Every cell --------------------------------------------------------------------------------------------------------------
+
+
+def steps_by_hand(cell, params, xs, initial, mask, reset, reverse):
+    """A plain `lax.scan` of `step` that starts from `initial`, with mask and resets spelt out; row by row in NumPy for `reverse`,
+    where a step starts again if the next valid one to its right does so forward."""
+    restart = reset & mask
+    if reverse:
+        restart = np.zeros_like(mask)
+        for n in range(BATCH):
+            valid = np.flatnonzero(mask[:, n])
+            restart[valid[:-1], n] = reset[valid[1:], n]
+
+    def select(condition, a, b):
+        return jnp.where(condition.reshape(-1, *(1,) * (b.ndim - 1)), jnp.broadcast_to(a, b.shape), b)
+
+    def body(state, now):
+        x, valid, restart = now
+        before = jax.tree.map(lambda a, b: select(restart, a, b), initial, state)
+        after, y = cell.step(params, before, select(valid, x, jnp.zeros_like(x)))
+        return jax.tree.map(lambda a, b: select(valid, a, b), after, state), select(valid, y, jnp.zeros_like(y))
+
+    start = jax.tree.map(lambda a, b: jnp.broadcast_to(a, b.shape), initial, cell.initial_state(params, xs[0]))
+    return jax.lax.scan(body, start, (xs, jnp.asarray(mask), jnp.asarray(restart)), reverse=reverse)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_every_cell_takes_masks_resets_and_a_learned_start_both_ways_in_every_flavour(name):
+    """All at once, through `unroll`, a stack, NNX and Linen; and step by step, a stream is the whole."""
+    cell = CELLS[name](**({"proj_size": 2} if name == "ProjectedLSTM" else {}))
+    options = {"bidirectional": True, "learn_initial_state": True, "batch_first": False, "param_dtype": jnp.float64}
+    module = jaxrnn.Recurrent(cell, INPUT, HIDDEN, **options, rngs=nnx.Rngs(0))
+    linen = jaxrnn.linen.Recurrent(cell, INPUT, HIDDEN, **options)
+    nnx.update(module, drawn_like(nnx.state(module, nnx.Param)))
+    graph, variables = nnx.split(module)
+    arrays = lambda tree: jax.tree.map(lambda v: v.get_value(), tree, is_leaf=lambda v: isinstance(v, nnx.Variable))
+    xs, mask, reset = normal(TIME, BATCH, *(4, 6)[: cell.event_ndim - 1], INPUT), gaps(), some_resets()
+    given = {"mask": jnp.asarray(mask), "reset": jnp.asarray(reset)}
+
+    @jit
+    def compute(variables, xs):
+        module = nnx.merge(graph, variables)
+        params, learned = arrays(module.params), arrays(module.initial_state)
+        both = list(zip(params[0], learned[0], (False, True), strict=True))
+        runs = [jaxrnn.unroll(cell, p, xs, initial=s, reverse=r, **given) for p, s, r in both]
+        hands = [steps_by_hand(cell, p, xs, s, mask, reset, r) for p, s, r in both]
+        one_way = Stack(cell, INPUT, HIDDEN, learn_initial_state=True, param_dtype=jnp.float64)
+        own, start = ((params[0][0],),), ((learned[0][0],),)
+        first, states = one_way.step(own, xs[0], initial=start)
+        step = lambda states, x: one_way.step(own, x, states)[::-1]
+        last, ys = jax.lax.scan(step, states, xs[1:])
+        stream = jnp.concatenate([first[None], ys]), last
+        flax = module(xs, **given), linen.apply({"params": {"layers": params, "initial_state": learned}}, xs, **given)
+        return runs, hands, flax, stream, one_way.apply(own, xs, initial=start)
+
+    runs, hands, (of_nnx, of_linen), stream, whole = compute(variables, xs)
+    close(runs, hands)
+    close(stream, whole)
+    close(of_nnx[0], jnp.concatenate([ys for _, ys in runs], axis=-1))
+    close(of_nnx[1], restacked([state for state, _ in runs]))
+    close(of_linen, of_nnx)
+
+
+def restacked(states):
+    fields = tuple(jnp.stack(field) for field in zip(*states, strict=True))
+    return fields[0] if len(fields) == 1 else fields
+
+
 # All of it together ------------------------------------------------------------------------------------------------------
 
 
@@ -451,6 +519,11 @@ def test_the_backward_half_is_a_reversed_layer_in_the_order_of_the_input():
     _, ys = unroll(stack.cell, params[0][1], xs, lengths=lengths, reverse=True)
     one_layer = Stack(stack.cell, INPUT, HIDDEN, bidirectional=True, param_dtype=jnp.float64)
     equal(jit(lambda: one_layer.apply(params[:1], xs, lengths=lengths)[0][..., HIDDEN:])(), ys)
+    options = {"bidirectional": True, "connection": "skip", "dropout": 0.5, "param_dtype": jnp.float64}
+    two_layers = Stack(stack.cell, INPUT, HIDDEN, 2, **options)  # its output holds that of the first layer, before dropout
+    params = (params[0], two_layers.init(jax.random.key(0))[1])
+    both = jit(lambda key: two_layers.apply(params, xs, lengths=lengths, key=key)[0])(jax.random.key(1))
+    close(both[..., HIDDEN : 2 * HIDDEN], ys)
 
 
 def test_a_gru_has_a_bias_inside_the_reset_product():

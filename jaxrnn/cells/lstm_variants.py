@@ -60,6 +60,7 @@ class PeepholeLSTMCell(GatedCell):
     State: ClassVar = LSTMState
 
     def init(self, key, input_size, hidden_size, *, bias=True, dtype=jnp.float32):
+        check_init(type(self).__name__, key, input_size, hidden_size, bias, dtype)
         k_gates, k_p = jax.random.split(key)
         params = super().init(k_gates, input_size, hidden_size, bias=bias, dtype=dtype)
         return PeepholeParams(*params, p=draw(uniform, k_p, ("i", "f", "o"), (hidden_size,), dtype))
