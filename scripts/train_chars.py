@@ -54,7 +54,7 @@ class CharModel(nnx.Module):
         wide = jax.nn.initializers.normal(1.0)
         self.embed = nnx.Embed(symbols, config.embed_size, embedding_init=wide, rngs=rngs)
         layers = {"RNN": jaxrnn.RNN, "LSTM": jaxrnn.LSTM, "GRU": jaxrnn.GRU}[config.cell]
-        self.rnn = layers(config.embed_size, config.hidden_size, config.num_layers, rngs=rngs)
+        self.rnn = layers(config.embed_size, config.hidden_size, num_layers=config.num_layers, rngs=rngs)
         self.fc = nnx.Linear(config.hidden_size, symbols, rngs=rngs)
 
     def __call__(self, tokens, state=None):

@@ -87,8 +87,8 @@ def train(name, config, mesh, folder):
     scale = (future - level)[learn].std()
     x, y = ((past - level) / scale)[..., None], (future - level) / scale
 
-    sizes = (1, config.hidden_size, series.horizon, config.num_layers)
-    model = MODELS[config.cell](*sizes, rngs=nnx.Rngs(config.seed))
+    sizes = (1, config.hidden_size, series.horizon)
+    model = MODELS[config.cell](*sizes, num_layers=config.num_layers, rngs=nnx.Rngs(config.seed))
     graph, params = nnx.split(model)
     params = training.place(mesh, params)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(config.learning_rate))

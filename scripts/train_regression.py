@@ -84,8 +84,8 @@ def main(arguments=None):
     curves, table = {}, []
     for name in dict.fromkeys(config.cell):
         rngs = nnx.Rngs(config.seed)
-        sizes = (INPUT, config.hidden_size, OUTPUT, config.num_layers)
-        model = MODELS[name](*sizes, bidirectional=config.bidirectional, rngs=rngs)
+        layers = {"num_layers": config.num_layers, "bidirectional": config.bidirectional}
+        model = MODELS[name](INPUT, config.hidden_size, OUTPUT, **layers, rngs=rngs)
         rates = {"learning_rate": config.learning_rate, "epochs": config.epochs}
         curves[name], seconds = train(name, model, x, y, **rates)
         count = sum(a.size for a in jax.tree.leaves(nnx.state(model, nnx.Param)))

@@ -88,7 +88,7 @@ def test_every_loss_of_the_regression_is_pytorchs(name, num_layers, precision, t
         wanted.append(loss.item())
 
     with jax.enable_x64(precision == "float64"):
-        model = train_regression.MODELS[name](10, 20, 2, num_layers, rngs=nnx.Rngs(0))
+        model = train_regression.MODELS[name](10, 20, 2, num_layers=num_layers, rngs=nnx.Rngs(0))
         gates = model.rnn.stack.cell.gates
         for layer, (params,) in enumerate(model.rnn.params):
             for field in ("w_ih", "w_hh", "b_ih", "b_hh"):
