@@ -297,16 +297,17 @@ def test_nan_in_padding_changes_no_bit_of_anything(cell, reverse, draw):
 # Precision ----------------------------------------------------------------------------------------
 
 
-def test_bfloat16_is_the_exact_result_to_its_rounding(cell, draw):
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_small_floats_give_the_exact_result_to_their_rounding(cell, dtype, draw):
     """States stay in float32, and everything stays near the float64 result."""
     params, state, xs = draw(cell)
     lengths = jnp.asarray(LENGTHS)
     want = jax.tree.leaves(unroll(cell, params, xs, state, lengths=lengths))
     params, state, xs = jax.tree.map(lambda a: a.astype(jnp.float32), (params, state, xs))
-    final, ys = unroll(cell, params, xs, state, lengths=lengths, dtype=jnp.bfloat16)
-    assert ys.dtype == jnp.bfloat16
+    final, ys = unroll(cell, params, xs, state, lengths=lengths, dtype=dtype)
+    assert ys.dtype == dtype
     assert {a.dtype for a in final} == {jnp.dtype(jnp.float32)}
     got = [a.astype(jnp.float64) for a in [*final, ys]]
     error = max(float(jnp.abs(a - b).max()) for a, b in zip(got, want, strict=True))
     size = max(float(jnp.abs(a).max()) for a in want)
-    assert 0 < error < 4 * float(jnp.finfo(jnp.bfloat16).eps) * size
+    assert 0 < error < 4 * float(jnp.finfo(dtype).eps) * size

@@ -131,6 +131,24 @@ def test_a_cell_state_adds_up_in_float32_where_bfloat16_would_stall():
     np.testing.assert_allclose(state.c, 10.0, rtol=1e-2)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_every_product_of_small_floats_adds_up_in_float32(dtype):
+    """Of every cell, forward and in the gradient."""
+    for name, kind in jaxrnn.CELLS.items():
+        cell = kind(**({"proj_size": 2} if name == "ProjectedLSTM" else {}))
+        params = jax.eval_shape(lambda key, cell=cell: cell.init(key, INPUT, HIDDEN), jax.random.key(0))
+        xs = jax.ShapeDtypeStruct((TIME, BATCH, *(6, 8)[: cell.event_ndim - 1], INPUT), dtype)
+
+        def total(params, xs, cell=cell):
+            final, ys = jaxrnn.unroll(cell, params, xs, dtype=dtype)
+            return sum(jnp.sum(a.astype(jnp.float32)) for a in [ys, *final])
+
+        found = list(equations(jax.make_jaxpr(jax.grad(total, (0, 1)))(params, xs).jaxpr))
+        products = [eqn for eqn in found if eqn.primitive.name in ("dot_general", "conv_general_dilated")]
+        assert len(products) >= 4, name
+        assert {v.aval.dtype for eqn in products for v in eqn.outvars} == {jnp.dtype(jnp.float32)}, name
+
+
 def test_nothing_becomes_float64_because_it_could():
     """64-bit numbers on, everything given in float32: no float64 in the whole gradient, every option at work."""
     with jax.enable_x64(True):
@@ -151,10 +169,13 @@ def test_nothing_becomes_float64_because_it_could():
 
 def test_float64_inputs_meet_float32_parameters(x64):
     """The result is float64; no cell objects."""
-    for cell in (jaxrnn.RNNCell(), jaxrnn.LSTMCell(), jaxrnn.GRUCell(), jaxrnn.MGUCell()):
-        module = jaxrnn.Recurrent(cell, INPUT, HIDDEN, rngs=nnx.Rngs(0))
-        shapes = jax.eval_shape(module, jax.ShapeDtypeStruct((BATCH, TIME, INPUT), jnp.float64))
-        assert {a.dtype for a in jax.tree.leaves(shapes)} == {jnp.dtype(jnp.float64)}
+    for name, kind in jaxrnn.CELLS.items():
+        stack = Stack(kind(), INPUT, HIDDEN)
+        params = jax.eval_shape(stack.init, jax.random.key(0))
+        xs = jax.ShapeDtypeStruct((TIME, BATCH, *(6, 8)[: stack.cell.event_ndim - 1], INPUT), jnp.float64)
+        shapes = jax.eval_shape(stack.apply, params, xs)
+        assert {a.dtype for a in jax.tree.leaves(params)} == {jnp.dtype(jnp.float32)}, name
+        assert {a.dtype for a in jax.tree.leaves(shapes)} == {jnp.dtype(jnp.float64)}, name
 
 
 def test_the_strictest_promotion_of_dtypes_and_ranks_is_enough():
