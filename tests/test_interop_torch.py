@@ -189,6 +189,7 @@ def test_a_module_inside_another_is_named_by_the_prefix():
     ours = from_torch(model, "a.gru")
     assert not ours.batch_first
     assert_same(to_torch(ours), model["a"]["gru"].state_dict())
+    assert_same(to_torch(from_torch(model, "gru.")), model["gru"].state_dict())
     with pytest.raises(ValueError, match=r"`prefix` should be among the modules in `source`, a, a.gru, gru, got 'b.'"):
         from_torch(model, "b.")
 
@@ -221,6 +222,24 @@ def test_import_and_export_copy():
     for a in exported.values():
         a.add_(1)
     assert bits(ours) == before
+
+
+@pytest.mark.parametrize("kind", [jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit])
+def test_arrays_stay_on_the_devices_that_hold_them(kind):
+    """A mesh may be set whose axes have other names than those of parameters."""
+    mesh = jax.make_mesh((2,), ("model",), axis_types=(kind,))
+    theirs = torch.nn.GRU(INPUT, 4, bidirectional=True, dropout=0.0)
+    with jax.set_mesh(mesh):
+        ours = jaxrnn.GRU(INPUT, 4, bidirectional=True, rngs=nnx.Rngs(0))
+        for variable in jax.tree.leaves(ours.params, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)):
+            names = jax.P(*[None] * (variable.get_value().ndim - 1), "model")
+            variable.set_value(jax.device_put(variable.get_value(), jax.NamedSharding(mesh, names)))
+        load_torch(ours, theirs.state_dict())
+        assert {a.sharding.spec[-1] for a in jax.tree.leaves(nnx.state(ours, nnx.Param))} == {"model"}
+        for copy in (from_torch(theirs), interop.from_onnx(interop.to_onnx(ours))):
+            assert bits(copy) == bits(ours)
+        interop.from_linen(interop.to_linen(ours))
+        assert_same(to_torch(ours), theirs.state_dict())
 
 
 @pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])

@@ -196,7 +196,8 @@ def blank(cell: Cell, *, rngs: nnx.Rngs | None = None, **options) -> Recurrent:
                 return (LSTM if isinstance(cell, LSTMCell) else GRU)(rngs=rngs, **options)
         return Recurrent(cell, rngs=rngs, **options)
 
-    module = nnx.eval_shape(make)
+    # `nnx.eval_shape` would look for the axis names of parameters in whatever mesh is set.
+    module = nnx.merge(*jax.eval_shape(lambda: nnx.split(make())))
     if module.rngs is not None:
         module.rngs = (nnx.Rngs(0) if rngs is None else rngs).dropout.fork()
     return module
