@@ -22,9 +22,7 @@ SEGMENT_BYTES = 2**20
 class _Fixed(NamedTuple):
     """What every step reads."""
 
-    w_hh: Any
-    b_hh: Any
-    extra: Any
+    params: Any
     initial: Any
     h_scale: Any
 
@@ -137,17 +135,19 @@ def unroll(
         for z, like in zip(zoneout, zeros, strict=True)
     )
     plan = _Plan(cell, rates, reverse, return_states)
-    fixed = _Fixed(params.w_hh, params.b_hh, tuple(params[4:]), None if reset is None else initial, h_scale)
+    fixed = _Fixed(params, None if reset is None else initial, h_scale)
     steps = _Steps(xs, valid, _restarts(reset, valid, reverse), hold)
-    segment = _segment(plan, params, fixed)
 
     if not checks.is_symbolic(time) and time == 0:
         ys = jnp.zeros((0, *zeros.h.shape), compute)
         return (state, ys, jax.tree.map(lambda s: s[None], state)) if return_states else (state, ys)
-    length = _segment_length(plan, time, zeros, remat) if truncate is None else truncate
+    run = _runner(plan, fixed)
     if remat:
-        segment = jax.checkpoint(segment)
-    final, (ys, states) = _over_segments(segment, state, steps, length, reverse, cut=truncate is not None)
+        piece = 1 if checks.is_symbolic(time) else max(1, isqrt(time))
+        run = partial(_over_segments, jax.checkpoint(run), length=piece, reverse=reverse)
+    if truncate is not None:
+        run = partial(_truncated, run, length=truncate, reverse=reverse)
+    final, (ys, states) = run(state, steps)
     ys = ys.astype(compute)
     if not return_states:
         return final, ys
@@ -158,9 +158,9 @@ def unroll(
 # One step --------------------------------------------------------------------------------------------------------------
 
 
-def _restart(state, fixed: _Fixed, restart):
+def _restart(state, initial, restart):
     """The state before the step: the initial one where the step is the first of its segment."""
-    return state if restart is None else jax.tree.map(partial(_where, restart), fixed.initial, state)
+    return state if restart is None else jax.tree.map(partial(_where, restart), initial, state)
 
 
 def _settle(plan: _Plan, before, after, steps: _Steps):
@@ -185,30 +185,32 @@ def _scaled(h, fixed: _Fixed):
     return h if fixed.h_scale is None else h * fixed.h_scale
 
 
-# One segment of time ---------------------------------------------------------------------------------------------------
+# The loop --------------------------------------------------------------------------------------------------------------
 
 
-def _segment(plan: _Plan, params, fixed: _Fixed):
-    """A function (state, steps) -> (state, outputs) that projects a segment's inputs at once, then runs the loop over it."""
-    gated = isinstance(plan.cell, GatedCell)
-    # XLA:CPU transposes w_hh again in every step of the backward loop unless it is handed the transposed weights.
-    w_back = lax.optimization_barrier(jnp.moveaxis(params.w_hh, 0, -1)) if gated else None
+def _runner(plan: _Plan, fixed: _Fixed):
+    """A function (state, steps) -> (state, outputs): the loop over all of the steps, in segments of time."""
+    if isinstance(plan.cell, GatedCell):
+        # XLA:CPU transposes w_hh again in every step of the backward loop unless it is handed the transposed weights.
+        w_back = lax.optimization_barrier(jnp.moveaxis(fixed.params.w_hh, 0, -1))
+        return partial(_run_gated, plan, fixed, w_back)
 
-    def run(state, steps):
-        x = steps.x if steps.valid is None else _where(steps.valid, steps.x, jnp.zeros_like(steps.x))
-        steps = steps._replace(x=plan.cell.project(params, x))
-        if gated:
-            return _run_gated(plan, fixed, w_back, state, steps)
-
+    def segment(state, steps):
         def step(state, now):
-            before = _restart(state, fixed, now.restart)
-            after = plan.cell.recur(params, before, now.x, _scaled(before.h, fixed))
+            before = _restart(state, fixed.initial, now.restart)
+            after = plan.cell.recur(fixed.params, before, now.x, _scaled(before.h, fixed))
             state = _settle(plan, before, after, now)
             return state, _emit(plan, state, now.valid)
 
+        steps = steps._replace(x=_project(plan, steps.valid, fixed.params, steps.x))
         return lax.scan(step, state, steps, reverse=plan.reverse)
 
-    return run
+    return lambda state, steps: _over_segments(segment, state, steps, _segment_length(plan, state, steps), plan.reverse)
+
+
+def _project(plan: _Plan, valid, params, x):
+    """What the inputs of a whole segment contribute to the gates; what is not valid is not read."""
+    return plan.cell.project(params, x if valid is None else _where(valid, x, jnp.zeros_like(x)))
 
 
 def _advance(plan: _Plan, now: _Steps, before, x_gates, h_gates, extra):
@@ -218,19 +220,24 @@ def _advance(plan: _Plan, now: _Steps, before, x_gates, h_gates, extra):
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _run_gated(plan: _Plan, fixed: _Fixed, w_back, state, steps: _Steps):
-    """The loop over the steps of one segment, for a gated cell.
+    """The loop over all of the steps, for a gated cell: over segments of time, and in each over its steps.
 
     One stream per gate: XLA:CPU compiles the split of a scanned slab to scalar code. `w_back` is `w_hh` with its first axis
     last, for the derivative; the value does not depend on it.
     """
+    _, w_hh, _, b_hh, *extra = fixed.params
 
-    def step(state, now):
-        before = _restart(state, fixed, now.restart)
-        h_gates = split_gates(contract(_scaled(before.h, fixed), fixed.w_hh, fixed.b_hh))
-        state = _advance(plan, now, before, now.x, h_gates, fixed.extra)
-        return state, _emit(plan, state, now.valid)
+    def segment(state, steps):
+        def step(state, now):
+            before = _restart(state, fixed.initial, now.restart)
+            h_gates = split_gates(contract(_scaled(before.h, fixed), w_hh, b_hh))
+            state = _advance(plan, now, before, now.x, h_gates, extra)
+            return state, _emit(plan, state, now.valid)
 
-    return lax.scan(step, state, steps._replace(x=split_gates(steps.x)), reverse=plan.reverse)
+        x_gates = _project(plan, steps.valid, fixed.params, steps.x)
+        return lax.scan(step, state, steps._replace(x=split_gates(x_gates)), reverse=plan.reverse)
+
+    return _over_segments(segment, state, steps, _segment_length(plan, state, steps), plan.reverse)
 
 
 @_run_gated.defjvp
@@ -238,57 +245,75 @@ def _run_gated_jvp(plan: _Plan, primals, tangents):
     """The derivative of the loop, as a loop over linear steps.
 
     With a = h @ w_hh + b_hh at each step, da = dh @ w_hh + (h @ dw_hh + db_hh), and the bracket is one product over all of
-    the segment. Its transposition is the weight gradient, one product too, outside the loop; the transposition of the linear
-    loop is backpropagation through time, with one product per step.
+    a segment. Its transposition is the weight gradient, one product too, outside the loop over steps; the transposition of
+    the linear loop is backpropagation through time, with one product per step.
 
     What `update` contributes is linearised step by step in the forward loop. `_gate_values` says which of its values are
     stored for that; the rest is computed again from them.
     """
     fixed, w_back, state, steps = primals
     d_fixed, _, d_state, d_steps = tangents
-    streams = steps._replace(x=split_gates(steps.x))
+    _, w_hh, _, b_hh, *extra = fixed.params
+    _, d_w_hh, _, d_b_hh, *d_extra = d_fixed.params
+    length = _segment_length(plan, state, steps)
+    given = steps._replace(x=None)
+    # What the product reads is the output of the step before, unless something comes between.
+    outputs_are_states = steps.valid is None and steps.restart is None and fixed.h_scale is None
     recall = {}
 
-    def step(state, now):
-        before = _restart(state, fixed, now.restart)
-        h = _scaled(before.h, fixed).astype(fixed.w_hh.dtype)
-        h_gates = split_gates(contract(h, fixed.w_hh, fixed.b_hh))
-        advance = jax.checkpoint(partial(_advance, plan, now), policy=_gate_values(len(now.x)), prevent_cse=False)
-        state, linear = jax.linearize(advance, before, now.x, h_gates, fixed.extra)
-        residuals, recall["linear"] = jax.tree.flatten(linear)
-        recall["sources"], fresh = _store_once(residuals, [*jax.tree.leaves(now), h], jax.tree.leaves(fixed.extra))
-        return state, (_emit(plan, state, now.valid), h, fresh)
+    def segment(state, steps):
+        def step(state, now):
+            before = _restart(state, fixed.initial, now.restart)
+            h = _scaled(before.h, fixed).astype(w_hh.dtype)
+            h_gates = split_gates(contract(h, w_hh, b_hh))
+            advance = jax.checkpoint(partial(_advance, plan, now), policy=_gate_values(len(now.x)), prevent_cse=False)
+            state, linear = jax.linearize(advance, before, now.x, h_gates, extra)
+            out = _emit(plan, state, now.valid)
+            residuals, recall["linear"] = jax.tree.flatten(linear)
+            known = jax.tree.leaves((now._replace(x=None), h, out))
+            recall["sources"], fresh = _store_once(residuals, known, jax.tree.leaves(extra))
+            return state, (out, None if outputs_are_states else h, fresh)
 
-    final, (out, h, fresh) = lax.scan(step, state, streams, reverse=plan.reverse)
+        x_gates = _project(plan, steps.valid, fixed.params, steps.x)
+        return lax.scan(step, state, steps._replace(x=split_gates(x_gates)), reverse=plan.reverse)
 
-    shared = _sums_only(plan.cell, state, jax.tree.map(lambda a: a[0], streams.x), fixed.extra)
-    d_x = split_gates(d_steps.x)
-    own = tuple(d for d, is_sum in zip(d_x, shared, strict=True) if not is_sum)
-    d_gates = contract(h, d_fixed.w_hh, d_fixed.b_hh)
-    if own:
-        d_x = [d if is_sum else jnp.zeros_like(d) for d, is_sum in zip(d_x, shared, strict=True)]
-        d_gates = d_gates + jnp.stack(d_x, axis=-2)
-    else:
-        d_gates = d_gates + d_steps.x
-
-    known = [*jax.tree.leaves(streams), h]
+    final, (out, h, fresh) = _over_segments(segment, state, steps, length, plan.reverse)
+    if outputs_are_states:
+        first, others = state.h[None], (out[0][1:] if plan.reverse else out[0][:-1])
+        h = jnp.concatenate([others, first] if plan.reverse else [first, others]).astype(w_hh.dtype)
+    known = jax.tree.leaves((given, h, out))
     residuals = [known[i] if kind == "step" else fresh[i] for kind, i in recall["sources"] if kind != "fixed"]
+    shared = _sums_only(plan.cell, fixed.params, state, steps.x[0])
+
+    def linear_segment(d_state, inputs):
+        x, d_x, h, residuals, given = inputs
+        # Under `checkpoint`, what follows from the inputs alone (a mask, broadcast) is not stored for the transposition.
+        project = jax.checkpoint(partial(_project, plan, given.valid), prevent_cse=False)
+        _, d_x_gates = jax.jvp(project, (fixed.params, x), (d_fixed.params, d_x))
+        d_gates = contract(h, d_w_hh, d_b_hh)
+        apart = split_gates(d_x_gates)
+        if all(shared):
+            d_gates, own = d_gates + d_x_gates, ()
+        else:
+            together = [d if is_sum else jnp.zeros_like(d) for d, is_sum in zip(apart, shared, strict=True)]
+            d_gates, own = d_gates + jnp.stack(together, axis=-2), tuple(d for d, s in zip(apart, shared, strict=True) if not s)
+        inputs = (d_gates, own, residuals, given)
+        return lax.scan(jax.checkpoint(linear_step, prevent_cse=False), d_state, inputs, reverse=plan.reverse)
 
     def linear_step(d_state, inputs):
         d_gates, own, residuals, now = inputs
-        d_before = _restart(d_state, d_fixed, now.restart)
+        d_before = _restart(d_state, d_fixed.initial, now.restart)
         d_h = _scaled(d_before.h, fixed).astype(w_back.dtype)
         axes = (((d_h.ndim - 1,), (2,)), ((), ()))
         d_h_gates = split_gates(d_gates + lax.dot_general(d_h, w_back, axes, preferred_element_type=d_gates.dtype))
-        own, residuals, constants = iter(own), iter(residuals), jax.tree.leaves(fixed.extra)
+        own, residuals, constants = iter(own), iter(residuals), jax.tree.leaves(extra)
         d_x = tuple(jnp.zeros_like(d) if is_sum else next(own) for d, is_sum in zip(d_h_gates, shared, strict=True))
         leaves = [constants[i] if kind == "fixed" else next(residuals) for kind, i in recall["sources"]]
-        d_state = jax.tree.unflatten(recall["linear"], leaves)(d_before, d_x, d_h_gates, d_fixed.extra)
+        d_state = jax.tree.unflatten(recall["linear"], leaves)(d_before, d_x, d_h_gates, d_extra)
         return d_state, _emit(plan, d_state, now.valid)
 
-    inputs = (d_gates, own, residuals, steps._replace(x=None))
-    # Under `checkpoint`, what a step derives from its inputs alone (a mask, broadcast) is not stored for the transposition.
-    d_final, d_out = lax.scan(jax.checkpoint(linear_step, prevent_cse=False), d_state, inputs, reverse=plan.reverse)
+    inputs = (steps.x, d_steps.x, h, residuals, given)
+    d_final, d_out = _over_segments(linear_segment, d_state, inputs, length, plan.reverse)
     return (final, out), (d_final, d_out)
 
 
@@ -325,9 +350,10 @@ def _store_once(residuals, steps, constants):
     return sources, fresh
 
 
-def _sums_only(cell: GatedCell, state, x_gates, extra) -> list[bool]:
+def _sums_only(cell: GatedCell, params, state, x) -> list[bool]:
     """For each gate, whether `update` reads x and h only as their sum: then both have the same cotangent, stored once."""
-    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (state, x_gates, x_gates, *extra))
+    x_gates = jax.eval_shape(lambda params, x: split_gates(cell.project(params, x)), params, x)
+    shapes = (jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), state), x_gates, x_gates, *params[4:])
     jaxpr = jax.make_jaxpr(cell.update)(*shapes).jaxpr
     first, gates = len(jax.tree.leaves(state)), len(x_gates)
     inputs = jaxpr.invars[first : first + 2 * gates]
@@ -339,42 +365,50 @@ def _sums_only(cell: GatedCell, state, x_gates, extra) -> list[bool]:
 # Pieces ----------------------------------------------------------------------------------------------------------------
 
 
-def _over_segments(segment, state, steps: _Steps, length: int, reverse: bool, cut: bool):
-    """Run `segment` over pieces of `length` steps, counted from the first step, and over the rest of them."""
-    time = steps.x.shape[0]
+def _over_segments(segment, carry, steps, length: int, reverse: bool):
+    """`lax.scan`, with a function that takes `length` steps at a time, counted from the first step, and at last the rest."""
+    time = jax.tree.leaves(steps)[0].shape[0]
     pieces, rest = (1, 0) if checks.is_symbolic(time) else divmod(time, length)
     if pieces <= 1 and not rest:
-        return segment(state, steps)
+        return segment(carry, steps)
 
-    def run(carry, steps):
-        started, state = carry
-        if cut:  # the first piece may send its gradient on to where the sequence started
-            state = jax.tree.map(lambda s: jnp.where(started, lax.stop_gradient(s), s), state)
-        state, out = segment(state, steps)
-        return (jnp.ones_like(started), state), out
-
-    carry, outs = (jnp.zeros((), bool), state), []
+    outs = []
     whole = jax.tree.map(lambda a: a[: pieces * length].reshape(pieces, length, *a.shape[1:]), steps)
     tail = jax.tree.map(lambda a: a[pieces * length :], steps)
     for piece in ("tail", "whole") if reverse else ("whole", "tail"):
         if piece == "whole" and pieces:
-            carry, out = lax.scan(run, carry, whole, reverse=reverse)
+            carry, out = lax.scan(segment, carry, whole, reverse=reverse)
             outs.append(jax.tree.map(lambda a: a.reshape(pieces * length, *a.shape[2:]), out))
         if piece == "tail" and rest:
-            carry, out = run(carry, tail)
+            carry, out = segment(carry, tail)
             outs.append(out)
     outs = outs[::-1] if reverse else outs
-    return carry[1], outs[0] if len(outs) == 1 else jax.tree.map(lambda *a: jnp.concatenate(a), *outs)
+    return carry, outs[0] if len(outs) == 1 else jax.tree.map(lambda *a: jnp.concatenate(a), *outs)
 
 
-def _segment_length(plan: _Plan, time, zeros, remat: bool) -> int:
-    """Steps in a segment: √time to rematerialise; else so many that a segment's projected input stays in the cache."""
-    step = len(plan.cell.gates) * zeros[-1].size * zeros[-1].dtype.itemsize
+def _truncated(run, state, steps, length: int, reverse: bool):
+    """Run pieces of `length` steps and stop the gradient, but not the state, between them."""
+
+    def piece(carry, steps):
+        started, state = carry  # the first piece may send its gradient on to where the sequence started
+        state, out = run(jax.tree.map(lambda s: jnp.where(started, lax.stop_gradient(s), s), state), steps)
+        return (jnp.ones_like(started), state), out
+
+    (_, state), out = _over_segments(piece, (jnp.zeros((), bool), state), steps, length, reverse)
+    return state, out
+
+
+def _segment_length(plan: _Plan, state, steps: _Steps) -> int:
+    """So many steps that a segment's projected input stays in the cache and, unless all of it is small, is a part of the whole."""
+    time, last = steps.x.shape[0], state[-1]
+    step = len(plan.cell.gates) * last.size * last.dtype.itemsize
     if checks.is_symbolic(time):
         return 1
-    if remat or checks.is_symbolic(step):
+    if checks.is_symbolic(step):
         return max(1, isqrt(time))
-    length = min(time, max(MIN_SEGMENT, SEGMENT_BYTES // max(step, 1)))
+    if time * step <= SEGMENT_BYTES // 4:
+        return max(1, time)
+    length = min(time, max(MIN_SEGMENT, min(time // 4, SEGMENT_BYTES // max(step, 1))))
     divisors = (k for k in range(length, length // 2, -1) if time % k == 0)
     return max(1, next(divisors, length))
 
