@@ -203,8 +203,9 @@ def tiny(script, out, words=""):
 
 
 def metrics(out):
-    """The bytes of every metrics file."""
-    return {str(p.relative_to(out)): p.read_bytes() for p in sorted(Path(out).rglob("metrics.jsonl"))}
+    """The bytes of every metrics file, also of a run that is at work: its checkpoints, which come and go, are not walked."""
+    files = [p for places in ("*/metrics.jsonl", "*/*/metrics.jsonl") for p in Path(out).glob(places)]
+    return {str(p.relative_to(out)): p.read_bytes() for p in sorted(files)}
 
 
 def size(out):
