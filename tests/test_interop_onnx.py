@@ -379,6 +379,26 @@ def test_pytorchs_own_export_is_one_chain_of_layers(kind, options, opset, tmp_pa
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize(("perm", "is_chain"), [([0, 2, 1, 3], True), ([2, 0, 1, 3], False)])
+def test_nodes_are_layers_only_if_the_axes_between_them_are(perm, is_chain):
+    """A batch in the place of time is another computation, though every size fits."""
+    weights = random_arrays("GRU", ("W", "R"))
+    deeper = np.random.default_rng(1).standard_normal((1, 15, HIDDEN)).astype(np.float32)
+    nodes = [
+        helper.make_node("GRU", ["X", "W", "R"], ["Y"], name="a", hidden_size=HIDDEN),
+        helper.make_node("Transpose", ["Y"], ["moved"], perm=perm),
+        helper.make_node("Reshape", ["moved", "sizes"], ["next"]),
+        helper.make_node("GRU", ["next", "V", "R"], ["Z"], name="b", hidden_size=HIDDEN),
+    ]
+    constants = {"W": weights["W"], "R": weights["R"], "V": deeper, "sizes": np.array([0, 0, HIDDEN])}
+    model = make_model(nodes, constants, {"X": weights["X"]}, outputs=("Z",))
+    if is_chain:
+        assert from_onnx(model).stack.num_layers == 2
+    else:
+        with pytest.raises(ValueError, match=r"`node` should be the name of one .* 'a' \(GRU\), 'b' \(GRU\)"):
+            from_onnx(model)
+
+
 def test_a_constant_initial_state_becomes_the_modules():
     """Also one that the graph expands over the batch; one row for all is learned, more are not a module's."""
     arrays = random_arrays("LSTM", ALL, directions=2)
