@@ -465,6 +465,42 @@ def test_the_derivative_rule_is_plain_autodiff_with_every_option_at_once(name):
     close(compute(ours), compute(scan_by_hand), 1e-10)
 
 
+@pytest.mark.parametrize("name", ["LSTM", "GRU"])
+@pytest.mark.parametrize("option", ["none", "reverse", "h_scale", "zoneout", "reset"])
+def test_the_derivative_rule_is_plain_autodiff_with_one_option_alone(name, option):
+    """Where every step is valid, the rule takes outputs for states: not where a reset or recurrent dropout comes between."""
+    cell = CELLS[name]()
+    params, xs, state, _ = setting(cell)
+    rng = np.random.default_rng(5)
+    options = {
+        "none": {},
+        "reverse": {"reverse": True},
+        "h_scale": {"h_scale": jnp.asarray(2.0 * (rng.random((BATCH, HIDDEN)) < 0.5))},
+        "zoneout": {"zoneout": type(state)(*(0.3 for _ in state))},
+        "reset": {"reset": jnp.asarray(some_resets())},
+    }[option]
+
+    def by_hand(cell, params, xs, state, reverse=False, h_scale=1.0, zoneout=(0.0, 0.0), reset=None):
+        def body(state, now):
+            x, reset = now
+            before = jax.tree.map(lambda s: jnp.where(reset[:, None], 0.0, s), state)
+            after = cell.recur(params, before, cell.project(params, x), before.h * h_scale)
+            after = type(state)(*(z * old + (1 - z) * new for z, old, new in zip(zoneout, before, after, strict=False)))
+            return after, after.h
+
+        reset = jnp.zeros(xs.shape[:2], bool) if reset is None else reset
+        return jax.lax.scan(body, state, (xs, reset), reverse=reverse)
+
+    def compute(run):
+        def loss(*args):
+            result = run(cell, *args, **options)
+            return weighted(result), result
+
+        return jit(jax.grad(loss, (0, 1, 2), has_aux=True))(params, xs, state)
+
+    close(compute(jaxrnn.unroll), compute(by_hand), 1e-10)
+
+
 # Defects found elsewhere -------------------------------------------------------------------------------------------------
 
 
