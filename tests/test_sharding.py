@@ -56,12 +56,12 @@ def shardings(mesh, stack, params):
     return jax.tree.map(spec, params, stack.axis_names(params))
 
 
-def run_sharded(shape, axis_type, stack, params, xs, given, *, enter=True):
+def run_sharded(shape, axis_type, stack, params, xs, given):
     """The result, and the compiled program's text."""
     mesh = jax.make_mesh(shape, ("data", "model"), axis_types=(axis_type,) * 2)
     placed = jax.device_put(params, shardings(mesh, stack, params))
     xs = jax.device_put(xs, NamedSharding(mesh, P(None, "data")))
-    with jax.set_mesh(mesh) if enter else jax.make_mesh((1,), ("alone",), devices=jax.devices()[:1]):
+    with jax.set_mesh(mesh):
         compiled = gradient_of(stack).lower(placed, xs, given).compile()
         return jax.device_get(compiled(placed, xs, given)), compiled.as_text()
 
@@ -147,9 +147,9 @@ def test_four_devices_give_the_result_of_one_and_gather_what_they_must():
     assert run.returncode == 0, run.stderr[-3000:]
 
 
-@pytest.mark.parametrize("name", ["LSTM", "MGU", "ConvLSTM1D"])
-def test_an_explicit_mesh_need_not_be_entered(name):
-    """Inputs lie on it, parameters anywhere."""
+@pytest.mark.parametrize("name", ["LSTM", "MGU"])
+def test_a_mesh_for_the_batch_alone_need_not_be_entered(name):
+    """Inputs lie on it, parameters anywhere. (Hidden axes and convolutions do want `jax.set_mesh`, from jax 0.12 on.)"""
     stack, params, xs, given = setting(described(name))
     want = jax.device_get(gradient_of(stack)(params, xs, given))
     mesh = jax.make_mesh((2,), ("data",))
@@ -208,7 +208,8 @@ def test_rules_make_specs_of_the_names_for_nnx():
     nnx.update(module, placed)
     assert module.params[1][0].w_hh.get_value().sharding.spec == P(None, None, "model")
     assert module.params[1][0].w_hh.out_sharding == ("output", "gates", "hidden")
-    close(jax.device_get(jax.jit(lambda m: m(x))(module)), alone)
+    with jax.set_mesh(mesh):
+        close(jax.device_get(jax.jit(lambda m: m(x))(module)), alone)
 
 
 def test_rules_make_specs_of_the_names_for_linen():
