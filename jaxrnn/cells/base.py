@@ -70,7 +70,7 @@ def _align(names: tuple, value):
 
 
 @cache
-def _annotated(kind: type) -> list[tuple[str, ...]]:
+def _annotated(kind: type) -> list[tuple[str | None, ...]]:
     """The names in the annotation of each field of a NamedTuple; no name for `*axes` and numbers."""
     texts = []
     for annotation in get_annotations(kind).values():
