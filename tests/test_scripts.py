@@ -113,7 +113,8 @@ def test_the_regression_prints_lines_and_a_table_and_saves_a_plot(tmp_path, caps
     assert [line.split()[:2] for line in lines[8:11]] == [["RNN", "1,362"], ["LSTM", "5,202"], ["GRU", "3,922"]]
     assert [line.split()[-1] for line in lines[8:11]] == ["ms"] * 3
     assert (tmp_path / "new/folder/loss.png").read_bytes().startswith(b"\x89PNG")
-    train_regression.main(["--cell", "RNN", "--epochs", "1", "--out", str(tmp_path)])  # its only step was compiled
+    words = "--cell RNN --epochs 1 --bidirectional --out"  # the only step compiles
+    train_regression.main([*words.split(), str(tmp_path)])
     assert capsys.readouterr().out.splitlines()[2].split()[-1] == "–"
 
 
