@@ -364,7 +364,7 @@ class Started:
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         self.process = subprocess.Popen(command, cwd=tmp_path, env=environment(tmp_path / "cache"), text=True, **pipes)
 
-    def wait_for_progress(self, since, seconds=90):
+    def wait_for_progress(self, since, seconds=300):
         """Wait until the metrics are longer than they were: a checkpoint is being written."""
         deadline = time.monotonic() + seconds
         while size(self.out) <= since and self.process.poll() is None and time.monotonic() < deadline:
@@ -374,7 +374,7 @@ class Started:
         """(exit code, stdout, stderr), after a signal if one is given."""
         if number is not None:
             self.process.send_signal(number)
-        out, err = self.process.communicate(timeout=120)
+        out, err = self.process.communicate(timeout=300)
         return self.process.returncode, out, err
 
 
