@@ -16,7 +16,7 @@ from jaxrnn.cells.base import Cell, GatedCell, broadcast_like, contract, promote
 
 MIN_SEGMENT = 16
 SEGMENT_BYTES = 2**20
-"""How much of the projected input one segment of time should hold: about a core's share of the cache."""
+"""How much of the projected input one segment of time holds at most: about a core's share of the cache."""
 
 
 class _Fixed(NamedTuple):
@@ -43,6 +43,7 @@ class _Plan(NamedTuple):
     rates: tuple[float | None, ...]
     reverse: bool
     all_states: bool
+    dtype: Any
 
 
 def unroll(
@@ -79,7 +80,8 @@ def unroll(
         reset: where True, the state *before* the step is `initial`. With `reverse`, the same segments are respected.
         reverse: run from the last valid step to the first; outputs stay aligned with `xs`.
         return_states: also return every state, `time + 1` of them, the first one (with `reverse`, the last one) being `state`.
-        remat: compute each segment of √time steps again in the backward pass: memory O(√time), exact gradients.
+        remat: compute each segment of √time steps again in the backward pass: memory O(√time), exact gradients. With
+            `truncate`, of each of its pieces.
         truncate: stop the gradient, but not the state, after every so many steps.
         h_scale: multiplies what the recurrent products read of `h`, at every step: recurrent dropout. No gradient.
         zoneout: a state of rates in [0, 1] (the state moves by the expected share), or of boolean arrays
@@ -112,7 +114,7 @@ def unroll(
 
     xs = jnp.asarray(xs)
     compute = promote(xs.dtype, params.w_ih.dtype) if dtype is None else jnp.dtype(dtype)
-    params, xs = jax.tree.map(lambda a: a.astype(compute), (params, xs))
+    xs = xs.astype(compute)
     valid = mask if lengths is None else lax.broadcasted_iota(jnp.int32, (time, *batch), 0) < lengths.astype(jnp.int32)[None]
     params, xs, valid, reset, state, initial, h_scale = _same_manual_axes(params, xs, valid, reset, state, initial, h_scale)
     event = tuple(range(xs.ndim - cell.event_ndim, xs.ndim))
@@ -120,7 +122,7 @@ def unroll(
     valid, reset = (None if a is None else a | nowhere for a in (valid, reset))
 
     first = xs[0] if checks.is_symbolic(time) or time else jnp.zeros(xs.shape[1:], xs.dtype)
-    zeros = cell.initial_state(params, first)
+    zeros = cell.initial_state(_cast(params, compute), first)
     checks.state("unroll", "initial", initial, zeros, broadcast=True)
     checks.state("unroll", "state", state, zeros)
     checks.per_step_noise("unroll", h_scale, zoneout, zeros, time)
@@ -134,7 +136,7 @@ def unroll(
         None if z is None or isinstance(z, float) else z | jnp.broadcast_to(jnp.zeros_like(like, dtype=bool), z.shape)
         for z, like in zip(zoneout, zeros, strict=True)
     )
-    plan = _Plan(cell, rates, reverse, return_states)
+    plan = _Plan(cell, rates, reverse, return_states, compute)
     fixed = _Fixed(params, None if reset is None else initial, h_scale)
     steps = _Steps(xs, valid, _restarts(reset, valid, reverse), hold)
 
@@ -143,8 +145,7 @@ def unroll(
         return (state, ys, jax.tree.map(lambda s: s[None], state)) if return_states else (state, ys)
     run = _runner(plan, fixed)
     if remat:
-        piece = 1 if checks.is_symbolic(time) else max(1, isqrt(time))
-        run = partial(_over_segments, jax.checkpoint(run), length=piece, reverse=reverse)
+        run = partial(_rematerialised, run, reverse=reverse)
     if truncate is not None:
         run = partial(_truncated, run, length=truncate, reverse=reverse)
     final, (ys, states) = run(state, steps)
@@ -192,13 +193,13 @@ def _runner(plan: _Plan, fixed: _Fixed):
     """A function (state, steps) -> (state, outputs): the loop over all of the steps, in segments of time."""
     if isinstance(plan.cell, GatedCell):
         # XLA:CPU transposes w_hh again in every step of the backward loop unless it is handed the transposed weights.
-        w_back = lax.optimization_barrier(jnp.moveaxis(fixed.params.w_hh, 0, -1))
+        w_back = lax.optimization_barrier(jnp.moveaxis(fixed.params.w_hh.astype(plan.dtype), 0, -1))
         return partial(_run_gated, plan, fixed, w_back)
 
     def segment(state, steps):
         def step(state, now):
             before = _restart(state, fixed.initial, now.restart)
-            after = plan.cell.recur(fixed.params, before, now.x, _scaled(before.h, fixed))
+            after = plan.cell.recur(_cast(fixed.params, plan.dtype), before, now.x, _scaled(before.h, fixed))
             state = _settle(plan, before, after, now)
             return state, _emit(plan, state, now.valid)
 
@@ -210,7 +211,7 @@ def _runner(plan: _Plan, fixed: _Fixed):
 
 def _project(plan: _Plan, valid, params, x):
     """What the inputs of a whole segment contribute to the gates; what is not valid is not read."""
-    return plan.cell.project(params, x if valid is None else _where(valid, x, jnp.zeros_like(x)))
+    return plan.cell.project(_cast(params, plan.dtype), x if valid is None else _where(valid, x, jnp.zeros_like(x)))
 
 
 def _advance(plan: _Plan, now: _Steps, before, x_gates, h_gates, extra):
@@ -225,7 +226,7 @@ def _run_gated(plan: _Plan, fixed: _Fixed, w_back, state, steps: _Steps):
     One stream per gate: XLA:CPU compiles the split of a scanned slab to scalar code. `w_back` is `w_hh` with its first axis
     last, for the derivative; the value does not depend on it.
     """
-    _, w_hh, _, b_hh, *extra = fixed.params
+    _, w_hh, _, b_hh, *extra = _cast(fixed.params, plan.dtype)
 
     def segment(state, steps):
         def step(state, now):
@@ -253,8 +254,7 @@ def _run_gated_jvp(plan: _Plan, primals, tangents):
     """
     fixed, w_back, state, steps = primals
     d_fixed, _, d_state, d_steps = tangents
-    _, w_hh, _, b_hh, *extra = fixed.params
-    _, d_w_hh, _, d_b_hh, *d_extra = d_fixed.params
+    _, w_hh, _, b_hh, *extra = _cast(fixed.params, plan.dtype)
     length = _segment_length(plan, state, steps)
     given = steps._replace(x=None)
     # What the product reads is the output of the step before, unless something comes between.
@@ -290,6 +290,7 @@ def _run_gated_jvp(plan: _Plan, primals, tangents):
         # Under `checkpoint`, what follows from the inputs alone (a mask, broadcast) is not stored for the transposition.
         project = jax.checkpoint(partial(_project, plan, given.valid), prevent_cse=False)
         _, d_x_gates = jax.jvp(project, (fixed.params, x), (d_fixed.params, d_x))
+        _, d_w_hh, _, d_b_hh, *_ = _cast(d_fixed.params, plan.dtype)
         d_gates = contract(h, d_w_hh, d_b_hh)
         apart = split_gates(d_x_gates)
         if all(shared):
@@ -309,6 +310,7 @@ def _run_gated_jvp(plan: _Plan, primals, tangents):
         own, residuals, constants = iter(own), iter(residuals), jax.tree.leaves(extra)
         d_x = tuple(jnp.zeros_like(d) if is_sum else next(own) for d, is_sum in zip(d_h_gates, shared, strict=True))
         leaves = [constants[i] if kind == "fixed" else next(residuals) for kind, i in recall["sources"]]
+        d_extra = list(_cast(d_fixed.params[4:], plan.dtype))
         d_state = jax.tree.unflatten(recall["linear"], leaves)(d_before, d_x, d_h_gates, d_extra)
         return d_state, _emit(plan, d_state, now.valid)
 
@@ -366,17 +368,17 @@ def _sums_only(cell: GatedCell, params, state, x) -> list[bool]:
 
 
 def _over_segments(segment, carry, steps, length: int, reverse: bool):
-    """`lax.scan`, with a function that takes `length` steps at a time, counted from the first step, and at last the rest."""
+    """`lax.scan`, with a function that takes `length` steps at a time, counted from step 0; the rest at the end is a piece too."""
     time = jax.tree.leaves(steps)[0].shape[0]
     pieces, rest = (1, 0) if checks.is_symbolic(time) else divmod(time, length)
-    if pieces <= 1 and not rest:
+    if pieces == 0 or (pieces == 1 and not rest):
         return segment(carry, steps)
 
     outs = []
     whole = jax.tree.map(lambda a: a[: pieces * length].reshape(pieces, length, *a.shape[1:]), steps)
     tail = jax.tree.map(lambda a: a[pieces * length :], steps)
     for piece in ("tail", "whole") if reverse else ("whole", "tail"):
-        if piece == "whole" and pieces:
+        if piece == "whole":
             carry, out = lax.scan(segment, carry, whole, reverse=reverse)
             outs.append(jax.tree.map(lambda a: a.reshape(pieces * length, *a.shape[2:]), out))
         if piece == "tail" and rest:
@@ -384,6 +386,13 @@ def _over_segments(segment, carry, steps, length: int, reverse: bool):
             outs.append(out)
     outs = outs[::-1] if reverse else outs
     return carry, outs[0] if len(outs) == 1 else jax.tree.map(lambda *a: jnp.concatenate(a), *outs)
+
+
+def _rematerialised(run, state, steps, reverse: bool):
+    """Run pieces of about √time steps; of each, the state before it is stored."""
+    time = steps.x.shape[0]
+    length = 1 if checks.is_symbolic(time) else _fitting(isqrt(time), time)
+    return _over_segments(jax.checkpoint(run), state, steps, length, reverse)
 
 
 def _truncated(run, state, steps, length: int, reverse: bool):
@@ -406,11 +415,15 @@ def _segment_length(plan: _Plan, state, steps: _Steps) -> int:
         return 1
     if checks.is_symbolic(step):
         return max(1, isqrt(time))
-    if time * step <= SEGMENT_BYTES // 4:
+    if time * step <= (SEGMENT_BYTES if time < 4 * MIN_SEGMENT else SEGMENT_BYTES // 4):
         return max(1, time)
-    length = min(time, max(MIN_SEGMENT, min(time // 4, SEGMENT_BYTES // max(step, 1))))
-    divisors = (k for k in range(length, length // 2, -1) if time % k == 0)
-    return max(1, next(divisors, length))
+    return _fitting(max(MIN_SEGMENT, min(time // 4, SEGMENT_BYTES // max(step, 1))), time)
+
+
+def _fitting(length: int, time: int) -> int:
+    """The greatest number up to `length`, but above half of it, that leaves no rest; `length`, if there is none."""
+    length = max(1, min(length, time))
+    return next((k for k in range(length, length // 2, -1) if time % k == 0), length)
 
 
 # Arrays ----------------------------------------------------------------------------------------------------------------
@@ -422,6 +435,11 @@ def _where(condition, a, b):
     if jax.typeof(condition).sharding != jax.typeof(a).sharding:  # an explicit mesh, hidden axis sharded
         condition = jax.reshard(condition, jax.typeof(a).sharding)
     return lax.select(condition, a, b)
+
+
+def _cast(params, dtype):
+    """Parameters to compute with. Cast where they are used, so that their gradients are summed in the dtype that they have."""
+    return jax.tree.map(lambda a: a.astype(dtype), params)
 
 
 def _broadcast_like(a, zeros):

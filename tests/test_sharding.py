@@ -147,6 +147,18 @@ def test_four_devices_give_the_result_of_one_and_gather_what_they_must():
     assert run.returncode == 0, run.stderr[-3000:]
 
 
+def test_pieces_of_time_with_a_batch_on_an_explicit_mesh():
+    """A piece longer than the sequence, and pieces of pieces, in both of which there is a rest."""
+    cell = CELLS["RNN"]()
+    params, xs = cell.init(jax.random.key(0), INPUT, HIDDEN), jax.random.normal(jax.random.key(1), (7, BATCH, INPUT))
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(EXPLICIT,))
+    for options in ({"truncate": 9}, {"truncate": 5, "remat": True}):
+        run = jax.jit(jax.grad(lambda params, xs, options=options: jnp.sum(jnp.sin(jaxrnn.unroll(cell, params, xs, **options)[1]))))
+        want = run(params, xs)
+        with jax.set_mesh(mesh):
+            close(run(params, jax.device_put(xs, NamedSharding(mesh, P(None, "data")))), want)
+
+
 @pytest.mark.parametrize("name", ["LSTM", "MGU"])
 def test_a_mesh_for_the_batch_alone_need_not_be_entered(name):
     """Inputs lie on it, parameters anywhere. (Hidden axes and convolutions do want `jax.set_mesh`, from jax 0.12 on.)"""
