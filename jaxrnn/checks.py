@@ -120,6 +120,23 @@ def cell_init(name: str, key, input_size, hidden_size, bias, dtype):
     floating_dtype(f"{name}.init", "dtype", dtype)
 
 
+def new_state(cell, before, after):
+    """A cell's equations make a state like the one before."""
+    name, should = type(cell).__name__, type(before).__name__
+    if type(after) is not type(before):
+        got = "an array" if isinstance(after, jax.Array) else type(after).__name__
+        raise TypeError(f"{name}: the new state should be a {should}({', '.join(before._fields)}), got {got}.")
+    for field, old, new in zip(before._fields, before, after, strict=True):
+        if jnp.shape(new) != old.shape:
+            raise ValueError(f"{name}: `{field}` of the new state should have shape {old.shape}, got {jnp.shape(new)}.")
+
+
+def gates(cell):
+    """A cell says what its gates are called."""
+    if not isinstance(getattr(cell, "gates", None), tuple):
+        raise TypeError(f"{type(cell).__name__} should define `gates`, a tuple of names, got {getattr(cell, 'gates', None)!r}.")
+
+
 def chrono(longest):
     """The longest dependency leaves room for a range of time constants."""
     size("chrono", "longest", longest, least=3)

@@ -1,6 +1,7 @@
 """Flax NNX modules: they hold the parameters of a `Stack` and call pure functions. No arithmetic may live here."""
 
 from dataclasses import fields
+from inspect import signature as signature_of
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from jaxrnn import checks, signature
 from jaxrnn.cells import Cell, GRUCell
 from jaxrnn.layers import Stack
 
-_OPTIONS = ("batch_first", *(f.name for f in fields(Stack)[4:]))
+_OPTIONS = (*(f.name for f in fields(Stack)[1:]), "batch_first", "rngs")
 
 
 class Recurrent(nnx.Module):
@@ -67,7 +68,8 @@ class Recurrent(nnx.Module):
         **options: Any,
     ):
         name = self.caller = caller or type(self).__name__
-        checks.arguments(name, options, _OPTIONS)
+        own = [p for p in signature_of(type(self).__init__).parameters if p not in ("self", "options", "caller")]
+        checks.arguments(name, options, tuple(dict.fromkeys([*own, *_OPTIONS])))
         checks.flag(name, "batch_first", batch_first)
         self.stack = Stack(
             cell,

@@ -52,6 +52,7 @@ def call(
 ):
     """Run a stack with the documents' signature: (output, h_n), or (output, h_n, states) with `return_states`."""
     name, stack, _ = caller
+    checks.flag(name, "return_states", return_states)
     batched = checks.module_input(name, x, stack, caller.batch_first)
     swap = caller.batch_first and batched
     x_first = (lambda a: jnp.swapaxes(a, 0, 1)) if swap else jnp.asarray

@@ -166,6 +166,7 @@ def _restart(state, initial, restart):
 
 def _settle(plan: _Plan, before, after, steps: _Steps):
     """The state after the step: zoneout first, then no change at all where the step is not valid."""
+    checks.new_state(plan.cell, before, after)
     settled = []
     for old, new, rate, hold in zip(before, after, plan.rates, steps.hold, strict=True):
         if rate is not None:

@@ -1,6 +1,7 @@
 """What does not fit is refused by name, rule and what came; what fits is taken."""
 
 import re
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from jax import export
 
 import jaxrnn
 from jaxrnn import initializers
+from jaxrnn.cells import GatedCell, Hidden
 
 quickly = {"xla_backend_optimization_level": 0}  # compiles in half the time
 
@@ -580,3 +582,45 @@ def test_traced_lengths_out_of_range_are_cut_to_the_range(run):
         run(x, lengths=jnp.array([9, -3])),
         run(x, lengths=jnp.array([6, 0])),
     )
+
+
+# A cell of one's own -----------------------------------------------------------------------------------------------------
+
+
+def own_cell(update, gates=("z", "n")):
+    names = {"update": update, "__annotations__": {}} | ({"gates": gates} if gates else {})
+    return dataclass(frozen=True)(type("MyCell", (GatedCell,), names))
+
+
+def test_a_cell_without_gates():
+    with pytest.raises(TypeError, match=r"^MyCell should define `gates`, a tuple of names, got None\.$"):
+        own_cell(lambda self, state, x_gates, h_gates: state, gates=None)()
+
+
+@pytest.mark.parametrize(
+    ("update", "error", "message"),
+    [
+        (lambda state: state.h, TypeError, r"the new state should be a Hidden\(h\), got an array\."),
+        (lambda state: (state, 1.0), TypeError, r"the new state should be a Hidden\(h\), got tuple\."),
+        (lambda state: Hidden(state.h[:, :2]), ValueError, r"`h` of the new state should have shape \(4, 5\), got \(4, 2\)\."),
+    ],
+)
+def test_a_cell_whose_new_state_is_none(update, error, message):
+    cell = own_cell(lambda self, state, x_gates, h_gates: update(state))()
+    with pytest.raises(error, match=f"^MyCell: {message}"):
+        jaxrnn.Recurrent(cell, 3, 5, rngs=nnx.Rngs(0))(jnp.ones((4, 7, 3)))
+
+
+@pytest.mark.parametrize(
+    ("module", "misspelt", "meant"),
+    [("LSTM", "num_layer", "num_layers"), ("RNN", "nonlinearty", "nonlinearity"), ("GRU", "rng", "rngs")],
+)
+def test_every_argument_of_a_module_is_in_the_list_of_what_there_is(module, misspelt, meant):
+    listed, got = rf"^{module}: arguments should be among .*\b{meant}\b.*", rf"got `{misspelt}`\.\nDid you mean `{meant}`\?$"
+    with pytest.raises(TypeError, match=f"{listed}, {got}"):
+        getattr(jaxrnn, module)(3, 5, **{misspelt: 2})
+
+
+def test_return_states_is_a_flag():
+    with pytest.raises(TypeError, match=r"^GRU: `return_states` should be True or False, got 'yes'\.$"):
+        jaxrnn.GRU(3, 5, rngs=nnx.Rngs(0))(jnp.ones((4, 7, 3)), return_states="yes")

@@ -142,6 +142,7 @@ class Cell:
             cls.__repr__ = Cell.__repr__  # `dataclass` writes none where there is one
 
     def __post_init__(self):
+        checks.gates(self)
         for argument in ("w_ih_init", "w_hh_init", "b_ih_init", "b_hh_init"):
             checks.initializer(type(self).__name__, argument, getattr(self, argument), PerGate)
 

@@ -54,6 +54,8 @@ def _meet(config: RunConfig):
     if not address:
         message = "several processes need --coordinator HOST:PORT, or JAX_COORDINATOR_ADDRESS: the address of process 0"
         raise Failure(message, code=2)
+    if not address.rpartition(":")[2].isdecimal():
+        raise Failure(f"argument --coordinator: should be HOST:PORT, got {address!r}", code=2)
     try:
         jax.distributed.initialize(
             address,
