@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import support
 from flax import linen as nn
 from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from support import equal
 
 import jaxrnn
 
@@ -54,14 +56,7 @@ def as_linen(name, module, *sizes, **options):
     return getattr(jaxrnn.linen, name)(*sizes, **options), {"params": params}
 
 
-def equal(got, want):
-    assert jax.tree.structure(got) == jax.tree.structure(want)
-    jax.tree.map(np.testing.assert_array_equal, got, want)
-
-
-def close(got, want, tolerance=1e-5):
-    assert jax.tree.structure(got) == jax.tree.structure(want)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), got, want)
+close = partial(support.close, tolerance=1e-5)
 
 
 def loss(module, x, *args, **kwargs):
