@@ -67,7 +67,7 @@ def unroll(
     """Run a cell over a sequence, time first, state first, as `jax.lax.scan` does.
 
     A step that is not valid leaves the state alone, gives the output zero, and neither its input nor its `reset` is read.
-    Arrays are computed in `dtype`; states and sums are kept at least in float32.
+    Arrays are computed in `dtype`; states and sums are kept at least in float32, gradients of weights summed in their own dtype.
 
     Args:
         cell: the description of one step.
