@@ -15,8 +15,13 @@ from jaxrnn import checks
 from jaxrnn.cells.base import Cell, GatedCell, broadcast_like, contract, promote, split_gates
 
 MIN_SEGMENT = 16
-SEGMENT_BYTES = 2**20
-"""How much of the projected input one segment of time holds at most: about a core's share of the cache."""
+UNROLLED = 4
+"""Up to so many steps are compiled as such, without a loop."""
+SMALL_BYTES = 2**18
+FORWARD_BYTES = 2**22
+BACKWARD_BYTES = 2**20
+"""What counts as small, and how much of the projected input, or of its cotangent, one segment of time holds at most. Forward, nothing else but weights
+competes for the cache, and long products are fast ones; backward, the residuals do."""
 
 
 class _Fixed(NamedTuple):
@@ -207,12 +212,49 @@ def _runner(plan: _Plan, fixed: _Fixed):
         steps = steps._replace(x=_project(plan, steps.valid, fixed.params, steps.x))
         return lax.scan(step, state, steps, reverse=plan.reverse)
 
-    return lambda state, steps: _over_segments(segment, state, steps, _segment_length(plan, state, steps), plan.reverse)
+    return lambda state, steps: _over_segments(segment, state, steps, _backward_length(plan, state, steps), plan.reverse)
 
 
 def _project(plan: _Plan, valid, params, x):
     """What the inputs of a whole segment contribute to the gates; what is not valid is not read."""
-    return plan.cell.project(_cast(params, plan.dtype), x if valid is None else _where(valid, x, jnp.zeros_like(x)))
+    return plan.cell.project(_cast(params, plan.dtype), _readable(valid, x))
+
+
+def _products(plan: _Plan, fixed: _Fixed, state, steps: _Steps):
+    """Two functions: from steps to the same with one stream per gate for `x`; and, in a step, from its streams and `h` to the
+    gates of both.
+
+    One stream per gate, because XLA:CPU compiles the split of a scanned slab to scalar code. Where the projection is the
+    usual one, it is one product per gate, and biases are added in the step: nothing but a product passes over the streams.
+    """
+    w_ih, w_hh, b_ih, b_hh, *_ = _cast(fixed.params, plan.dtype)
+    size = steps.x.shape[0] * _slab(plan, state)
+    small = not checks.is_symbolic(size) and size < SMALL_BYTES  # one product takes less time to start than several
+    plain = type(plan.cell).project is Cell.project and not small
+    if not plain or b_ih is None:
+        b_ih = [None] * w_hh.shape[-2]
+    else:
+        summed = _sums_only(plan, fixed.params, state, steps.x[0])
+        wide = promote(plan.dtype, jnp.float32)
+        b_hh = b_hh.astype(wide) + jnp.where(np.array(summed)[:, None], b_ih, 0).astype(wide)
+        b_ih = [None if is_sum else b for is_sum, b in zip(summed, split_gates(b_ih), strict=True)]
+
+    def streams(steps):
+        if not plain:
+            return steps._replace(x=split_gates(_project(plan, steps.valid, fixed.params, steps.x)))
+        x = _readable(steps.valid, steps.x)
+        return steps._replace(x=tuple(contract(x, w) for w in split_gates(w_ih)))
+
+    def gates(x, h):
+        x_gates = tuple(a if b is None else a + broadcast_like(b, a) for a, b in zip(x, b_ih, strict=True))
+        return x_gates, split_gates(contract(h, w_hh, b_hh))
+
+    return streams, gates
+
+
+def _readable(valid, x):
+    """The inputs, zero where they are not valid."""
+    return x if valid is None else _where(valid, x, jnp.zeros_like(x))
 
 
 def _advance(plan: _Plan, now: _Steps, before, x_gates, h_gates, extra):
@@ -227,19 +269,15 @@ def _run_gated(plan: _Plan, fixed: _Fixed, w_back, state, steps: _Steps):
     One stream per gate: XLA:CPU compiles the split of a scanned slab to scalar code. `w_back` is `w_hh` with its first axis
     last, for the derivative; the value does not depend on it.
     """
-    _, w_hh, _, b_hh, *extra = _cast(fixed.params, plan.dtype)
+    extra = _cast(fixed.params[4:], plan.dtype)
+    streams, gates = _products(plan, fixed, state, steps)
 
-    def segment(state, steps):
-        def step(state, now):
-            before = _restart(state, fixed.initial, now.restart)
-            h_gates = split_gates(contract(_scaled(before.h, fixed), w_hh, b_hh))
-            state = _advance(plan, now, before, now.x, h_gates, extra)
-            return state, _emit(plan, state, now.valid)
+    def step(state, now):
+        before = _restart(state, fixed.initial, now.restart)
+        state = _advance(plan, now, before, *gates(now.x, _scaled(before.h, fixed)), extra)
+        return state, _emit(plan, state, now.valid)
 
-        x_gates = _project(plan, steps.valid, fixed.params, steps.x)
-        return lax.scan(step, state, steps._replace(x=split_gates(x_gates)), reverse=plan.reverse)
-
-    return _over_segments(segment, state, steps, _segment_length(plan, state, steps), plan.reverse)
+    return _scan_streams(streams, step, state, steps, _forward_length(plan, state, steps), plan.reverse)
 
 
 @_run_gated.defjvp
@@ -255,36 +293,33 @@ def _run_gated_jvp(plan: _Plan, primals, tangents):
     """
     fixed, w_back, state, steps = primals
     d_fixed, _, d_state, d_steps = tangents
-    _, w_hh, _, b_hh, *extra = _cast(fixed.params, plan.dtype)
-    length = _segment_length(plan, state, steps)
+    extra = _cast(fixed.params[4:], plan.dtype)
     given = steps._replace(x=None)
     # What the product reads is the output of the step before, unless something comes between.
     outputs_are_states = steps.valid is None and steps.restart is None and fixed.h_scale is None
     recall = {}
+    streams, gates = _products(plan, fixed, state, steps)
 
-    def segment(state, steps):
-        def step(state, now):
-            before = _restart(state, fixed.initial, now.restart)
-            h = _scaled(before.h, fixed).astype(w_hh.dtype)
-            h_gates = split_gates(contract(h, w_hh, b_hh))
-            advance = jax.checkpoint(partial(_advance, plan, now), policy=_gate_values(len(now.x)), prevent_cse=False)
-            state, linear = jax.linearize(advance, before, now.x, h_gates, extra)
-            out = _emit(plan, state, now.valid)
-            residuals, recall["linear"] = jax.tree.flatten(linear)
-            known = jax.tree.leaves((now._replace(x=None), h, out))
-            recall["sources"], fresh = _store_once(residuals, known, jax.tree.leaves(extra))
-            return state, (out, None if outputs_are_states else h, fresh)
+    def step(state, now):
+        before = _restart(state, fixed.initial, now.restart)
+        h = _scaled(before.h, fixed).astype(plan.dtype)
+        x_gates, h_gates = gates(now.x, h)
+        advance = jax.checkpoint(partial(_advance, plan, now), policy=_gate_values(len(now.x)), prevent_cse=False)
+        state, linear = jax.linearize(advance, before, x_gates, h_gates, extra)
+        out = _emit(plan, state, now.valid)
+        residuals, recall["linear"] = jax.tree.flatten(linear)
+        known = jax.tree.leaves((now._replace(x=None), h, out))
+        recall["sources"], fresh = _store_once(residuals, known, jax.tree.leaves(extra))
+        return state, (out, None if outputs_are_states else h, fresh)
 
-        x_gates = _project(plan, steps.valid, fixed.params, steps.x)
-        return lax.scan(step, state, steps._replace(x=split_gates(x_gates)), reverse=plan.reverse)
-
-    final, (out, h, fresh) = _over_segments(segment, state, steps, length, plan.reverse)
+    length = _forward_length(plan, state, steps)
+    final, (out, h, fresh) = _scan_streams(streams, step, state, steps, length, plan.reverse)
     if outputs_are_states:
         first, others = state.h[None], (out[0][1:] if plan.reverse else out[0][:-1])
-        h = jnp.concatenate([others, first] if plan.reverse else [first, others]).astype(w_hh.dtype)
+        h = jnp.concatenate([others, first] if plan.reverse else [first, others]).astype(plan.dtype)
     known = jax.tree.leaves((given, h, out))
     residuals = [known[i] if kind == "step" else fresh[i] for kind, i in recall["sources"] if kind != "fixed"]
-    shared = _sums_only(plan.cell, fixed.params, state, steps.x[0])
+    shared = _sums_only(plan, fixed.params, state, steps.x[0])
 
     def linear_segment(d_state, inputs):
         x, d_x, h, residuals, given = inputs
@@ -300,7 +335,7 @@ def _run_gated_jvp(plan: _Plan, primals, tangents):
             together = [d if is_sum else jnp.zeros_like(d) for d, is_sum in zip(apart, shared, strict=True)]
             d_gates, own = d_gates + jnp.stack(together, axis=-2), tuple(d for d, s in zip(apart, shared, strict=True) if not s)
         inputs = (d_gates, own, residuals, given)
-        return lax.scan(jax.checkpoint(linear_step, prevent_cse=False), d_state, inputs, reverse=plan.reverse)
+        return _scan(jax.checkpoint(linear_step, prevent_cse=False), d_state, inputs, plan.reverse)
 
     def linear_step(d_state, inputs):
         d_gates, own, residuals, now = inputs
@@ -311,12 +346,12 @@ def _run_gated_jvp(plan: _Plan, primals, tangents):
         own, residuals, constants = iter(own), iter(residuals), jax.tree.leaves(extra)
         d_x = tuple(jnp.zeros_like(d) if is_sum else next(own) for d, is_sum in zip(d_h_gates, shared, strict=True))
         leaves = [constants[i] if kind == "fixed" else next(residuals) for kind, i in recall["sources"]]
-        d_extra = list(_cast(d_fixed.params[4:], plan.dtype))
+        d_extra = _cast(d_fixed.params[4:], plan.dtype)
         d_state = jax.tree.unflatten(recall["linear"], leaves)(d_before, d_x, d_h_gates, d_extra)
         return d_state, _emit(plan, d_state, now.valid)
 
     inputs = (steps.x, d_steps.x, h, residuals, given)
-    d_final, d_out = _over_segments(linear_segment, d_state, inputs, length, plan.reverse)
+    d_final, d_out = _over_segments(linear_segment, d_state, inputs, _backward_length(plan, state, steps), plan.reverse)
     return (final, out), (d_final, d_out)
 
 
@@ -353,8 +388,9 @@ def _store_once(residuals, steps, constants):
     return sources, fresh
 
 
-def _sums_only(cell: GatedCell, params, state, x) -> list[bool]:
+def _sums_only(plan: _Plan, params, state, x) -> list[bool]:
     """For each gate, whether `update` reads x and h only as their sum: then both have the same cotangent, stored once."""
+    cell, params = plan.cell, _cast(params, plan.dtype)
     x_gates = jax.eval_shape(lambda params, x: split_gates(cell.project(params, x)), params, x)
     shapes = (jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), state), x_gates, x_gates, *params[4:])
     jaxpr = jax.make_jaxpr(cell.update)(*shapes).jaxpr
@@ -389,6 +425,45 @@ def _over_segments(segment, carry, steps, length: int, reverse: bool):
     return carry, outs[0] if len(outs) == 1 else jax.tree.map(lambda *a: jnp.concatenate(a), *outs)
 
 
+def _scan(step, state, steps, reverse: bool):
+    """`lax.scan`; very few steps are unrolled."""
+    time = jax.tree.leaves(steps)[0].shape[0]
+    return lax.scan(step, state, steps, reverse=reverse, unroll=not checks.is_symbolic(time) and time <= UNROLLED)
+
+
+def _scan_streams(streams, step, state, steps, length: int, reverse: bool):
+    """`lax.scan` over steps that `streams` prepares `length` at a time; each output is written where it belongs in all of time.
+
+    A nested scan would fill a buffer for each segment with zeros, then with outputs, then copy it to its place. This one is
+    slow to transpose (it writes zeros back), which only derivatives of second order do.
+    """
+    time = steps.x.shape[0]
+    pieces, rest = (1, 0) if checks.is_symbolic(time) else divmod(time, length)
+    if pieces == 0 or (pieces == 1 and not rest):
+        return _scan(step, state, streams(steps), reverse)
+
+    def segment(carry, inputs):
+        def write(carry, inputs):
+            (state, written), (index, now) = carry, inputs
+            state, out = step(state, now)
+            return (state, jax.tree.map(partial(_written, index=index), written, out)), None
+
+        indices, steps = inputs
+        return lax.scan(write, carry, (indices, streams(steps)), reverse=reverse)
+
+    first = jax.tree.map(lambda a: a[:1], steps)
+    _, out = jax.eval_shape(step, state, jax.tree.map(lambda a: a[0], streams(first)))
+    everywhere = jax.typeof(state.h).mat.varying
+
+    def empty(a):
+        zeros = lax.full_like(a, 0, shape=(time, *a.shape))
+        return lax.pcast(zeros, tuple(everywhere), to="varying") if everywhere else zeros
+
+    carry = state, jax.tree.map(empty, out)
+    carry, _ = _over_segments(segment, carry, (lax.iota(jnp.int32, time), steps), length, reverse)
+    return carry
+
+
 def _rematerialised(run, state, steps, reverse: bool):
     """Run pieces of about √time steps; of each, the state before it is stored."""
     time = steps.x.shape[0]
@@ -408,23 +483,42 @@ def _truncated(run, state, steps, length: int, reverse: bool):
     return state, out
 
 
-def _segment_length(plan: _Plan, state, steps: _Steps) -> int:
-    """So many steps that a segment's projected input stays in the cache and, unless all of it is small, is a part of the whole."""
-    time, last = steps.x.shape[0], state[-1]
-    step = len(plan.cell.gates) * last.size * last.dtype.itemsize
+def _forward_length(plan: _Plan, state, steps: _Steps) -> int:
+    """So many steps that their projected input fits into the cache: all, if it can be."""
+    time, step = steps.x.shape[0], _slab(plan, state)
     if checks.is_symbolic(time):
         return 1
     if checks.is_symbolic(step):
         return max(1, isqrt(time))
-    if time * step <= (SEGMENT_BYTES if time < 4 * MIN_SEGMENT else SEGMENT_BYTES // 4):
+    return _fitting(max(MIN_SEGMENT, FORWARD_BYTES // max(step, 1)), time)
+
+
+def _backward_length(plan: _Plan, state, steps: _Steps) -> int:
+    """So many steps that the cotangents of a segment stay in the cache and, unless all of it is small, are a part of the whole."""
+    time, step = steps.x.shape[0], _slab(plan, state)
+    if checks.is_symbolic(time):
+        return 1
+    if checks.is_symbolic(step):
+        return max(1, isqrt(time))
+    if time * step <= (BACKWARD_BYTES if time < 4 * MIN_SEGMENT else BACKWARD_BYTES // 4):
         return max(1, time)
-    return _fitting(max(MIN_SEGMENT, min(time // 4, SEGMENT_BYTES // max(step, 1))), time)
+    return _fitting(max(MIN_SEGMENT, min(time // 4, BACKWARD_BYTES // max(step, 1))), time)
+
+
+def _slab(plan: _Plan, state):
+    """Bytes of one step's projected input."""
+    return len(plan.cell.gates) * state[-1].size * state[-1].dtype.itemsize
 
 
 def _fitting(length: int, time: int) -> int:
     """The greatest number up to `length`, but above half of it, that leaves no rest; `length`, if there is none."""
     length = max(1, min(length, time))
     return next((k for k in range(length, length // 2, -1) if time % k == 0), length)
+
+
+def _written(a, row, index):
+    """`a` with `row` at `index`."""
+    return lax.dynamic_update_index_in_dim(a, row, index, 0, allow_negative_indices=False)
 
 
 # Arrays ----------------------------------------------------------------------------------------------------------------

@@ -194,7 +194,7 @@ def test_check_grads_of_order_two_passes(x64):
 
 def small_segments(monkeypatch):
     """Segments of the least length."""
-    monkeypatch.setattr(sys.modules["jaxrnn.unroll"], "SEGMENT_BYTES", 1)
+    monkeypatch.setattr(sys.modules["jaxrnn.unroll"], "BACKWARD_BYTES", 1)
 
 
 @pytest.mark.parametrize(("name", "reverse"), [("LSTM", False), ("GRU", True), ("ChungGRU", False)])

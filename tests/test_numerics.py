@@ -154,7 +154,7 @@ def test_every_product_of_small_floats_adds_up_in_float32(dtype):
 
 def test_weight_gradients_are_summed_over_time_in_the_dtype_of_the_weights(monkeypatch):
     """512 steps in 32 segments: summed in bfloat16, the gradient of b_hh would be 1.4 % off."""
-    monkeypatch.setattr(sys.modules["jaxrnn.unroll"], "SEGMENT_BYTES", 1)
+    monkeypatch.setattr(sys.modules["jaxrnn.unroll"], "BACKWARD_BYTES", 1)
     cell = jaxrnn.GRUCell()
     params, xs = cell.init(jax.random.key(0), 4, 8), jax.random.normal(jax.random.key(1), (512, 2, 4))
 
@@ -194,6 +194,8 @@ def test_float64_inputs_meet_float32_parameters(x64):
         shapes = jax.eval_shape(stack.apply, params, xs)
         assert {a.dtype for a in jax.tree.leaves(params)} == {jnp.dtype(jnp.float32)}, name
         assert {a.dtype for a in jax.tree.leaves(shapes)} == {jnp.dtype(jnp.float64)}, name
+        total = lambda params, xs, stack=stack: jnp.sum(stack.apply(params, xs)[0])
+        assert jax.eval_shape(jax.grad(total), params, xs) == params, name
 
 
 def test_the_strictest_promotion_of_dtypes_and_ranks_is_enough():
