@@ -20,8 +20,8 @@ UNROLLED = 4
 SMALL_BYTES = 2**18
 FORWARD_BYTES = 2**22
 BACKWARD_BYTES = 2**20
-"""What counts as small, and how much of the projected input, or of its cotangent, one segment of time holds at most. Forward, nothing else but weights
-competes for the cache, and long products are fast ones; backward, the residuals do."""
+"""What counts as small, and how much of the projected input, or of its cotangent, one segment of time holds at most. Forward,
+only weights compete for the cache, and long products are fast ones; backward, the residuals do."""
 
 
 class _Fixed(NamedTuple):
