@@ -456,7 +456,9 @@ def _scan_streams(streams, step, state, steps, length: int, reverse: bool):
     everywhere = jax.typeof(state.h).mat.varying
 
     def empty(a):
-        zeros = lax.full_like(a, 0, shape=(time, *a.shape))
+        meshed = a.sharding is not None and any(name is not None for name in a.sharding.spec)  # an explicit mesh
+        sharding = a.sharding.update(spec=jax.P(None, *a.sharding.spec)) if meshed else None
+        zeros = lax.broadcast(jnp.zeros((), a.dtype), (time, *a.shape), out_sharding=sharding)
         return lax.pcast(zeros, tuple(everywhere), to="varying") if everywhere else zeros
 
     carry = state, jax.tree.map(empty, out)

@@ -1,5 +1,6 @@
 """What several test modules use: random arrays, comparisons, a quick `jit`, walks through jaxprs. No test lives here."""
 
+import sys
 from functools import partial
 
 import jax
@@ -8,6 +9,12 @@ import numpy as np
 
 quickly = {"xla_backend_optimization_level": 0}  # compiles in half the time
 jit = partial(jax.jit, compiler_options=quickly)
+
+
+def small_segments(monkeypatch):
+    """Segments of the least length in both passes, and one product per gate for the inputs, as for large layers."""
+    for name in ("FORWARD_BYTES", "BACKWARD_BYTES", "SMALL_BYTES"):
+        monkeypatch.setattr(sys.modules["jaxrnn.unroll"], name, 1)
 
 
 def normal(*shape, seed=0, dtype=None):

@@ -1,7 +1,6 @@
 """The engine's structure: what its loops hold, what it compiles, what it lowers to, and who may do what in the package."""
 
 import ast
-import sys
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from flax import nnx
 from jax import export, lax
 from jax.flatten_util import ravel_pytree
 from jax.test_util import check_grads
-from support import count, equations, inner_jaxprs, quickly
+from support import count, equations, inner_jaxprs, quickly, small_segments
 
 import jaxrnn
 from jaxrnn import unroll
@@ -192,12 +191,7 @@ def test_check_grads_of_order_two_passes(x64):
     check_grads(f, (at,), order=2, modes=("fwd", "rev"))
 
 
-def small_segments(monkeypatch):
-    """Segments of the least length."""
-    monkeypatch.setattr(sys.modules["jaxrnn.unroll"], "BACKWARD_BYTES", 1)
-
-
-@pytest.mark.parametrize(("name", "reverse"), [("LSTM", False), ("GRU", True), ("ChungGRU", False)])
+@pytest.mark.parametrize(("name", "reverse"), [("LSTM", False), ("GRU", True), ("LayerNormLSTM", True), ("ChungGRU", False)])
 def test_segments_of_time_change_nothing(name, reverse, monkeypatch, x64):
     """37 steps in two segments of 16 and a rest of 5, with lengths, resets, zoneout and every state, forward and backward."""
     cell = CELLS[name]()
@@ -215,12 +209,36 @@ def test_segments_of_time_change_nothing(name, reverse, monkeypatch, x64):
         return sum(jnp.sum(jnp.sin(a)) for a in jax.tree.leaves(result)), result
 
     def compute():
-        return jax.jit(jax.grad(run, (0, 1, 2), has_aux=True), compiler_options=quickly)(params, xs, state)
+        gradient, result = jax.jit(jax.grad(run, (0, 1, 2), has_aux=True), compiler_options=quickly)(params, xs, state)
+        return gradient, result, jax.jit(run, compiler_options=quickly)(params, xs, state)[1]
 
     whole = compute()
     small_segments(monkeypatch)
     pieces = compute()
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-11, atol=1e-11), pieces, whole)
+
+
+@pytest.mark.parametrize(("name", "reverse"), [("RNN", True), ("GRU", False)])
+def test_segments_of_time_change_no_second_derivative_and_no_batched_one(name, reverse, monkeypatch, x64):
+    """33 steps in two segments of 16 and a rest of 1: a Hessian times a vector in both orders, and over a batch of parameters."""
+    cell = CELLS[name]()
+    params, xs, state = random(cell, time=33)
+    along = random(cell, time=33)[0]
+
+    def run(params):
+        return sum(jnp.sum(jnp.sin(a)) for a in jax.tree.leaves(jaxrnn.unroll(cell, params, xs, state, reverse=reverse)))
+
+    def compute():
+        forward = lambda params: jax.jvp(jax.grad(run), (params,), (along,))[1]
+        reverse = lambda params: jax.grad(lambda p: jax.jvp(run, (p,), (along,))[1])(params)
+        several = jax.tree.map(lambda a: jnp.stack([a, 2 * a]), params)
+        together = lambda params: (forward(params), reverse(params), jax.vmap(jax.value_and_grad(run))(several))
+        return jax.jit(together, compiler_options=quickly)(params)
+
+    whole = compute()
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9), whole[0], whole[1])
+    small_segments(monkeypatch)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9), compute(), whole)
 
 
 def test_ten_thousand_steps_forward_and_backward_are_finite_and_need_memory_in_proportion():

@@ -1,6 +1,5 @@
 """First values, dtypes, extremes, and JAX's own transformations."""
 
-import sys
 from functools import partial
 
 import jax
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax import export
-from support import close, drawn_like, equal, equations, jit, normal, weighted
+from support import close, drawn_like, equal, equations, jit, normal, small_segments, weighted
 
 import jaxrnn
 from jaxrnn import Stack, initializers
@@ -154,7 +153,7 @@ def test_every_product_of_small_floats_adds_up_in_float32(dtype):
 
 def test_weight_gradients_are_summed_over_time_in_the_dtype_of_the_weights(monkeypatch):
     """512 steps in 32 segments: summed in bfloat16, the gradient of b_hh would be 1.4 % off."""
-    monkeypatch.setattr(sys.modules["jaxrnn.unroll"], "BACKWARD_BYTES", 1)
+    small_segments(monkeypatch)
     cell = jaxrnn.GRUCell()
     params, xs = cell.init(jax.random.key(0), 4, 8), jax.random.normal(jax.random.key(1), (512, 2, 4))
 
