@@ -212,7 +212,7 @@ def _runner(plan: _Plan, fixed: _Fixed):
         steps = steps._replace(x=_project(plan, steps.valid, fixed.params, steps.x))
         return lax.scan(step, state, steps, reverse=plan.reverse)
 
-    return lambda state, steps: _over_segments(segment, state, steps, _backward_length(plan, state, steps), plan.reverse)
+    return lambda state, steps: _over_segments(segment, state, steps, _segment_length(plan, state, steps), plan.reverse)
 
 
 def _project(plan: _Plan, valid, params, x):
@@ -277,7 +277,7 @@ def _run_gated(plan: _Plan, fixed: _Fixed, w_back, state, steps: _Steps):
         state = _advance(plan, now, before, *gates(now.x, _scaled(before.h, fixed)), extra)
         return state, _emit(plan, state, now.valid)
 
-    return _scan_streams(streams, step, state, steps, _forward_length(plan, state, steps), plan.reverse)
+    return _scan_streams(streams, step, state, steps, _segment_length(plan, state, steps, forward=True), plan.reverse)
 
 
 @_run_gated.defjvp
@@ -312,7 +312,7 @@ def _run_gated_jvp(plan: _Plan, primals, tangents):
         recall["sources"], fresh = _store_once(residuals, known, jax.tree.leaves(extra))
         return state, (out, None if outputs_are_states else h, fresh)
 
-    length = _forward_length(plan, state, steps)
+    length = _segment_length(plan, state, steps, forward=True)
     final, (out, h, fresh) = _scan_streams(streams, step, state, steps, length, plan.reverse)
     if outputs_are_states:
         first, others = state.h[None], (out[0][1:] if plan.reverse else out[0][:-1])
@@ -351,7 +351,7 @@ def _run_gated_jvp(plan: _Plan, primals, tangents):
         return d_state, _emit(plan, d_state, now.valid)
 
     inputs = (steps.x, d_steps.x, h, residuals, given)
-    d_final, d_out = _over_segments(linear_segment, d_state, inputs, _backward_length(plan, state, steps), plan.reverse)
+    d_final, d_out = _over_segments(linear_segment, d_state, inputs, _segment_length(plan, state, steps), plan.reverse)
     return (final, out), (d_final, d_out)
 
 
@@ -485,23 +485,16 @@ def _truncated(run, state, steps, length: int, reverse: bool):
     return state, out
 
 
-def _forward_length(plan: _Plan, state, steps: _Steps) -> int:
-    """So many steps that their projected input fits into the cache: all, if it can be."""
+def _segment_length(plan: _Plan, state, steps: _Steps, forward: bool = False) -> int:
+    """So many steps that their projected input fits into the cache, forward: all, if it can be. Otherwise so many that the
+    cotangents of a segment stay there and, unless all of it is small, are a part of the whole."""
     time, step = steps.x.shape[0], _slab(plan, state)
     if checks.is_symbolic(time):
         return 1
     if checks.is_symbolic(step):
         return max(1, isqrt(time))
-    return _fitting(max(MIN_SEGMENT, FORWARD_BYTES // max(step, 1)), time)
-
-
-def _backward_length(plan: _Plan, state, steps: _Steps) -> int:
-    """So many steps that the cotangents of a segment stay in the cache and, unless all of it is small, are a part of the whole."""
-    time, step = steps.x.shape[0], _slab(plan, state)
-    if checks.is_symbolic(time):
-        return 1
-    if checks.is_symbolic(step):
-        return max(1, isqrt(time))
+    if forward:
+        return _fitting(max(MIN_SEGMENT, FORWARD_BYTES // max(step, 1)), time)
     if time * step <= (BACKWARD_BYTES if time < 4 * MIN_SEGMENT else BACKWARD_BYTES // 4):
         return max(1, time)
     return _fitting(max(MIN_SEGMENT, min(time // 4, BACKWARD_BYTES // max(step, 1))), time)
