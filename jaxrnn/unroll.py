@@ -220,12 +220,13 @@ def _project(plan: _Plan, valid, params, x):
     return plan.cell.project(_cast(params, plan.dtype), _readable(valid, x))
 
 
-def _products(plan: _Plan, fixed: _Fixed, state, steps: _Steps):
+def _products(plan: _Plan, fixed: _Fixed, state, steps: _Steps, shared: list[bool]):
     """Two functions: from steps to the same with one stream per gate for `x`; and, in a step, from its streams and `h` to the
     gates of both.
 
     One stream per gate, because XLA:CPU compiles the split of a scanned slab to scalar code. Where the projection is the
-    usual one, it is one product per gate, and biases are added in the step: nothing but a product passes over the streams.
+    usual one, it is one product per gate, and biases are added in the step, once for both where it is `shared` whether x or h
+    brings it: nothing but a product passes over the streams.
     """
     w_ih, w_hh, b_ih, b_hh, *_ = _cast(fixed.params, plan.dtype)
     size = steps.x.shape[0] * _slab(plan, state)
@@ -234,10 +235,9 @@ def _products(plan: _Plan, fixed: _Fixed, state, steps: _Steps):
     if not plain or b_ih is None:
         b_ih = [None] * w_hh.shape[-2]
     else:
-        summed = _sums_only(plan, fixed.params, state, steps.x[0])
         wide = promote(plan.dtype, jnp.float32)
-        b_hh = b_hh.astype(wide) + jnp.where(np.array(summed)[:, None], b_ih, 0).astype(wide)
-        b_ih = [None if is_sum else b for is_sum, b in zip(summed, split_gates(b_ih), strict=True)]
+        b_hh = b_hh.astype(wide) + jnp.where(np.array(shared)[:, None], b_ih, 0).astype(wide)
+        b_ih = [None if is_sum else b for is_sum, b in zip(shared, split_gates(b_ih), strict=True)]
 
     def streams(steps):
         if not plain:
@@ -266,11 +266,10 @@ def _advance(plan: _Plan, now: _Steps, before, x_gates, h_gates, extra):
 def _run_gated(plan: _Plan, fixed: _Fixed, w_back, state, steps: _Steps):
     """The loop over all of the steps, for a gated cell: over segments of time, and in each over its steps.
 
-    One stream per gate: XLA:CPU compiles the split of a scanned slab to scalar code. `w_back` is `w_hh` with its first axis
-    last, for the derivative; the value does not depend on it.
+    `w_back` is `w_hh` with its first axis last, for the derivative; the value does not depend on it.
     """
     extra = _cast(fixed.params[4:], plan.dtype)
-    streams, gates = _products(plan, fixed, state, steps)
+    streams, gates = _products(plan, fixed, state, steps, _sums_only(plan, fixed.params, state, steps.x[0]))
 
     def step(state, now):
         before = _restart(state, fixed.initial, now.restart)
@@ -298,7 +297,8 @@ def _run_gated_jvp(plan: _Plan, primals, tangents):
     # What the product reads is the output of the step before, unless something comes between.
     outputs_are_states = steps.valid is None and steps.restart is None and fixed.h_scale is None
     recall = {}
-    streams, gates = _products(plan, fixed, state, steps)
+    shared = _sums_only(plan, fixed.params, state, steps.x[0])
+    streams, gates = _products(plan, fixed, state, steps, shared)
 
     def step(state, now):
         before = _restart(state, fixed.initial, now.restart)
@@ -319,7 +319,6 @@ def _run_gated_jvp(plan: _Plan, primals, tangents):
         h = jnp.concatenate([others, first] if plan.reverse else [first, others]).astype(plan.dtype)
     known = jax.tree.leaves((given, h, out))
     residuals = [known[i] if kind == "step" else fresh[i] for kind, i in recall["sources"] if kind != "fixed"]
-    shared = _sums_only(plan, fixed.params, state, steps.x[0])
 
     def linear_segment(d_state, inputs):
         x, d_x, h, residuals, given = inputs
