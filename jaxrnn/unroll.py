@@ -451,7 +451,7 @@ def _scan_streams(streams, step, state, steps, length: int, reverse: bool):
         return lax.scan(write, carry, (indices, streams(steps)), reverse=reverse)
 
     first = jax.tree.map(lambda a: a[:1], steps)
-    _, out = jax.eval_shape(step, state, jax.tree.map(lambda a: a[0], streams(first)))
+    _, out = jax.eval_shape(lambda state, first: step(state, jax.tree.map(lambda a: a[0], streams(first))), state, first)
     everywhere = jax.typeof(state.h).mat.varying
 
     def empty(a):
