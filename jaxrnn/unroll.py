@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import AxisType
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrnn import checks
@@ -199,7 +200,7 @@ def _runner(plan: _Plan, fixed: _Fixed):
     """A function (state, steps) -> (state, outputs): the loop over all of the steps, in segments of time."""
     if isinstance(plan.cell, GatedCell):
         # XLA:CPU transposes w_hh again in every step of the backward loop unless it is handed the transposed weights.
-        w_back = lax.optimization_barrier(jnp.moveaxis(fixed.params.w_hh.astype(plan.dtype), 0, -1))
+        w_back = lax.optimization_barrier(_joined(jnp.moveaxis(fixed.params.w_hh.astype(plan.dtype), 0, -1)))
         return partial(_run_gated, plan, fixed, w_back)
 
     def segment(state, steps):
@@ -266,7 +267,7 @@ def _advance(plan: _Plan, now: _Steps, before, x_gates, h_gates, extra):
 def _run_gated(plan: _Plan, fixed: _Fixed, w_back, state, steps: _Steps):
     """The loop over all of the steps, for a gated cell: over segments of time, and in each over its steps.
 
-    `w_back` is `w_hh` with its first axis last, for the derivative; the value does not depend on it.
+    `w_back` is `w_hh` with its first axis last and the others joined, for the derivative; the value does not depend on it.
     """
     extra = _cast(fixed.params[4:], plan.dtype)
     streams, gates = _products(plan, fixed, state, steps, _sums_only(plan, fixed.params, state, steps.x[0]))
@@ -333,15 +334,16 @@ def _run_gated_jvp(plan: _Plan, primals, tangents):
         else:
             together = [d if is_sum else jnp.zeros_like(d) for d, is_sum in zip(apart, shared, strict=True)]
             d_gates, own = d_gates + jnp.stack(together, axis=-2), tuple(d for d, s in zip(apart, shared, strict=True) if not s)
-        inputs = (d_gates, own, residuals, given)
+        inputs = (d_gates.reshape(*d_gates.shape[:-2], *w_back.shape[:-1]), own, residuals, given)
         return _scan(jax.checkpoint(linear_step, prevent_cse=False), d_state, inputs, plan.reverse)
 
     def linear_step(d_state, inputs):
         d_gates, own, residuals, now = inputs
         d_before = _restart(d_state, d_fixed.initial, now.restart)
         d_h = _scaled(d_before.h, fixed).astype(w_back.dtype)
-        axes = (((d_h.ndim - 1,), (2,)), ((), ()))
-        d_h_gates = split_gates(d_gates + lax.dot_general(d_h, w_back, axes, preferred_element_type=d_gates.dtype))
+        axes = (((d_h.ndim - 1,), (w_back.ndim - 1,)), ((), ()))
+        d_h_gates = d_gates + lax.dot_general(d_h, w_back, axes, preferred_element_type=d_gates.dtype)
+        d_h_gates = _parted(d_h_gates, len(shared)) if w_back.ndim == 2 else split_gates(d_h_gates)
         own, residuals, constants = iter(own), iter(residuals), jax.tree.leaves(extra)
         d_x = tuple(jnp.zeros_like(d) if is_sum else next(own) for d, is_sum in zip(d_h_gates, shared, strict=True))
         leaves = [constants[i] if kind == "fixed" else next(residuals) for kind, i in recall["sources"]]
@@ -517,6 +519,17 @@ def _written(a, row, index):
 
 # Arrays ----------------------------------------------------------------------------------------------------------------
 
+
+def _joined(w):
+    """Gates and hidden units, the first two axes, on one; apart under a mesh, which may have the hidden units in parts."""
+    axes = {*jax.sharding.get_abstract_mesh().axis_types, *jax.typeof(w).sharding.mesh.axis_types}
+    return w.reshape(-1, w.shape[-1]) if axes <= {AxisType.Manual} else w
+
+
+def _parted(a, gates: int):
+    """One array per gate, from an array with gates and hidden units on its last axis: XLA:CPU joins their cotangents by plain
+    copies, where it would pad and add those of `split_gates`."""
+    return tuple(lax.split(a, [a.shape[-1] // gates] * gates, axis=a.ndim - 1))
 
 def _where(condition, a, b):
     """Select per example: `condition` has the leading axes of `a` and `b`."""
