@@ -20,7 +20,7 @@ UNROLLED = 4
 """Up to so many steps are compiled as such, without a loop."""
 SMALL_BYTES = 2**18
 FORWARD_BYTES = 2**22
-BACKWARD_BYTES = 2**20
+BACKWARD_BYTES = 3 * 2**19
 """What counts as small, and how much of the projected input, or of its cotangent, one segment of time holds at most. Forward,
 only weights compete for the cache, and long products are fast ones; backward, the residuals do."""
 
