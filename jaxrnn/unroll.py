@@ -50,6 +50,10 @@ class _Plan(NamedTuple):
     reverse: bool
     all_states: bool
     dtype: Any
+    forward: int = 1
+    backward: int = 1
+    apart: bool = False
+    """Steps in a segment of either pass, and whether each gate has a product of its own: what `_measured` finds."""
 
 
 def unroll(
@@ -198,10 +202,18 @@ def _scaled(h, fixed: _Fixed):
 
 def _runner(plan: _Plan, fixed: _Fixed):
     """A function (state, steps) -> (state, outputs): the loop over all of the steps, in segments of time."""
+    w_back = None
     if isinstance(plan.cell, GatedCell):
         # XLA:CPU transposes w_hh again in every step of the backward loop unless it is handed the transposed weights.
         w_back = lax.optimization_barrier(_joined(jnp.moveaxis(fixed.params.w_hh.astype(plan.dtype), 0, -1)))
-        return partial(_run_gated, plan, fixed, w_back)
+    return lambda state, steps: _run(_measured(plan, state, steps), fixed, w_back, state, steps)
+
+
+@partial(jax.jit, static_argnums=0)
+def _run(plan: _Plan, fixed: _Fixed, w_back, state, steps: _Steps):
+    """Compiled with what calls it; `jit` is here for its cache: layers of the same shapes are traced and lowered once."""
+    if isinstance(plan.cell, GatedCell):
+        return _run_gated(plan, fixed, w_back, state, steps)
 
     def segment(state, steps):
         def step(state, now):
@@ -213,7 +225,7 @@ def _runner(plan: _Plan, fixed: _Fixed):
         steps = steps._replace(x=_project(plan, steps.valid, fixed.params, steps.x))
         return lax.scan(step, state, steps, reverse=plan.reverse)
 
-    return lambda state, steps: _over_segments(segment, state, steps, _segment_length(plan, state, steps), plan.reverse)
+    return _over_segments(segment, state, steps, plan.backward, plan.reverse)
 
 
 def _project(plan: _Plan, valid, params, x):
@@ -221,7 +233,7 @@ def _project(plan: _Plan, valid, params, x):
     return plan.cell.project(_cast(params, plan.dtype), _readable(valid, x))
 
 
-def _products(plan: _Plan, fixed: _Fixed, state, steps: _Steps, shared: list[bool]):
+def _products(plan: _Plan, fixed: _Fixed, shared: list[bool]):
     """Two functions: from steps to the same with one stream per gate for `x`; and, in a step, from its streams and `h` to the
     gates of both.
 
@@ -230,10 +242,7 @@ def _products(plan: _Plan, fixed: _Fixed, state, steps: _Steps, shared: list[boo
     brings it: nothing but a product passes over the streams.
     """
     w_ih, w_hh, b_ih, b_hh, *_ = _cast(fixed.params, plan.dtype)
-    size = steps.x.shape[0] * _slab(plan, state)
-    small = not checks.is_symbolic(size) and size < SMALL_BYTES  # one product takes less time to start than several
-    plain = type(plan.cell).project is Cell.project and not small
-    if not plain or b_ih is None:
+    if not plan.apart or b_ih is None:
         b_ih = [None] * w_hh.shape[-2]
     else:
         wide = promote(plan.dtype, jnp.float32)
@@ -241,7 +250,7 @@ def _products(plan: _Plan, fixed: _Fixed, state, steps: _Steps, shared: list[boo
         b_ih = [None if is_sum else b for is_sum, b in zip(shared, split_gates(b_ih), strict=True)]
 
     def streams(steps):
-        if not plain:
+        if not plan.apart:
             return steps._replace(x=split_gates(_project(plan, steps.valid, fixed.params, steps.x)))
         x = _readable(steps.valid, steps.x)
         return steps._replace(x=tuple(contract(x, w) for w in split_gates(w_ih)))
@@ -270,14 +279,14 @@ def _run_gated(plan: _Plan, fixed: _Fixed, w_back, state, steps: _Steps):
     `w_back` is `w_hh` with its first axis last and the others joined, for the derivative; the value does not depend on it.
     """
     extra = _cast(fixed.params[4:], plan.dtype)
-    streams, gates = _products(plan, fixed, state, steps, _sums_only(plan, fixed.params, state, steps.x[0]))
+    streams, gates = _products(plan, fixed, _sums_only(plan, fixed.params, state, steps.x[0]))
 
     def step(state, now):
         before = _restart(state, fixed.initial, now.restart)
         state = _advance(plan, now, before, *gates(now.x, _scaled(before.h, fixed)), extra)
         return state, _emit(plan, state, now.valid)
 
-    return _scan_streams(streams, step, state, steps, _segment_length(plan, state, steps, forward=True), plan.reverse)
+    return _scan_streams(streams, step, state, steps, plan.forward, plan.reverse)
 
 
 @_run_gated.defjvp
@@ -299,7 +308,7 @@ def _run_gated_jvp(plan: _Plan, primals, tangents):
     outputs_are_states = steps.valid is None and steps.restart is None and fixed.h_scale is None
     recall = {}
     shared = _sums_only(plan, fixed.params, state, steps.x[0])
-    streams, gates = _products(plan, fixed, state, steps, shared)
+    streams, gates = _products(plan, fixed, shared)
 
     def step(state, now):
         before = _restart(state, fixed.initial, now.restart)
@@ -313,8 +322,7 @@ def _run_gated_jvp(plan: _Plan, primals, tangents):
         recall["sources"], fresh = _store_once(residuals, known, jax.tree.leaves(extra))
         return state, (out, None if outputs_are_states else h, fresh)
 
-    length = _segment_length(plan, state, steps, forward=True)
-    final, (out, h, fresh) = _scan_streams(streams, step, state, steps, length, plan.reverse)
+    final, (out, h, fresh) = _scan_streams(streams, step, state, steps, plan.forward, plan.reverse)
     if outputs_are_states:
         first, others = state.h[None], (out[0][1:] if plan.reverse else out[0][:-1])
         h = jnp.concatenate([others, first] if plan.reverse else [first, others]).astype(plan.dtype)
@@ -352,7 +360,7 @@ def _run_gated_jvp(plan: _Plan, primals, tangents):
         return d_state, _emit(plan, d_state, now.valid)
 
     inputs = (steps.x, d_steps.x, h, residuals, given)
-    d_final, d_out = _over_segments(linear_segment, d_state, inputs, _segment_length(plan, state, steps), plan.reverse)
+    d_final, d_out = _over_segments(linear_segment, d_state, inputs, plan.backward, plan.reverse)
     return (final, out), (d_final, d_out)
 
 
@@ -486,24 +494,21 @@ def _truncated(run, state, steps, length: int, reverse: bool):
     return state, out
 
 
-def _segment_length(plan: _Plan, state, steps: _Steps, forward: bool = False) -> int:
-    """So many steps that their projected input fits into the cache, forward: all, if it can be. Otherwise so many that the
-    cotangents of a segment stay there and, unless all of it is small, are a part of the whole."""
-    time, step = steps.x.shape[0], _slab(plan, state)
-    if checks.is_symbolic(time):
-        return 1
-    if checks.is_symbolic(step):
-        return max(1, isqrt(time))
-    if forward:
-        return _fitting(max(MIN_SEGMENT, FORWARD_BYTES // max(step, 1)), time)
-    if time * step <= (BACKWARD_BYTES if time < 4 * MIN_SEGMENT else BACKWARD_BYTES // 4):
-        return max(1, time)
-    return _fitting(max(MIN_SEGMENT, min(time // 4, BACKWARD_BYTES // max(step, 1))), time)
-
-
-def _slab(plan: _Plan, state):
-    """Bytes of one step's projected input."""
-    return len(plan.cell.gates) * state[-1].size * state[-1].dtype.itemsize
+def _measured(plan: _Plan, state, steps: _Steps) -> _Plan:
+    """The plan with what depends on sizes. Forward, a segment has so many steps that its projected input fits into the cache:
+    all, if it can be. Backward, so many that its cotangents stay there and, unless all of it is small, are a part of the whole.
+    """
+    time, step = steps.x.shape[0], len(plan.cell.gates) * state[-1].size * state[-1].dtype.itemsize
+    usual = type(plan.cell).project is Cell.project
+    if checks.is_symbolic(time) or checks.is_symbolic(step):
+        length = 1 if checks.is_symbolic(time) else max(1, isqrt(time))
+        return plan._replace(forward=length, backward=length, apart=usual)
+    forward = _fitting(max(MIN_SEGMENT, FORWARD_BYTES // max(step, 1)), time)
+    backward = max(1, time)
+    if time * step > (BACKWARD_BYTES if time < 4 * MIN_SEGMENT else BACKWARD_BYTES // 4):
+        backward = _fitting(max(MIN_SEGMENT, min(time // 4, BACKWARD_BYTES // max(step, 1))), time)
+    # One product takes less time to start than several.
+    return plan._replace(forward=forward, backward=backward, apart=usual and time * step >= SMALL_BYTES)
 
 
 def _fitting(length: int, time: int) -> int:
