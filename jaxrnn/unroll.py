@@ -495,16 +495,17 @@ def _truncated(run, state, steps, length: int, reverse: bool):
 
 
 def _measured(plan: _Plan, state, steps: _Steps) -> _Plan:
-    """The plan with what depends on sizes. Forward, a segment has so many steps that its projected input fits into the cache:
-    all, if it can be. Backward, so many that its cotangents stay there and, unless all of it is small, are a part of the whole.
+    """The plan with what depends on sizes. Forward, a segment has so many steps that its projected input fits into the cache;
+    all, where two would do. Backward, so many that its cotangents stay there and, unless all is small, are a part of the whole.
     """
     time, step = steps.x.shape[0], len(plan.cell.gates) * state[-1].size * state[-1].dtype.itemsize
     usual = type(plan.cell).project is Cell.project
     if checks.is_symbolic(time) or checks.is_symbolic(step):
         length = 1 if checks.is_symbolic(time) else max(1, isqrt(time))
         return plan._replace(forward=length, backward=length, apart=usual)
-    forward = _fitting(max(MIN_SEGMENT, FORWARD_BYTES // max(step, 1)), time)
-    backward = max(1, time)
+    forward = backward = max(1, time)
+    if time * step > 2 * FORWARD_BYTES:
+        forward = _fitting(max(MIN_SEGMENT, FORWARD_BYTES // max(step, 1)), time)
     if time * step > (BACKWARD_BYTES if time < 4 * MIN_SEGMENT else BACKWARD_BYTES // 4):
         backward = _fitting(max(MIN_SEGMENT, min(time // 4, BACKWARD_BYTES // max(step, 1))), time)
     # One product takes less time to start than several.
