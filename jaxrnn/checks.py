@@ -224,6 +224,10 @@ def cell_and_params(name: str, cell, wanted: type, params):
     if isinstance(params, wanted):
         raise TypeError(f"{name}: `cell` should come first and `params` second, got {type(cell).__name__} and a cell.")
     kind(name, "cell", cell, wanted)
+    try:
+        hash(cell)
+    except TypeError as error:
+        raise TypeError(f"{name}: `cell` should be hashable, and each of its fields: {error}.") from None
     if not hasattr(params, "w_ih"):
         raise TypeError(f"{name}: `params` should come from `cell.init`, got {type(params).__name__}.")
     gates = params.w_ih.shape[-2]

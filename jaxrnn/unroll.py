@@ -21,7 +21,7 @@ UNROLLED = 4
 SMALL_BYTES = 2**18
 FORWARD_BYTES = 2**22
 BACKWARD_BYTES = 3 * 2**19
-"""What counts as small, and how much of the projected input, or of its cotangent, one segment of time holds at most. Forward,
+"""What counts as small, and about how much of the projected input, or of its cotangent, one segment of time holds. Forward,
 only weights compete for the cache, and long products are fast ones; backward, the residuals do."""
 
 
@@ -53,7 +53,8 @@ class _Plan(NamedTuple):
     forward: int = 1
     backward: int = 1
     apart: bool = False
-    """Steps in a segment of either pass, and whether each gate has a product of its own: what `_measured` finds."""
+    """What `_measured` finds: steps in a segment of either pass (a cell that is not gated has one length, the second), and
+    whether each gate of `x` has a product of its own."""
 
 
 def unroll(
@@ -141,7 +142,7 @@ def unroll(
     h_scale = None if h_scale is None else lax.stop_gradient(_broadcast_like(h_scale, zeros.h))
 
     zoneout = (None,) * len(zeros) if zoneout is None else zoneout
-    rates = tuple(z if isinstance(z, float) else None for z in zoneout)
+    rates = tuple(float(z) if isinstance(z, float) else None for z in zoneout)
     hold = tuple(
         None if z is None or isinstance(z, float) else z | jnp.broadcast_to(jnp.zeros_like(like, dtype=bool), z.shape)
         for z, like in zip(zoneout, zeros, strict=True)
@@ -211,7 +212,7 @@ def _runner(plan: _Plan, fixed: _Fixed):
 
 @partial(jax.jit, static_argnums=0)
 def _run(plan: _Plan, fixed: _Fixed, w_back, state, steps: _Steps):
-    """Compiled with what calls it; `jit` is here for its cache: layers of the same shapes are traced and lowered once."""
+    """Layers of the same shapes are traced and lowered once, and a call outside of any `jit` compiles once: `jit` has a cache."""
     if isinstance(plan.cell, GatedCell):
         return _run_gated(plan, fixed, w_back, state, steps)
 
@@ -223,7 +224,7 @@ def _run(plan: _Plan, fixed: _Fixed, w_back, state, steps: _Steps):
             return state, _emit(plan, state, now.valid)
 
         steps = steps._replace(x=_project(plan, steps.valid, fixed.params, steps.x))
-        return lax.scan(step, state, steps, reverse=plan.reverse)
+        return _scan(step, state, steps, plan.reverse)
 
     return _over_segments(segment, state, steps, plan.backward, plan.reverse)
 
@@ -238,15 +239,15 @@ def _products(plan: _Plan, fixed: _Fixed, shared: list[bool]):
     gates of both.
 
     One stream per gate, because XLA:CPU compiles the split of a scanned slab to scalar code. Where the projection is the
-    usual one, it is one product per gate, and biases are added in the step, once for both where it is `shared` whether x or h
-    brings it: nothing but a product passes over the streams.
+    usual one, and large, it is one product per gate, and biases are added in the step, once for both where it is `shared`
+    whether x or h brings it: nothing but a product passes over the streams.
     """
     w_ih, w_hh, b_ih, b_hh, *_ = _cast(fixed.params, plan.dtype)
     if not plan.apart or b_ih is None:
         b_ih = [None] * w_hh.shape[-2]
     else:
-        wide = promote(plan.dtype, jnp.float32)
-        b_hh = b_hh.astype(wide) + jnp.where(np.array(shared)[:, None], b_ih, 0).astype(wide)
+        moved = jnp.where(np.array(shared)[:, None], b_ih, 0).astype(promote(plan.dtype, jnp.float32))
+        b_hh = moved if b_hh is None else b_hh.astype(moved.dtype) + moved
         b_ih = [None if is_sum else b for is_sum, b in zip(shared, split_gates(b_ih), strict=True)]
 
     def streams(steps):
@@ -279,7 +280,7 @@ def _run_gated(plan: _Plan, fixed: _Fixed, w_back, state, steps: _Steps):
     `w_back` is `w_hh` with its first axis last and the others joined, for the derivative; the value does not depend on it.
     """
     extra = _cast(fixed.params[4:], plan.dtype)
-    streams, gates = _products(plan, fixed, _sums_only(plan, fixed.params, state, steps.x[0]))
+    streams, gates = _products(plan, fixed, _sums_only(plan, fixed.params, state, steps.x[0]) if plan.apart else [])
 
     def step(state, now):
         before = _restart(state, fixed.initial, now.restart)
@@ -401,8 +402,7 @@ def _sums_only(plan: _Plan, params, state, x) -> list[bool]:
     """For each gate, whether `update` reads x and h only as their sum: then both have the same cotangent, stored once."""
     cell, params = plan.cell, _cast(params, plan.dtype)
     x_gates = jax.eval_shape(lambda params, x: split_gates(cell.project(params, x)), params, x)
-    shapes = (jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), state), x_gates, x_gates, *params[4:])
-    jaxpr = jax.make_jaxpr(cell.update)(*shapes).jaxpr
+    jaxpr = jax.make_jaxpr(cell.update)(state, x_gates, x_gates, *params[4:]).jaxpr
     first, gates = len(jax.tree.leaves(state)), len(x_gates)
     inputs = jaxpr.invars[first : first + 2 * gates]
     readers = [[eqn for eqn in jaxpr.eqns if v in eqn.invars] + [v for out in jaxpr.outvars if out is v] for v in inputs]
@@ -416,11 +416,10 @@ def _sums_only(plan: _Plan, params, state, x) -> list[bool]:
 def _over_segments(segment, carry, steps, length: int, reverse: bool):
     """`lax.scan`, with a function that takes `length` steps at a time, counted from step 0; the rest at the end is a piece too."""
     time = jax.tree.leaves(steps)[0].shape[0]
-    pieces, rest = (1, 0) if checks.is_symbolic(time) else divmod(time, length)
-    if pieces == 0 or (pieces == 1 and not rest):
+    if checks.is_symbolic(time) or time <= length:
         return segment(carry, steps)
 
-    outs = []
+    outs, (pieces, rest) = [], divmod(time, length)
     whole = jax.tree.map(lambda a: a[: pieces * length].reshape(pieces, length, *a.shape[1:]), steps)
     tail = jax.tree.map(lambda a: a[pieces * length :], steps)
     for piece in ("tail", "whole") if reverse else ("whole", "tail"):
@@ -447,8 +446,7 @@ def _scan_streams(streams, step, state, steps, length: int, reverse: bool):
     slow to transpose (it writes zeros back), which only derivatives of second order do.
     """
     time = steps.x.shape[0]
-    pieces, rest = (1, 0) if checks.is_symbolic(time) else divmod(time, length)
-    if pieces == 0 or (pieces == 1 and not rest):
+    if checks.is_symbolic(time) or time <= length:
         return _scan(step, state, streams(steps), reverse)
 
     def segment(carry, inputs):
@@ -460,15 +458,18 @@ def _scan_streams(streams, step, state, steps, length: int, reverse: bool):
         indices, steps = inputs
         return lax.scan(write, carry, (indices, streams(steps)), reverse=reverse)
 
-    first = jax.tree.map(lambda a: a[:1], steps)
-    _, out = jax.eval_shape(lambda state, first: step(state, jax.tree.map(lambda a: a[0], streams(first))), state, first)
-    everywhere = jax.typeof(state.h).mat.varying
+    def outputs(state, first):
+        return step(state, jax.tree.map(lambda a: a[0], streams(first)))[1]
+
+    jaxpr, shapes = jax.make_jaxpr(outputs, return_shape=True)(state, jax.tree.map(lambda a: a[:1], steps))
+    out = jax.tree.unflatten(jax.tree.structure(shapes), jaxpr.out_avals)
+    everywhere = tuple(jax.typeof(state.h).mat.varying)
 
     def empty(a):
-        meshed = a.sharding is not None and any(name is not None for name in a.sharding.spec)  # an explicit mesh
-        sharding = a.sharding.update(spec=jax.P(None, *a.sharding.spec)) if meshed else None
+        mesh = a.sharding.mesh
+        sharding = a.sharding.update(spec=jax.P(None, *a.sharding.spec)) if AxisType.Explicit in mesh.axis_types else None
         zeros = lax.broadcast(jnp.zeros((), a.dtype), (time, *a.shape), out_sharding=sharding)
-        return lax.pcast(zeros, tuple(everywhere), to="varying") if everywhere else zeros
+        return lax.pcast(zeros, everywhere, to="varying") if everywhere else zeros
 
     carry = state, jax.tree.map(empty, out)
     carry, _ = _over_segments(segment, carry, (lax.iota(jnp.int32, time), steps), length, reverse)
@@ -501,20 +502,20 @@ def _measured(plan: _Plan, state, steps: _Steps) -> _Plan:
     time, step = steps.x.shape[0], len(plan.cell.gates) * state[-1].size * state[-1].dtype.itemsize
     usual = type(plan.cell).project is Cell.project
     if checks.is_symbolic(time) or checks.is_symbolic(step):
-        length = 1 if checks.is_symbolic(time) else max(1, isqrt(time))
+        length = 1 if checks.is_symbolic(time) else _fitting(max(MIN_SEGMENT, isqrt(time)), time)
         return plan._replace(forward=length, backward=length, apart=usual)
-    forward = backward = max(1, time)
+    forward = backward = time
     if time * step > 2 * FORWARD_BYTES:
-        forward = _fitting(max(MIN_SEGMENT, FORWARD_BYTES // max(step, 1)), time)
+        forward = _fitting(max(MIN_SEGMENT, FORWARD_BYTES // step), time)
     if time * step > (BACKWARD_BYTES if time < 4 * MIN_SEGMENT else BACKWARD_BYTES // 4):
-        backward = _fitting(max(MIN_SEGMENT, min(time // 4, BACKWARD_BYTES // max(step, 1))), time)
+        backward = _fitting(max(MIN_SEGMENT, min(time // 4, BACKWARD_BYTES // step)), time)
     # One product takes less time to start than several.
     return plan._replace(forward=forward, backward=backward, apart=usual and time * step >= SMALL_BYTES)
 
 
 def _fitting(length: int, time: int) -> int:
     """The greatest number up to `length`, but above half of it, that leaves no rest; `length`, if there is none."""
-    length = max(1, min(length, time))
+    length = min(length, time)
     return next((k for k in range(length, length // 2, -1) if time % k == 0), length)
 
 
@@ -536,6 +537,7 @@ def _parted(a, gates: int):
     """One array per gate, from an array with gates and hidden units on its last axis: XLA:CPU joins their cotangents by plain
     copies, where it would pad and add those of `split_gates`."""
     return tuple(lax.split(a, [a.shape[-1] // gates] * gates, axis=a.ndim - 1))
+
 
 def _where(condition, a, b):
     """Select per example: `condition` has the leading axes of `a` and `b`."""

@@ -218,6 +218,26 @@ def test_segments_of_time_change_nothing(name, reverse, monkeypatch, x64):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-11, atol=1e-11), pieces, whole)
 
 
+@pytest.mark.parametrize("name", ["LSTM", "GRU"])
+@pytest.mark.parametrize("missing", ["b_ih", "b_hh"])
+def test_one_bias_without_the_other(name, missing, monkeypatch, x64):
+    """As if it were zero, with one product for all gates and with one for each."""
+    cell = CELLS[name]()
+    params, xs, state = random(cell, time=17)
+    zero = params._replace(**{missing: jnp.zeros_like(getattr(params, missing))})
+
+    def compute(params):
+        run = lambda params, xs: sum(jnp.sum(jnp.sin(a)) for a in jax.tree.leaves(jaxrnn.unroll(cell, params, xs, state)))
+        value, (d_params, d_xs) = jax.jit(jax.value_and_grad(run, (0, 1)), compiler_options=quickly)(params, xs)
+        return value, jax.jit(run, compiler_options=quickly)(params, xs), d_params._replace(**{missing: None}), d_xs
+
+    want = compute(zero)
+    alike = partial(jax.tree.map, partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12))
+    alike(compute(params._replace(**{missing: None})), want)
+    small_segments(monkeypatch)
+    alike(compute(params._replace(**{missing: None})), want)
+
+
 @pytest.mark.parametrize(("name", "reverse"), [("RNN", True), ("GRU", False)])
 def test_segments_of_time_change_no_second_derivative_and_no_batched_one(name, reverse, monkeypatch, x64):
     """33 steps in two segments of 16 and a rest of 1: a Hessian times a vector in both orders, and over a batch of parameters."""
@@ -268,6 +288,28 @@ def test_a_second_call_compiles_nothing():
         module = jaxrnn.Recurrent(CELLS["MGU"](), 3, 5, rngs=nnx.Rngs(seed))
         run(module, jnp.full((2, 4, 3), 1.0 + seed), jnp.array([seed, 4]))
     assert len(traces) == run._cache_size() == 1
+
+
+def test_layers_of_one_shape_are_traced_once():
+    """However many they are, and in however many calls outside of `jit`."""
+    traces = []
+
+    class Counted(CELLS["GRU"]):
+        def update(self, state, x_gates, h_gates):
+            traces.append(self)
+            return super().update(state, x_gates, h_gates)
+
+    def traced(num_layers):
+        traces.clear()
+        stack = jaxrnn.Stack(Counted(), 5, 5, num_layers=num_layers)
+        params, xs = stack.init(jax.random.key(0)), jnp.ones((4, 3, 5 + num_layers))[..., :5]
+        run = lambda params: stack.apply(params, xs)[0].sum()
+        jax.clear_caches()
+        jax.grad(run)(params)
+        jax.grad(run)(params)
+        return len(traces)
+
+    assert 0 < traced(1) == traced(3)
 
 
 # Other devices -----------------------------------------------------------------------------------------------------------

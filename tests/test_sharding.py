@@ -172,7 +172,14 @@ def test_segments_of_time_with_a_batch_on_an_explicit_mesh_and_in_shard_map(name
     with jax.set_mesh(mesh):
         sharded = jax.device_put(xs, NamedSharding(mesh, P(None, "data")))
         close(jax.jit(jax.value_and_grad(lambda params, xs: total(params, xs)))(params, sharded), want)
-    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+    close(jax.jit(jax.value_and_grad(lambda params, xs: total(params, xs)))(params, sharded), want)  # not entered
+    whole = jax.device_put(params, NamedSharding(mesh, P()))
+    close(jax.jit(jax.value_and_grad(lambda params, xs: total(params, xs)))(whole, xs), want)
+    mesh = jax.make_mesh((2, 1), ("data", "model"), axis_types=(EXPLICIT, AUTO))
+    with jax.set_mesh(mesh):
+        sharded = jax.device_put(xs, NamedSharding(mesh, P(None, "data")))
+        close(jax.jit(jax.value_and_grad(lambda params, xs: total(params, xs)))(params, sharded), want)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AUTO,))
     each = lambda params, xs: jax.lax.psum(total(params, xs), "data")
     mapped = jax.shard_map(each, mesh=mesh, in_specs=(P(), P(None, "data")), out_specs=P())
     close(jax.jit(jax.value_and_grad(mapped))(params, xs), want)
