@@ -1,5 +1,6 @@
 """Every registered cell: its step against its oracle, and the engine against its step."""
 
+import sys
 from functools import partial
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import ORACLES, relu, rnn
+from support import small_segments
 
 import jaxrnn
 from jaxrnn.cells import CELLS
@@ -292,6 +294,19 @@ def test_nan_in_padding_changes_no_bit_of_anything(cell, reverse, draw):
     assert_same(engine_gradients(cell, params, dirty, state, lengths, reverse=reverse), clean)
     (_, d_xs, _), _ = clean
     assert_same(d_xs[~valid], np.zeros_like(d_xs[~valid]))
+
+
+@pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU"])
+def test_nan_in_padding_reaches_nothing_in_segments_with_one_product_per_gate(name, draw, monkeypatch):
+    """As large layers have them: nine steps in segments of three."""
+    small_segments(monkeypatch)
+    monkeypatch.setattr(sys.modules["jaxrnn.unroll"], "MIN_SEGMENT", 4)
+    cell, gradients = CELLS[name](), weighted(jaxrnn.unroll)
+    params, state, xs = draw(cell)
+    lengths, valid = jnp.asarray(LENGTHS), padded(LENGTHS)
+    clean = gradients(cell, params, xs, state, lengths, reverse=False)
+    assert_same(gradients(cell, params, jnp.asarray(np.where(valid[..., None], xs, np.nan)), state, lengths, reverse=False), clean)
+    assert_close(clean, engine_gradients(cell, params, xs, state, lengths, reverse=False), 1e-10)
 
 
 # Precision ----------------------------------------------------------------------------------------
