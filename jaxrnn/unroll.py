@@ -466,9 +466,9 @@ def _scan_streams(streams, step, state, steps, length: int, reverse: bool):
     everywhere = tuple(jax.typeof(state.h).mat.varying)
 
     def empty(a):
-        mesh = a.sharding.mesh
-        sharding = a.sharding.update(spec=jax.P(None, *a.sharding.spec)) if AxisType.Explicit in mesh.axis_types else None
-        zeros = lax.broadcast(jnp.zeros((), a.dtype), (time, *a.shape), out_sharding=sharding)
+        zeros = lax.broadcast(jnp.zeros((), a.dtype), (time, *a.shape))
+        if AxisType.Explicit in a.sharding.mesh.axis_types:
+            zeros = jax.reshard(zeros, a.sharding.update(spec=jax.P(None, *a.sharding.spec)))
         return lax.pcast(zeros, everywhere, to="varying") if everywhere else zeros
 
     carry = state, jax.tree.map(empty, out)

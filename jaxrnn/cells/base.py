@@ -21,7 +21,7 @@ from jaxrnn.initializers import Initializer, PerGate, draw, given, promote, unif
 __all__ = [
     "Cell", "GateParams", "GatedCell", "Hidden", "LSTMState", "axis_names", "broadcast_like", "check_choice", "check_init",
     "check_positive", "check_proj_size", "check_size", "contract", "draw", "given", "product_sharding", "promote", "split_gates",
-    "uniform",
+    "uniform", "zeros_like",
 ]  # fmt: skip
 
 
@@ -98,6 +98,12 @@ def broadcast_like(a, like):
     sharded = any(axis is not None for axis in sharding.spec)
     axes = tuple(range(like.ndim - a.ndim, like.ndim))
     return lax.broadcast_in_dim(a.astype(like.dtype), like.shape, axes, out_sharding=sharding if sharded else None)
+
+
+def zeros_like(a):
+    """Zeros, on the mesh of `a`, which jax from 0.12 on forgets where it is not entered."""
+    zeros, sharding = jnp.zeros_like(a), jax.typeof(a).sharding
+    return zeros if jax.typeof(zeros).sharding == sharding else jax.reshard(zeros, sharding)
 
 
 def product_sharding(x, w, axis: int = 0):
@@ -183,7 +189,7 @@ class Cell:
 
     def initial_state(self, params, x):
         """The state of zeros before `x` (*batch, input), made from the projected `x` so that it follows its sharding."""
-        zeros = jnp.zeros_like(self.project(params, x)[..., 0, :])
+        zeros = zeros_like(self.project(params, x)[..., 0, :])
         return self.State(*(zeros for _ in self.State._fields))
 
     def project(self, params, x):

@@ -19,6 +19,7 @@ from jaxrnn.cells.base import (
     draw,
     split_gates,
     uniform,
+    zeros_like,
 )
 
 
@@ -133,8 +134,8 @@ class ProjectedLSTMCell(Cell):
         return ProjectedParams(*params, w_hr=w_hr)
 
     def initial_state(self, params, x):
-        zeros = jnp.zeros_like(self.project(params, x)[..., 0, :])
-        return LSTMState(jnp.zeros_like(contract(zeros, params.w_hr)), zeros)
+        zeros = zeros_like(self.project(params, x)[..., 0, :])
+        return LSTMState(zeros_like(contract(zeros, params.w_hr)), zeros)
 
     def recur(self, params, state, x_gates, h):
         a_i, a_f, a_g, a_o = split_gates(x_gates + contract(h, params.w_hh, params.b_hh))
