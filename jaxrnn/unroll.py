@@ -52,9 +52,10 @@ class _Plan(NamedTuple):
     dtype: Any
     forward: int = 1
     backward: int = 1
-    apart: bool = False
+    usual: bool = False
+    small: bool = False
     """What `_measured` finds: steps in a segment of either pass (a cell that is not gated has one length, the second), and
-    whether each gate of `x` has a product of its own."""
+    whether the projection is the product of `Cell.project`, and small."""
 
 
 def unroll(
@@ -234,16 +235,17 @@ def _project(plan: _Plan, valid, params, x):
     return plan.cell.project(_cast(params, plan.dtype), _readable(valid, x))
 
 
-def _products(plan: _Plan, fixed: _Fixed, shared: list[bool]):
-    """Two functions: from steps to the same with one stream per gate for `x`; and, in a step, from its streams and `h` to the
-    gates of both.
+def _products(plan: _Plan, fixed: _Fixed, shared: list[bool], whole: bool):
+    """Two functions: from steps to the same with what `x` contributes; and, in a step, from that and `h` to the gates of both.
 
     One stream per gate, because XLA:CPU compiles the split of a scanned slab to scalar code. Where the projection is the
     usual one, and large, it is one product per gate, and biases are added in the step, once for both where it is `shared`
-    whether x or h brings it: nothing but a product passes over the streams.
+    whether x or h brings it: nothing but a product passes over the streams. If it is small, one product takes less time to
+    start than several; and its result may stay `whole` for a step that stores its gates, each a vector of its own anyway.
     """
     w_ih, w_hh, b_ih, b_hh, *_ = _cast(fixed.params, plan.dtype)
-    if not plan.apart or b_ih is None:
+    in_step = plan.usual and (whole or not plan.small)
+    if not in_step or b_ih is None:
         b_ih = [None] * w_hh.shape[-2]
     else:
         moved = jnp.where(np.array(shared)[:, None], b_ih, 0).astype(promote(plan.dtype, jnp.float32))
@@ -251,12 +253,13 @@ def _products(plan: _Plan, fixed: _Fixed, shared: list[bool]):
         b_ih = [None if is_sum else b for is_sum, b in zip(shared, split_gates(b_ih), strict=True)]
 
     def streams(steps):
-        if not plan.apart:
+        if not in_step:
             return steps._replace(x=split_gates(_project(plan, steps.valid, fixed.params, steps.x)))
         x = _readable(steps.valid, steps.x)
-        return steps._replace(x=tuple(contract(x, w) for w in split_gates(w_ih)))
+        return steps._replace(x=contract(x, w_ih) if plan.small else tuple(contract(x, w) for w in split_gates(w_ih)))
 
     def gates(x, h):
+        x = x if isinstance(x, tuple) else split_gates(x)
         x_gates = tuple(a if b is None else a + broadcast_like(b, a) for a, b in zip(x, b_ih, strict=True))
         return x_gates, split_gates(contract(h, w_hh, b_hh))
 
@@ -280,7 +283,8 @@ def _run_gated(plan: _Plan, fixed: _Fixed, w_back, state, steps: _Steps):
     `w_back` is `w_hh` with its first axis last and the others joined, for the derivative; the value does not depend on it.
     """
     extra = _cast(fixed.params[4:], plan.dtype)
-    streams, gates = _products(plan, fixed, _sums_only(plan, fixed.params, state, steps.x[0]) if plan.apart else [])
+    shared = _sums_only(plan, fixed.params, state, steps.x[0]) if plan.usual and not plan.small else []
+    streams, gates = _products(plan, fixed, shared, whole=False)
 
     def step(state, now):
         before = _restart(state, fixed.initial, now.restart)
@@ -309,13 +313,13 @@ def _run_gated_jvp(plan: _Plan, primals, tangents):
     outputs_are_states = steps.valid is None and steps.restart is None and fixed.h_scale is None
     recall = {}
     shared = _sums_only(plan, fixed.params, state, steps.x[0])
-    streams, gates = _products(plan, fixed, shared)
+    streams, gates = _products(plan, fixed, shared, whole=True)
 
     def step(state, now):
         before = _restart(state, fixed.initial, now.restart)
         h = _scaled(before.h, fixed).astype(plan.dtype)
         x_gates, h_gates = gates(now.x, h)
-        advance = jax.checkpoint(partial(_advance, plan, now), policy=_gate_values(len(now.x)), prevent_cse=False)
+        advance = jax.checkpoint(partial(_advance, plan, now), policy=_gate_values(len(shared)), prevent_cse=False)
         state, linear = jax.linearize(advance, before, x_gates, h_gates, extra)
         out = _emit(plan, state, now.valid)
         residuals, recall["linear"] = jax.tree.flatten(linear)
@@ -503,14 +507,13 @@ def _measured(plan: _Plan, state, steps: _Steps) -> _Plan:
     usual = type(plan.cell).project is Cell.project
     if checks.is_symbolic(time) or checks.is_symbolic(step):
         length = 1 if checks.is_symbolic(time) else _fitting(max(MIN_SEGMENT, isqrt(time)), time)
-        return plan._replace(forward=length, backward=length, apart=usual)
+        return plan._replace(forward=length, backward=length, usual=usual)
     forward = backward = time
     if time * step > 2 * FORWARD_BYTES:
         forward = _fitting(max(MIN_SEGMENT, FORWARD_BYTES // step), time)
     if time * step > (BACKWARD_BYTES if time < 4 * MIN_SEGMENT else BACKWARD_BYTES // 4):
         backward = _fitting(max(MIN_SEGMENT, min(time // 4, BACKWARD_BYTES // step)), time)
-    # One product takes less time to start than several.
-    return plan._replace(forward=forward, backward=backward, apart=usual and time * step >= SMALL_BYTES)
+    return plan._replace(forward=forward, backward=backward, usual=usual, small=time * step < SMALL_BYTES)
 
 
 def _fitting(length: int, time: int) -> int:
