@@ -404,6 +404,13 @@ def test_a_file_of_pytorch_loads(tmp_path):
     assert_same(to_torch(from_safetensors(tmp_path / "theirs", "m.")), theirs.state_dict())
     with pytest.raises(ValueError, match=r"Is the prefix 'm.'"):
         from_safetensors(tmp_path / "theirs")
+    ours = jaxrnn.LSTM(INPUT, HIDDEN, num_layers=1, bidirectional=True, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"(?s)m.weight_ih_l0 should not be there.*Is the prefix 'm.'\?$"):
+        load_safetensors(ours, tmp_path / "theirs")
+    with pytest.raises(TypeError, match=r"load_safetensors: `path` should be a str or an os.PathLike, got LSTM.$"):
+        load_safetensors(str(tmp_path / "theirs"), ours)
+    with pytest.raises(ValueError, match=r"(?s)Is the prefix 'a.'\?$"):
+        interop.load_torch(jaxrnn.models.GRUModel(2, 3, 2, rngs=nnx.Rngs(0)), {"a.rnn.weight_ih_l0": np.ones((9, 2), "float32")})
 
 
 def test_a_transposed_array_is_not_written_as_other_numbers(tmp_path, monkeypatch):

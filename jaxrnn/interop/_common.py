@@ -301,8 +301,8 @@ def has(caller: str, argument: str, found: Arrays, *names: str):
         raise ValueError(f"{caller}: {argument} should hold {' and '.join(names)}, of two axes, got {arrays}.")
 
 
-def match(caller: str, argument: str, found: dict[str, Any], wanted: dict[str, Any]):
-    """`found` has the names, shapes and dtypes of `wanted`; the message lists every difference."""
+def match(caller: str, argument: str, found: dict[str, Any], wanted: dict[str, Any], hint: str = ""):
+    """`found` has the names, shapes and dtypes of `wanted`; the message lists every difference, then the hint."""
     for name in wanted:
         if name in found:
             check_dtype(caller, name, found[name])
@@ -311,7 +311,7 @@ def match(caller: str, argument: str, found: dict[str, Any], wanted: dict[str, A
     both = [(name, describe(a), describe(found[name])) for name, a in wanted.items() if name in found]
     wrong += [f"{name} should be {want}, got {came}" for name, want, came in both if want != came]
     if wrong:
-        raise ValueError(f"{caller}: {argument} should hold the arrays of the module.\n  " + "\n  ".join(wrong))
+        raise ValueError(f"{caller}: {argument} should hold the arrays of the module.\n  " + "\n  ".join(wrong) + hint)
 
 
 def describe(a) -> str:

@@ -81,6 +81,8 @@ def _options(module: nnx.Module) -> dict[str, str]:
 def _read(caller: str, path: str | os.PathLike, prefix: str) -> tuple[common.Arrays, dict[str, str]]:
     """The arrays under the prefix, the shapes of the others, and the metadata."""
     library = common.require(caller, "safetensors")
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"{caller}: `path` should be a str or an os.PathLike, got {type(path).__name__}.")
     try:
         with library.safe_open(path, framework="np") as file:
             found = {}

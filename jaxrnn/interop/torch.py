@@ -139,10 +139,11 @@ def from_arrays(caller: str, argument: str, found: common.Arrays, prefix: str, o
 def load_arrays(caller: str, argument: str, module: nnx.Module, found: common.Arrays, prefix: str):
     """`load_torch` for NumPy arrays."""
     prefix = _dotted(prefix)
-    found = {key: a for key, a in found.items() if key.startswith(prefix)}
     slots = _slots(caller, module, prefix, cell=f"{prefix}weight_ih" in found)
     wanted = {key: _encode(slot.field, common.shape_of(slot.variable)) for key, slot in slots.items()}
-    common.match(caller, argument, found, wanted)
+    hint = "" if wanted.keys() & found.keys() else _other_prefixes(found, prefix, next(iter(wanted)).removeprefix(prefix))
+    found = {key: a for key, a in found.items() if key.startswith(prefix)}
+    common.match(caller, argument, found, wanted, hint)
     for key, slot in slots.items():
         common.assign_array(slot.variable, _decode(slot.field, found[key], slot.variable.get_value().shape))
 
@@ -206,6 +207,12 @@ def _decode(field: str, a: np.ndarray, shape: tuple) -> np.ndarray:
     return a.reshape(shape) if field in ("b_ih", "b_hh") else a.T.reshape(shape)
 
 
+def _other_prefixes(found: common.Arrays, prefix: str, *names: str) -> str:
+    """A question to end a message with: before what else the keys have one of the names."""
+    others = {key.removesuffix(name) for key in found for name in names if key.endswith(f".{name}")} - {prefix}
+    return f"\nIs the prefix {' or '.join(map(repr, sorted(others)))}?" if others else ""
+
+
 def _sizes(caller: str, argument: str, found: common.Arrays, prefix: str) -> dict[str, Any]:
     """The cell and the sizes that a state_dict tells by its shapes."""
     prefix = _dotted(prefix)
@@ -213,8 +220,7 @@ def _sizes(caller: str, argument: str, found: common.Arrays, prefix: str) -> dic
     suffix = "" if f"{prefix}weight_ih" in found else "_l0"
     arrays = [found.get(f"{prefix}{name}{suffix}") for name in ("weight_ih", "weight_hh")]
     if not layers or any(a is None or len(a.shape) != 2 for a in arrays):
-        others = {key[: m.start()] for key in found if (m := re.search(r"weight_ih(_l0)?$", key))} - {prefix}
-        hint = f"\nIs the prefix {' or '.join(map(repr, sorted(others)))}?" if others else ""
+        hint = _other_prefixes(found, prefix, "weight_ih", "weight_ih_l0")
         keys = ", ".join(f"{key} {tuple(a.shape)}" for key, a in found.items())
         needs = f"{prefix}weight_ih_l0 and {prefix}weight_hh_l0 (or, for a cell, without _l0), both of two axes"
         raise ValueError(f"{caller}: {argument} should hold {needs}, got {keys or 'nothing'}.{hint}")
