@@ -132,6 +132,18 @@ def new_state(cell, before, after):
     for field, old, new in zip(before._fields, before, after, strict=True):
         if jnp.shape(new) != old.shape:
             raise ValueError(f"{name}: `{field}` of the new state should have shape {old.shape}, got {jnp.shape(new)}.")
+        if jnp.result_type(new) != old.dtype:
+            raise TypeError(f"{name}: `{field}` of the new state should be {old.dtype}, as before, got {jnp.result_type(new)}.")
+
+
+def nothing_traced_from_outside(cell, **consts):
+    """A gated cell's equations read their arguments alone: of anything else, the engine's derivative knows nothing."""
+    for method, values in consts.items():
+        if any(isinstance(value, jax.core.Tracer) for value in values):
+            raise TypeError(
+                f"{type(cell).__name__}: `{method}` should compute with its arguments and constants alone, got a value from "
+                "outside that is being transformed (by jax.grad, jax.jit, …). Make it one of the parameters."
+            )
 
 
 def gates(cell):
@@ -265,8 +277,10 @@ def per_step_noise(name: str, h_scale, zoneout, zeros, time):
                 raise ValueError(f"{name}: `{argument}` should have shape {(time, *like.shape)}, got {value.shape}.")
 
 
-def unroll_options(name: str, *, truncate, dtype, time):
+def unroll_options(name: str, flags: dict, *, truncate, dtype, time):
     """The options of `unroll` that are no arrays."""
+    for argument, value in flags.items():
+        flag(name, argument, value)
     if truncate is not None:
         size(name, "truncate", truncate)
         if is_symbolic(time):
@@ -397,6 +411,8 @@ def stacked_states(name: str, h_0, like) -> tuple:
         fields = tuple(h_0)
     else:
         came = f"{len(h_0)} of them" if isinstance(h_0, tuple | list) else type(h_0).__name__
+        if isinstance(h_0, jax.Array | np.ndarray):
+            came = f"one array {h_0.shape}; `lengths` goes by name"
         raise TypeError(f"{name}: the initial state should be a tuple ({', '.join(names)}), got {came}.")
     for argument, value, wanted in zip(names, fields, like[0][0], strict=True):
         array(name, argument, value)

@@ -50,12 +50,18 @@ class _Plan(NamedTuple):
     reverse: bool
     all_states: bool
     dtype: Any
+    truncate: int | None = None
+    remat: int | None = None
     forward: int = 1
     backward: int = 1
+    """Steps in a piece of `truncate` and of `remat`, and in a segment of either pass (a cell that is not gated has one such
+    length, the second). These and what follows: see `_measured`."""
     usual: bool = False
+    """Whether the projection is the product of `Cell.project`."""
     small: bool = False
-    """What `_measured` finds: steps in a segment of either pass (a cell that is not gated has one length, the second), and
-    whether the projection is the product of `Cell.project`, and small."""
+    """Whether the projected inputs take less than SMALL_BYTES; those of one example, under `vmap`."""
+    shared: tuple[bool, ...] = ()
+    """See `_sums_only`."""
 
 
 def unroll(
@@ -122,7 +128,8 @@ def unroll(
     checks.input_size("unroll", "xs", xs, params.w_ih.shape[-3], "the third axis from the end of `params.w_ih`")
     time, batch = xs.shape[0], xs.shape[1 : xs.ndim - cell.event_ndim]
     checks.validity("unroll", lengths, mask, reset, time, batch)
-    checks.unroll_options("unroll", truncate=truncate, dtype=dtype, time=time)
+    flags = {"reverse": reverse, "return_states": return_states, "remat": remat}
+    checks.unroll_options("unroll", flags, truncate=truncate, dtype=dtype, time=time)
 
     xs = jnp.asarray(xs)
     compute = promote(xs.dtype, params.w_ih.dtype) if dtype is None else jnp.dtype(dtype)
@@ -148,19 +155,14 @@ def unroll(
         None if z is None or isinstance(z, float) else z | jnp.broadcast_to(jnp.zeros_like(like, dtype=bool), z.shape)
         for z, like in zip(zoneout, zeros, strict=True)
     )
-    plan = _Plan(cell, rates, reverse, return_states, compute)
+    plan = _Plan(cell, rates, bool(reverse), bool(return_states), compute, truncate)
     fixed = _Fixed(params, None if reset is None else initial, h_scale)
     steps = _Steps(xs, valid, _restarts(reset, valid, reverse), hold)
 
     if not checks.is_symbolic(time) and time == 0:
         ys = jnp.zeros((0, *zeros.h.shape), compute)
         return (state, ys, jax.tree.map(lambda s: s[None], state)) if return_states else (state, ys)
-    run = _runner(plan, fixed)
-    if remat:
-        run = partial(_rematerialised, run, reverse=reverse)
-    if truncate is not None:
-        run = partial(_truncated, run, length=truncate, reverse=reverse)
-    final, (ys, states) = run(state, steps)
+    final, (ys, states) = _run(_measured(plan, state, steps, remat), fixed, state, steps)
     ys = ys.astype(compute)
     if not return_states:
         return final, ys
@@ -202,20 +204,22 @@ def _scaled(h, fixed: _Fixed):
 # The loop --------------------------------------------------------------------------------------------------------------
 
 
-def _runner(plan: _Plan, fixed: _Fixed):
-    """A function (state, steps) -> (state, outputs): the loop over all of the steps, in segments of time."""
-    w_back = None
-    if isinstance(plan.cell, GatedCell):
-        # XLA:CPU transposes w_hh again in every step of the backward loop unless it is handed the transposed weights.
-        w_back = lax.optimization_barrier(_joined(jnp.moveaxis(fixed.params.w_hh.astype(plan.dtype), 0, -1)))
-    return lambda state, steps: _run(_measured(plan, state, steps), fixed, w_back, state, steps)
-
-
 @partial(jax.jit, static_argnums=0)
-def _run(plan: _Plan, fixed: _Fixed, w_back, state, steps: _Steps):
-    """Layers of the same shapes are traced and lowered once, and a call outside of any `jit` compiles once: `jit` has a cache."""
-    if isinstance(plan.cell, GatedCell):
-        return _run_gated(plan, fixed, w_back, state, steps)
+def _run(plan: _Plan, fixed: _Fixed, state, steps: _Steps):
+    """The loop over all of the steps: the state after them, and their outputs.
+
+    Layers of the same shapes are traced and lowered once, and a call outside of any `jit` compiles once: `jit` has a cache.
+    """
+    run = _gated(plan, fixed, state, steps) if isinstance(plan.cell, GatedCell) else _plain(plan, fixed)
+    if plan.remat is not None:  # of each piece, the state before it is stored
+        run = partial(_over_segments, jax.checkpoint(run), length=plan.remat, reverse=plan.reverse)
+    if plan.truncate is not None:
+        run = partial(_truncated, run, length=plan.truncate, reverse=plan.reverse)
+    return run(state, steps)
+
+
+def _plain(plan: _Plan, fixed: _Fixed):
+    """The loop, in segments of time, for a cell that is not gated; its derivative is JAX's."""
 
     def segment(state, steps):
         def step(state, now):
@@ -227,7 +231,14 @@ def _run(plan: _Plan, fixed: _Fixed, w_back, state, steps: _Steps):
         steps = steps._replace(x=_project(plan, steps.valid, fixed.params, steps.x))
         return _scan(step, state, steps, plan.reverse)
 
-    return _over_segments(segment, state, steps, plan.backward, plan.reverse)
+    return partial(_over_segments, segment, length=plan.backward, reverse=plan.reverse)
+
+
+def _gated(plan: _Plan, fixed: _Fixed, state, steps: _Steps):
+    """The same for a gated cell, with the derivative below."""
+    # XLA:CPU transposes w_hh again in every step of the backward loop unless it is handed the transposed weights.
+    w_back = lax.optimization_barrier(_joined(jnp.moveaxis(fixed.params.w_hh.astype(plan.dtype), 0, -1)))
+    return partial(_run_gated, plan._replace(shared=_sums_only(plan, fixed.params, state, steps.x[0])), fixed, w_back)
 
 
 def _project(plan: _Plan, valid, params, x):
@@ -235,22 +246,23 @@ def _project(plan: _Plan, valid, params, x):
     return plan.cell.project(_cast(params, plan.dtype), _readable(valid, x))
 
 
-def _products(plan: _Plan, fixed: _Fixed, shared: list[bool], whole: bool):
+def _products(plan: _Plan, fixed: _Fixed, whole: bool):
     """Two functions: from steps to the same with what `x` contributes; and, in a step, from that and `h` to the gates of both.
 
     One stream per gate, because XLA:CPU compiles the split of a scanned slab to scalar code. Where the projection is the
     usual one, and large, it is one product per gate, and biases are added in the step, once for both where it is `shared`
     whether x or h brings it: nothing but a product passes over the streams. If it is small, one product takes less time to
-    start than several; and its result may stay `whole` for a step that stores its gates, each a vector of its own anyway.
+    start than several; and if a step stores its gates, each a vector of its own then, the product may stay one stream,
+    `whole`, and biases are added in the step as well.
     """
     w_ih, w_hh, b_ih, b_hh, *_ = _cast(fixed.params, plan.dtype)
     in_step = plan.usual and (whole or not plan.small)
     if not in_step or b_ih is None:
         b_ih = [None] * w_hh.shape[-2]
     else:
-        moved = jnp.where(np.array(shared)[:, None], b_ih, 0).astype(promote(plan.dtype, jnp.float32))
+        moved = jnp.where(np.array(plan.shared)[:, None], b_ih, 0).astype(promote(plan.dtype, jnp.float32))
         b_hh = moved if b_hh is None else b_hh.astype(moved.dtype) + moved
-        b_ih = [None if is_sum else b for is_sum, b in zip(shared, split_gates(b_ih), strict=True)]
+        b_ih = [None if is_sum else b for is_sum, b in zip(plan.shared, split_gates(b_ih), strict=True)]
 
     def streams(steps):
         if not in_step:
@@ -283,8 +295,7 @@ def _run_gated(plan: _Plan, fixed: _Fixed, w_back, state, steps: _Steps):
     `w_back` is `w_hh` with its first axis last and the others joined, for the derivative; the value does not depend on it.
     """
     extra = _cast(fixed.params[4:], plan.dtype)
-    shared = _sums_only(plan, fixed.params, state, steps.x[0]) if plan.usual and not plan.small else []
-    streams, gates = _products(plan, fixed, shared, whole=False)
+    streams, gates = _products(plan, fixed, whole=False)
 
     def step(state, now):
         before = _restart(state, fixed.initial, now.restart)
@@ -312,14 +323,13 @@ def _run_gated_jvp(plan: _Plan, primals, tangents):
     # What the product reads is the output of the step before, unless something comes between.
     outputs_are_states = steps.valid is None and steps.restart is None and fixed.h_scale is None
     recall = {}
-    shared = _sums_only(plan, fixed.params, state, steps.x[0])
-    streams, gates = _products(plan, fixed, shared, whole=True)
+    streams, gates = _products(plan, fixed, whole=plan.small and all(plan.shared))  # it pays for the LSTM, not for the GRU
 
     def step(state, now):
         before = _restart(state, fixed.initial, now.restart)
         h = _scaled(before.h, fixed).astype(plan.dtype)
         x_gates, h_gates = gates(now.x, h)
-        advance = jax.checkpoint(partial(_advance, plan, now), policy=_gate_values(len(shared)), prevent_cse=False)
+        advance = jax.checkpoint(partial(_advance, plan, now), policy=_gate_values(len(plan.shared)), prevent_cse=False)
         state, linear = jax.linearize(advance, before, x_gates, h_gates, extra)
         out = _emit(plan, state, now.valid)
         residuals, recall["linear"] = jax.tree.flatten(linear)
@@ -342,11 +352,12 @@ def _run_gated_jvp(plan: _Plan, primals, tangents):
         _, d_w_hh, _, d_b_hh, *_ = _cast(d_fixed.params, plan.dtype)
         d_gates = contract(h, d_w_hh, d_b_hh)
         apart = split_gates(d_x_gates)
-        if all(shared):
+        if all(plan.shared):
             d_gates, own = d_gates + d_x_gates, ()
         else:
-            together = [d if is_sum else jnp.zeros_like(d) for d, is_sum in zip(apart, shared, strict=True)]
-            d_gates, own = d_gates + jnp.stack(together, axis=-2), tuple(d for d, s in zip(apart, shared, strict=True) if not s)
+            together = [d if is_sum else jnp.zeros_like(d) for d, is_sum in zip(apart, plan.shared, strict=True)]
+            own = tuple(d for d, is_sum in zip(apart, plan.shared, strict=True) if not is_sum)
+            d_gates = d_gates + jnp.stack(together, axis=-2)
         inputs = (d_gates.reshape(*d_gates.shape[:-2], *w_back.shape[:-1]), own, residuals, given)
         return _scan(jax.checkpoint(linear_step, prevent_cse=False), d_state, inputs, plan.reverse)
 
@@ -356,9 +367,9 @@ def _run_gated_jvp(plan: _Plan, primals, tangents):
         d_h = _scaled(d_before.h, fixed).astype(w_back.dtype)
         axes = (((d_h.ndim - 1,), (w_back.ndim - 1,)), ((), ()))
         d_h_gates = d_gates + lax.dot_general(d_h, w_back, axes, preferred_element_type=d_gates.dtype)
-        d_h_gates = _parted(d_h_gates, len(shared)) if w_back.ndim == 2 else split_gates(d_h_gates)
+        d_h_gates = _parted(d_h_gates, len(plan.shared)) if w_back.ndim == 2 else split_gates(d_h_gates)
         own, residuals, constants = iter(own), iter(residuals), jax.tree.leaves(extra)
-        d_x = tuple(jnp.zeros_like(d) if is_sum else next(own) for d, is_sum in zip(d_h_gates, shared, strict=True))
+        d_x = tuple(jnp.zeros_like(d) if is_sum else next(own) for d, is_sum in zip(d_h_gates, plan.shared, strict=True))
         leaves = [constants[i] if kind == "fixed" else next(residuals) for kind, i in recall["sources"]]
         d_extra = _cast(d_fixed.params[4:], plan.dtype)
         d_state = jax.tree.unflatten(recall["linear"], leaves)(d_before, d_x, d_h_gates, d_extra)
@@ -402,16 +413,18 @@ def _store_once(residuals, steps, constants):
     return sources, fresh
 
 
-def _sums_only(plan: _Plan, params, state, x) -> list[bool]:
+def _sums_only(plan: _Plan, params, state, x) -> tuple[bool, ...]:
     """For each gate, whether `update` reads x and h only as their sum: then both have the same cotangent, stored once."""
     cell, params = plan.cell, _cast(params, plan.dtype)
-    x_gates = jax.eval_shape(lambda params, x: split_gates(cell.project(params, x)), params, x)
-    jaxpr = jax.make_jaxpr(cell.update)(state, x_gates, x_gates, *params[4:]).jaxpr
+    project, x_gates = jax.make_jaxpr(lambda p, x: split_gates(cell.project(p, x)), return_shape=True)(params, x)
+    update = jax.make_jaxpr(cell.update)(state, x_gates, x_gates, *params[4:])
+    checks.nothing_traced_from_outside(cell, project=project.consts, update=update.consts)
+    jaxpr = update.jaxpr
     first, gates = len(jax.tree.leaves(state)), len(x_gates)
     inputs = jaxpr.invars[first : first + 2 * gates]
     readers = [[eqn for eqn in jaxpr.eqns if v in eqn.invars] + [v for out in jaxpr.outvars if out is v] for v in inputs]
     pairs = zip(readers[:gates], readers[gates:], strict=True)
-    return [len(x) == 1 and x == h and x[0].primitive.name == "add" for x, h in pairs]
+    return tuple(len(x) == 1 and x == h and x[0].primitive.name == "add" for x, h in pairs)
 
 
 # Pieces ----------------------------------------------------------------------------------------------------------------
@@ -480,13 +493,6 @@ def _scan_streams(streams, step, state, steps, length: int, reverse: bool):
     return carry
 
 
-def _rematerialised(run, state, steps, reverse: bool):
-    """Run pieces of about √time steps; of each, the state before it is stored."""
-    time = steps.x.shape[0]
-    length = 1 if checks.is_symbolic(time) else _fitting(isqrt(time), time)
-    return _over_segments(jax.checkpoint(run), state, steps, length, reverse)
-
-
 def _truncated(run, state, steps, length: int, reverse: bool):
     """Run pieces of `length` steps and stop the gradient, but not the state, between them."""
 
@@ -499,11 +505,19 @@ def _truncated(run, state, steps, length: int, reverse: bool):
     return state, out
 
 
-def _measured(plan: _Plan, state, steps: _Steps) -> _Plan:
-    """The plan with what depends on sizes. Forward, a segment has so many steps that its projected input fits into the cache;
-    all, where two would do. Backward, so many that its cotangents stay there and, unless all is small, are a part of the whole.
+def _measured(plan: _Plan, state, steps: _Steps, remat: bool) -> _Plan:
+    """The plan with what depends on sizes. A piece of `remat` has about √time steps. Forward, a segment has so many that its
+    projected input fits into the cache; all, where two would do. Backward, so many that its cotangents stay there and, unless
+    all is small, are a part of the whole.
     """
     time, step = steps.x.shape[0], len(plan.cell.gates) * state[-1].size * state[-1].dtype.itemsize
+    if plan.truncate is not None:
+        time = min(time, plan.truncate)
+    if remat and checks.is_symbolic(time):
+        plan = plan._replace(remat=1)
+    elif remat:
+        time = _fitting(isqrt(time), time)
+        plan = plan._replace(remat=time)
     usual = type(plan.cell).project is Cell.project
     if checks.is_symbolic(time) or checks.is_symbolic(step):
         length = 1 if checks.is_symbolic(time) else _fitting(max(MIN_SEGMENT, isqrt(time)), time)

@@ -319,7 +319,7 @@ def test_a_start_that_does_not_fit(lstm):
         refuses(ValueError, text, lstm, X, (jnp.ones(shape), fits))
         refuses(ValueError, text.replace("`h_0`", "`c_0`"), lstm, X, (fits, jnp.ones(shape)))
     text = "LSTM: the initial state should be a tuple (h_0, c_0), got"
-    refuses(TypeError, f"{text} ArrayImpl.", lstm, X, fits)
+    refuses(TypeError, f"{text} one array (4, 2, 5); `lengths` goes by name.", lstm, X, fits)
     refuses(TypeError, f"{text} 1 of them.", lstm, X, (fits,))
     refuses(TypeError, f"{text} 3 of them.", lstm, X, (fits, fits, fits))
     text = "LSTM: `c_0` should be an array, got NoneType. Pass it through jnp.asarray."
@@ -473,6 +473,12 @@ def test_truncation_wants_a_known_number_of_steps(params):
     refuses(ValueError, text, run, jax.ShapeDtypeStruct((time, 2, 3), jnp.float32))
 
 
+@pytest.mark.parametrize("name", ["reverse", "return_states", "remat"])
+def test_unroll_wants_true_or_false(params, name):
+    refuses(TypeError, f"unroll: `{name}` should be True or False, got 4.", jaxrnn.unroll, CELL, params, XS, **{name: 4})
+    jaxrnn.unroll(CELL, params, XS, **{name: np.True_})
+
+
 def test_unroll_names_a_cell_and_parameters_and_noise_that_do_not_fit(params):
     text = "unroll: `cell` should be a Cell, got the class LSTMCell. Write LSTMCell(), with brackets."
     refuses(TypeError, text, jaxrnn.unroll, jaxrnn.LSTMCell, params, XS)
@@ -606,6 +612,7 @@ def test_a_cell_without_gates():
         (lambda state: state.h, TypeError, r"the new state should be a Hidden\(h\), got an array\."),
         (lambda state: (state, 1.0), TypeError, r"the new state should be a Hidden\(h\), got tuple\."),
         (lambda state: Hidden(state.h[:, :2]), ValueError, r"`h` of the new state should have shape \(4, 5\), got \(4, 2\)\."),
+        (lambda state: Hidden(state.h.astype("bfloat16")), TypeError, r"`h` of .* should be float32, as before, got bfloat16\."),
     ],
 )
 def test_a_cell_whose_new_state_is_none(update, error, message):
@@ -627,3 +634,24 @@ def test_every_argument_of_a_module_is_in_the_list_of_what_there_is(module, miss
 def test_return_states_is_a_flag():
     with pytest.raises(TypeError, match=r"^GRU: `return_states` should be True or False, got 'yes'\.$"):
         jaxrnn.GRU(3, 5, rngs=nnx.Rngs(0))(jnp.ones((4, 7, 3)), return_states="yes")
+
+
+@pytest.mark.parametrize("method", ["update", "project"])
+def test_a_gated_cell_that_computes_with_a_traced_value_from_outside(method):
+    """The derivative of the engine would take it for a constant."""
+
+    def run(scale):
+        cell = type(
+            "MyCell", (jaxrnn.GRUCell,), {method: lambda self, *args: scaled(scale, getattr(jaxrnn.GRUCell, method)(self, *args))}
+        )()
+        params = jax.tree.map(jax.lax.stop_gradient, cell.init(jax.random.key(0), 3, 5))
+        return jnp.sum(jaxrnn.unroll(cell, params, jnp.ones((6, 4, 3)))[1])
+
+    def scaled(scale, tree):
+        return jax.tree.map(lambda a: scale * a, tree)
+
+    text = rf"^MyCell: `{method}` should compute with its arguments and constants alone, got a value from outside .* parameters\."
+    assert jnp.isfinite(run(2.0))
+    for transformed in (jax.grad(run), jax.jit(jax.grad(run)), jax.grad(jax.jit(run)), lambda a: jax.jvp(run, (a,), (a,))):
+        with pytest.raises(TypeError, match=text):
+            transformed(2.0)

@@ -312,6 +312,25 @@ def test_layers_of_one_shape_are_traced_once():
     assert 0 < traced(1) == traced(3)
 
 
+@pytest.mark.parametrize("options", [{}, {"remat": True}, {"truncate": 3}, {"remat": True, "truncate": 3}], ids=str)
+def test_outside_of_jit_the_second_call_traces_nothing(options):
+    traces = []
+
+    class Counted(CELLS["GRU"]):
+        def update(self, state, x_gates, h_gates):
+            traces.append(self)
+            return super().update(state, x_gates, h_gates)
+
+    cell = Counted()
+    params, xs = cell.init(jax.random.key(0), 3, 5), jnp.ones((7, 2, 3))
+    gradient = jax.grad(lambda params: jaxrnn.unroll(cell, params, xs, **options)[1].sum())
+    gradient(params)
+    assert traces
+    traces.clear()
+    gradient(params)
+    assert not traces
+
+
 # Other devices -----------------------------------------------------------------------------------------------------------
 
 
