@@ -409,6 +409,8 @@ def test_a_file_of_pytorch_loads(tmp_path):
         load_safetensors(ours, tmp_path / "theirs")
     with pytest.raises(TypeError, match=r"load_safetensors: `path` should be a str or an os.PathLike, got LSTM.$"):
         load_safetensors(str(tmp_path / "theirs"), ours)
+    with pytest.raises(ValueError, match=r"(?s)Is the prefix ''\?$"):
+        from_torch(theirs.state_dict(), "m.")
     with pytest.raises(ValueError, match=r"(?s)Is the prefix 'a.'\?$"):
         interop.load_torch(jaxrnn.models.GRUModel(2, 3, 2, rngs=nnx.Rngs(0)), {"a.rnn.weight_ih_l0": np.ones((9, 2), "float32")})
 

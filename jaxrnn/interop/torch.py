@@ -209,7 +209,7 @@ def _decode(field: str, a: np.ndarray, shape: tuple) -> np.ndarray:
 
 def _other_prefixes(found: common.Arrays, prefix: str, *names: str) -> str:
     """A question to end a message with: before what else the keys have one of the names."""
-    others = {key.removesuffix(name) for key in found for name in names if key.endswith(f".{name}")} - {prefix}
+    others = {key.removesuffix(name) for key in found for name in names if f".{key}".endswith(f".{name}")} - {prefix}
     return f"\nIs the prefix {' or '.join(map(repr, sorted(others)))}?" if others else ""
 
 
