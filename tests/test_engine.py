@@ -290,8 +290,8 @@ def test_a_second_call_compiles_nothing():
     assert len(traces) == run._cache_size() == 1
 
 
-def test_layers_of_one_shape_are_traced_once():
-    """However many they are, and in however many calls outside of `jit`."""
+def counting_cell():
+    """A cell, and a list that grows when its `update` is traced."""
     traces = []
 
     class Counted(CELLS["GRU"]):
@@ -299,9 +299,16 @@ def test_layers_of_one_shape_are_traced_once():
             traces.append(self)
             return super().update(state, x_gates, h_gates)
 
+    return Counted(), traces
+
+
+def test_layers_of_one_shape_are_traced_once():
+    """However many they are, and in however many calls outside of `jit`."""
+    cell, traces = counting_cell()
+
     def traced(num_layers):
         traces.clear()
-        stack = jaxrnn.Stack(Counted(), 5, 5, num_layers=num_layers)
+        stack = jaxrnn.Stack(cell, 5, 5, num_layers=num_layers)
         params, xs = stack.init(jax.random.key(0)), jnp.ones((4, 3, 5 + num_layers))[..., :5]
         run = lambda params: stack.apply(params, xs)[0].sum()
         jax.clear_caches()
@@ -314,14 +321,7 @@ def test_layers_of_one_shape_are_traced_once():
 
 @pytest.mark.parametrize("options", [{}, {"remat": True}, {"truncate": 3}, {"remat": True, "truncate": 3}], ids=str)
 def test_outside_of_jit_the_second_call_traces_nothing(options):
-    traces = []
-
-    class Counted(CELLS["GRU"]):
-        def update(self, state, x_gates, h_gates):
-            traces.append(self)
-            return super().update(state, x_gates, h_gates)
-
-    cell = Counted()
+    cell, traces = counting_cell()
     params, xs = cell.init(jax.random.key(0), 3, 5), jnp.ones((7, 2, 3))
     gradient = jax.grad(lambda params: jaxrnn.unroll(cell, params, xs, **options)[1].sum())
     gradient(params)
