@@ -277,7 +277,7 @@ def per_step_noise(name: str, h_scale, zoneout, zeros, time):
                 raise ValueError(f"{name}: `{argument}` should have shape {(time, *like.shape)}, got {value.shape}.")
 
 
-def unroll_options(name: str, flags: dict, *, truncate, dtype, time):
+def unroll_options(name: str, *, truncate, dtype, time, **flags):
     """The options of `unroll` that are no arrays."""
     for argument, value in flags.items():
         flag(name, argument, value)
@@ -411,9 +411,11 @@ def stacked_states(name: str, h_0, like) -> tuple:
         fields = tuple(h_0)
     else:
         came = f"{len(h_0)} of them" if isinstance(h_0, tuple | list) else type(h_0).__name__
+        hint = ""
         if isinstance(h_0, jax.Array | np.ndarray):
-            came = f"one array {h_0.shape}; `lengths` goes by name"
-        raise TypeError(f"{name}: the initial state should be a tuple ({', '.join(names)}), got {came}.")
+            came = f"one array {h_0.shape}"
+            hint = " Lengths and masks go by name." if not jnp.issubdtype(h_0.dtype, jnp.floating) else ""
+        raise TypeError(f"{name}: the initial state should be a tuple ({', '.join(names)}), got {came}.{hint}")
     for argument, value, wanted in zip(names, fields, like[0][0], strict=True):
         array(name, argument, value)
         if value.shape != (count, *wanted.shape):

@@ -128,8 +128,9 @@ def unroll(
     checks.input_size("unroll", "xs", xs, params.w_ih.shape[-3], "the third axis from the end of `params.w_ih`")
     time, batch = xs.shape[0], xs.shape[1 : xs.ndim - cell.event_ndim]
     checks.validity("unroll", lengths, mask, reset, time, batch)
-    flags = {"reverse": reverse, "return_states": return_states, "remat": remat}
-    checks.unroll_options("unroll", flags, truncate=truncate, dtype=dtype, time=time)
+    checks.unroll_options(
+        "unroll", truncate=truncate, dtype=dtype, time=time, reverse=reverse, return_states=return_states, remat=remat
+    )
 
     xs = jnp.asarray(xs)
     compute = promote(xs.dtype, params.w_ih.dtype) if dtype is None else jnp.dtype(dtype)

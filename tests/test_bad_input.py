@@ -319,7 +319,8 @@ def test_a_start_that_does_not_fit(lstm):
         refuses(ValueError, text, lstm, X, (jnp.ones(shape), fits))
         refuses(ValueError, text.replace("`h_0`", "`c_0`"), lstm, X, (fits, jnp.ones(shape)))
     text = "LSTM: the initial state should be a tuple (h_0, c_0), got"
-    refuses(TypeError, f"{text} one array (4, 2, 5); `lengths` goes by name.", lstm, X, fits)
+    refuses(TypeError, f"{text} one array (4, 2, 5).", lstm, X, fits)
+    refuses(TypeError, f"{text} one array (2,). Lengths and masks go by name.", lstm, X, jnp.array([7, 3]))
     refuses(TypeError, f"{text} 1 of them.", lstm, X, (fits,))
     refuses(TypeError, f"{text} 3 of them.", lstm, X, (fits, fits, fits))
     text = "LSTM: `c_0` should be an array, got NoneType. Pass it through jnp.asarray."

@@ -231,7 +231,8 @@ class GatedCell(Cell):
         h_gates = h @ w_hh + b_hh
         state   = update(state, x_gates, h_gates)        elementwise: this is the cell
 
-    Parameters beyond `GateParams` reach `update` as further positional arguments, in their order.
+    Parameters beyond `GateParams` reach `update` as further positional arguments, in their order. A value from outside that
+    is being transformed is refused with a TypeError: the rule would take it for a constant.
     """
 
     def update(self, state, x_gates, h_gates, *extra):
