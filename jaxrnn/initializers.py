@@ -10,16 +10,18 @@ from jax.nn import initializers as jax_initializers
 from jax.nn.initializers import ones, zeros
 
 from jaxrnn import checks
+from jaxrnn._arrays import promote
 
 __all__ = [
     "Initializer",
     "PerGate",
+    "check_initializer",
     "chrono",
     "constant",
     "draw",
     "forget_bias",
-    "given",
     "identity",
+    "non_default_fields",
     "ones",
     "orthogonal",
     "uniform",
@@ -77,7 +79,7 @@ class PerGate:
     same_key: bool = False
 
     def __repr__(self):
-        return f"PerGate({', '.join(given(self))})"
+        return f"PerGate({', '.join(non_default_fields(self))})"
 
 
 def forget_bias(value: float = 1.0) -> PerGate:
@@ -124,15 +126,18 @@ def chrono(longest: int, *, forget: str | None = "f", write: str | None = "i") -
         >>> bool((f >= 0).all()), bool((i == -f).all()), float(abs(g).max())
         (True, True, 0.0)
     """
-    checks.chrono(longest)
+    checks.size("chrono", "longest", longest, least=3)
     named = ((forget, _LogUniform(longest, 1)), (write, _LogUniform(longest, -1)))
     return PerGate(zeros, tuple(pair for pair in named if pair[0] is not None), same_key=True)
 
 
-def promote(*dtypes):
-    """The dtype that holds all of `dtypes`; asked for by name, so also under strict promotion."""
-    with jax.numpy_dtype_promotion("standard"):
-        return jnp.result_type(*dtypes)
+def check_initializer(name: str, argument: str, value):
+    """`value` can be called to draw an array, or is a `PerGate`."""
+    if isinstance(value, type):
+        hint = f"Write {value.__name__}(…), with brackets."
+        raise TypeError(f"{name}: `{argument}` should be a function of (key, shape, dtype), got the class {value.__name__}. {hint}")
+    if not callable(value) and not isinstance(value, PerGate):
+        raise TypeError(f"{name}: `{argument}` should be a function of (key, shape, dtype) or a PerGate, got {value!r}.")
 
 
 def draw(initializer: Initializer | PerGate, key, gates: tuple[str, ...], shape: tuple[int, ...], dtype):
@@ -141,14 +146,24 @@ def draw(initializer: Initializer | PerGate, key, gates: tuple[str, ...], shape:
     per_gate = initializer if isinstance(initializer, PerGate) else PerGate(initializer, ())
     keys = [key] * len(gates) if per_gate.same_key else jax.random.split(key, len(gates))
     choose = dict(per_gate.named)
-    checks.gate_names(choose, gates)
+    for gate in choose:
+        if gate not in gates:
+            raise ValueError(f"PerGate: `named` should name gates of the cell, {', '.join(map(repr, gates))}, got {gate!r}.")
     arrays = [choose.get(gate, per_gate.default)(k, shape, wide) for gate, k in zip(gates, keys, strict=True)]
     for gate, array in zip(gates, arrays, strict=True):
-        checks.drawn(gate, array, shape)
+        _check_drawn(gate, array, shape)
     return jnp.stack(arrays, axis=-2).astype(dtype)
 
 
-def given(described, *skip: str) -> list[str]:
+def _check_drawn(gate: str, array, shape: tuple):
+    """What an initialiser gave is an array of the shape asked for."""
+    if getattr(array, "shape", None) != shape:
+        came = f"shape {array.shape}" if hasattr(array, "shape") else f"{type(array).__name__}"
+        hint = "\nDoes the initialiser want brackets, as in jax.nn.initializers.orthogonal()?" if callable(array) else ""
+        raise ValueError(f"init: the initialiser of gate {gate!r} should return an array of shape {shape}, got {came}.{hint}")
+
+
+def non_default_fields(described, *skip: str) -> list[str]:
     """`name=value` for each field of a dataclass that is not its default, as in a call."""
     pairs = [(f, getattr(described, f.name)) for f in fields(described) if f.name not in skip]
     return [f"{f.name}={_written(f.name, value)}" for f, value in pairs if value != f.default]
@@ -158,7 +173,7 @@ def _written(name: str, value) -> str:
     if name.endswith("dtype"):
         return jnp.dtype(value).name
     if is_dataclass(value):
-        return f"{type(value).__name__}({', '.join(given(value))})"
+        return f"{type(value).__name__}({', '.join(non_default_fields(value))})"
     if isinstance(value, tuple):
         return f"({', '.join(_written('', v) for v in value)})"
     return getattr(value, "__name__", repr(value))

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxrnn import checks, signature
+from jaxrnn import calling, checks
 from jaxrnn.cells import Cell, GRUCell
-from jaxrnn.layers import Stack
+from jaxrnn.stack import Stack
 
 
 class _Layers(nn.Module, kw_only=True):
@@ -20,7 +20,8 @@ class _Layers(nn.Module, kw_only=True):
     dropout: float = 0.0
     bidirectional: bool = False
     merge: str = "concat"
-    connection: str = "none"
+    residual: bool = False
+    skip_connections: bool = False
     input_dropout: float = 0.0
     recurrent_dropout: float = 0.0
     zoneout: float = 0.0
@@ -44,7 +45,7 @@ class _Layers(nn.Module, kw_only=True):
     def stack(self) -> Stack:
         """The description of the layers."""
         names = [f.name for f in fields(Stack) if f.name != "cell"]
-        return Stack(self.describe_cell(), **{name: getattr(self, name) for name in names}, caller=type(self).__name__)
+        return Stack.described(type(self).__name__, cell=self.describe_cell(), **{name: getattr(self, name) for name in names})
 
     def setup(self):
         stack = self.stack
@@ -63,6 +64,8 @@ class _Layers(nn.Module, kw_only=True):
         lengths=None,
         mask=None,
         reset=None,
+        per_step=None,
+        context=None,
         return_states: bool = False,
         deterministic: bool = True,
     ):
@@ -71,18 +74,25 @@ class _Layers(nn.Module, kw_only=True):
         stack = self.stack
         draws = stack.random and not deterministic
         if draws:
-            checks.dropout_rng(type(self).__name__, self.has_rng("dropout"))
+            self._check_dropout_rng()
         key = self.make_rng("dropout") if draws else None
-        caller = signature.Caller(type(self).__name__, stack, self.batch_first)
-        return signature.call(
+        caller = calling.Caller(type(self).__name__, stack, self.batch_first)
+        return calling.call(
             caller, self.layers, x, h_0, initial=self.initial_state,
-            lengths=lengths, mask=mask, reset=reset, key=key, return_states=return_states,
+            lengths=lengths, mask=mask, reset=reset, per_step=per_step, context=context, key=key, return_states=return_states,
         )  # fmt: skip
 
-    def step(self, x, state=None):
+    def step(self, x, state=None, *, per_step=None, context=None):
         """As `jaxrnn.Recurrent.step`."""
-        caller = signature.Caller(type(self).__name__, self.stack, self.batch_first)
-        return signature.step(caller, self.layers, x, state, initial=self.initial_state)
+        caller = calling.Caller(type(self).__name__, self.stack, self.batch_first)
+        return calling.step(caller, self.layers, x, state, initial=self.initial_state, per_step=per_step, context=context)
+
+    def _check_dropout_rng(self):
+        if not self.has_rng("dropout"):
+            raise ValueError(
+                f"{type(self).__name__}: `rngs` should hold a key for 'dropout' when deterministic=False, got none.\n"
+                "Write apply(variables, x, deterministic=False, rngs={'dropout': key})."
+            )
 
 
 class Recurrent(_Layers):
@@ -120,7 +130,7 @@ class RNN(_Layers):
     nonlinearity: str = "tanh"
 
     def describe_cell(self):
-        return signature.rnn_cell(type(self).__name__, self.nonlinearity)
+        return calling.rnn_cell(type(self).__name__, self.nonlinearity)
 
 
 class LSTM(_Layers):
@@ -132,7 +142,7 @@ class LSTM(_Layers):
     proj_size: int = 0
 
     def describe_cell(self):
-        return signature.lstm_cell(type(self).__name__, self.hidden_size, self.proj_size)
+        return calling.lstm_cell(type(self).__name__, self.hidden_size, self.proj_size)
 
 
 class GRU(_Layers):

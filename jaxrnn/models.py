@@ -1,10 +1,10 @@
-"""The documents' models: a recurrent module, its output at the last valid step, a linear head. Nothing else."""
+"""Models: a recurrent module, its output at the last valid step, a linear head. Nothing else."""
 
 from typing import Any, ClassVar
 
 from flax import nnx
 
-from jaxrnn import checks, signature
+from jaxrnn import calling, checks
 from jaxrnn.nnx import GRU, LSTM, RNN
 
 
@@ -14,9 +14,9 @@ class _Model(nnx.Module):
     Args:
         input_size, hidden_size: of the recurrent module.
         output_size: width of the prediction.
-        num_layers: of the recurrent module; by keyword, since the documents put it before or behind `output_size`.
+        num_layers: of the recurrent module; by keyword, since some put it before `output_size` and some behind.
         rngs: the source of the parameters. Not optional.
-        options: of the recurrent module: `bidirectional`, `dropout`, …, but neither `merge` nor `connection`.
+        options: of the recurrent module: `bidirectional`, `dropout`, …, but not `merge`, `residual` or `skip_connections`.
 
     Attributes:
         rnn: the recurrent module. fc: the head, an `nnx.Linear`.
@@ -36,11 +36,17 @@ class _Model(nnx.Module):
     ):
         name = type(self).__name__
         checks.size(name, "output_size", output_size)
-        self.rnn = self.recurrent(input_size, hidden_size, num_layers, rngs=rngs, caller=name, **options)
+        self.rnn = self.recurrent(input_size, hidden_size, num_layers, rngs=rngs, **options)
         stack = self.rnn.stack
-        checks.last_step_head(name, stack.merge, stack.connection)
+        for option, plain in (("merge", "concat"), ("residual", False), ("skip_connections", False)):
+            if getattr(stack, option) != plain:
+                came = f"{option}={getattr(stack, option)!r}"
+                raise ValueError(
+                    f"{name}: `{option}` should be {plain!r}, since the head reads the last layer's states, got {came}.\n"
+                    f"Put an nnx.Linear on the output of a module with {came} instead."
+                )
         dtypes = {"dtype": stack.dtype, "param_dtype": stack.param_dtype}
-        self.fc = nnx.Linear(signature.summary_size(stack), output_size, **dtypes, rngs=rngs)
+        self.fc = nnx.Linear(calling.summary_size(stack), output_size, **dtypes, rngs=rngs)
 
     def __call__(self, x, h_0=None, *, lengths=None, mask=None, reset=None):
         """Predict from sequences (batch, time, input): (batch, output).
@@ -49,7 +55,7 @@ class _Model(nnx.Module):
         first: what each direction knows once it has read all.
         """
         _, h_n = self.rnn(x, h_0, lengths=lengths, mask=mask, reset=reset)
-        return self.fc(signature.summary(self.rnn.stack, h_n))
+        return self.fc(calling.summary(self.rnn.stack, h_n))
 
     def __repr__(self):
         head = f"Linear({self.fc.in_features}, {self.fc.out_features})"
@@ -59,7 +65,7 @@ class _Model(nnx.Module):
 
 
 class RNNModel(_Model):
-    """Simple recurrent layers and a linear head, the documents' `RNNModel`.
+    """Simple recurrent layers and a linear head.
 
     Example:
         >>> from flax import nnx
@@ -75,7 +81,7 @@ class RNNModel(_Model):
 
 
 class LSTMModel(_Model):
-    """LSTM layers and a linear head, the documents' `LSTMModel`.
+    """LSTM layers and a linear head.
 
     Example:
         >>> import jax.numpy as jnp
@@ -90,7 +96,7 @@ class LSTMModel(_Model):
 
 
 class GRUModel(_Model):
-    """GRU layers and a linear head, the documents' `GRUModel`.
+    """GRU layers and a linear head.
 
     Example:
         >>> import jax.numpy as jnp

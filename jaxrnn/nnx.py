@@ -1,21 +1,22 @@
 """Flax NNX modules: they hold the parameters of a `Stack` and call pure functions. No arithmetic may live here."""
 
 from dataclasses import fields
+from difflib import get_close_matches
 from inspect import signature as signature_of
 from typing import Any
 
 import jax
 from flax import nnx
 
-from jaxrnn import checks, signature
+from jaxrnn import calling, checks
 from jaxrnn.cells import Cell, GRUCell
-from jaxrnn.layers import Stack
+from jaxrnn.stack import Stack
 
 _OPTIONS = (*(f.name for f in fields(Stack)[1:]), "batch_first", "rngs")
 
 
 class Recurrent(nnx.Module):
-    """Layers of any cell, with the documents' (and PyTorch's) signature.
+    """Layers of any cell, with the signature of `torch.nn`.
 
     Args:
         cell: the description of one step.
@@ -29,8 +30,7 @@ class Recurrent(nnx.Module):
             after `eval()`.
         bidirectional: run every layer in both directions of time.
         rngs: the source of the parameters and, where something is random, of its draws. Not optional.
-        caller: whom errors name; by default the class.
-        options: `merge`, `connection`, `input_dropout`, `recurrent_dropout`, `zoneout`, `weight_dropout`,
+        options: `merge`, `residual`, `skip_connections`, `input_dropout`, `recurrent_dropout`, `zoneout`, `weight_dropout`,
             `learn_initial_state`, `remat`, `truncate`, `dtype`, `param_dtype`: see `Stack`.
 
     Attributes:
@@ -64,25 +64,16 @@ class Recurrent(nnx.Module):
         dropout: float = 0.0,
         bidirectional: bool = False,
         rngs: nnx.Rngs | None = None,
-        caller: str | None = None,
         **options: Any,
     ):
-        name = self.caller = caller or type(self).__name__
-        own = [p for p in signature_of(type(self).__init__).parameters if p not in ("self", "options", "caller")]
-        checks.arguments(name, options, tuple(dict.fromkeys([*own, *_OPTIONS])))
+        name = type(self).__name__
+        own = [p for p in signature_of(type(self).__init__).parameters if p not in ("self", "options")]
+        _check_options(name, options, tuple(dict.fromkeys([*own, *_OPTIONS])))
         checks.flag(name, "batch_first", batch_first)
-        self.stack = Stack(
-            cell,
-            input_size,
-            hidden_size,
-            num_layers,
-            bias=bias,
-            dropout=dropout,
-            bidirectional=bidirectional,
-            **options,
-            caller=name,
-        )
-        checks.rngs(name, rngs, nnx.Rngs, random=self.stack.random)
+        described = {"bias": bias, "dropout": dropout, "bidirectional": bidirectional, **options}
+        sizes = {"cell": cell, "input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers}
+        self.stack = Stack.described(name, **sizes, **described)
+        _check_rngs(name, rngs, random=self.stack.random)
         self.batch_first = batch_first
         params = self.stack.init(rngs.params())
         self.params = nnx.data(self._variables(params))
@@ -90,7 +81,18 @@ class Recurrent(nnx.Module):
         self.deterministic = False
         self.rngs = rngs.dropout.fork() if self.stack.random else None
 
-    def __call__(self, x, h_0=None, *, lengths=None, mask=None, reset=None, return_states: bool = False):
+    def __call__(
+        self,
+        x,
+        h_0=None,
+        *,
+        lengths=None,
+        mask=None,
+        reset=None,
+        per_step=None,
+        context=None,
+        return_states: bool = False,
+    ):
         """Run the layers over a batch of sequences.
 
         Args:
@@ -100,6 +102,8 @@ class Recurrent(nnx.Module):
             lengths: valid steps of each sequence (batch,); the rest is padding, which changes nothing and gives zeros.
             mask: True where a step is valid, (batch, time) as `x` lies, in any pattern. Not together with `lengths`.
             reset: True where the state *before* the step is the initial state, (batch, time) as `x` lies.
+            per_step, context: what the cell reads beside `x`, see `unroll`; arrays of `per_step` lie as `x` does, but for keys
+                (time,), one for each step. Every layer and direction gets keys of its own, made from those given.
             return_states: also return every state, `[layer][direction]`, the initial one included: time + 1 of them.
 
         Returns:
@@ -109,12 +113,13 @@ class Recurrent(nnx.Module):
         Raises:
             ValueError: a shape or a concrete value does not fit. TypeError: something is of the wrong kind.
         """
-        return signature.call(
+        return calling.call(
             self._caller(), self._arrays(self.params), x, h_0, initial=self._arrays(self.initial_state),
-            lengths=lengths, mask=mask, reset=reset, key=self._key(), return_states=return_states,
+            lengths=lengths, mask=mask, reset=reset, per_step=per_step, context=context, key=self._key(),
+            return_states=return_states,
         )  # fmt: skip
 
-    def step(self, x, state=None):
+    def step(self, x, state=None, *, per_step=None, context=None):
         """Run one step of a stream: (batch, input) or (input,) to (y, state), in pieces what a call gives for the whole.
 
         Nothing is drawn, whether the module is in training or not.
@@ -122,10 +127,13 @@ class Recurrent(nnx.Module):
         Raises:
             ValueError: the module is bidirectional.
         """
-        return signature.step(self._caller(), self._arrays(self.params), x, state, initial=self._arrays(self.initial_state))
+        return calling.step(
+            self._caller(), self._arrays(self.params), x, state, initial=self._arrays(self.initial_state), per_step=per_step,
+            context=context,
+        )  # fmt: skip
 
-    def _caller(self) -> signature.Caller:
-        return signature.Caller(self.caller, self.stack, self.batch_first)
+    def _caller(self) -> calling.Caller:
+        return calling.Caller(type(self).__name__, self.stack, self.batch_first)
 
     def _variables(self, arrays):
         # With eager sharding, an axis that has a name would ask for a mesh that has it.
@@ -164,7 +172,7 @@ class RNN(Recurrent):
     """
 
     def __init__(self, input_size, hidden_size, num_layers=1, *, nonlinearity="tanh", **options):
-        cell = signature.rnn_cell(options.get("caller") or type(self).__name__, nonlinearity)
+        cell = calling.rnn_cell(type(self).__name__, nonlinearity)
         super().__init__(cell, input_size, hidden_size, num_layers, **options)
 
 
@@ -184,7 +192,7 @@ class LSTM(Recurrent):
     """
 
     def __init__(self, input_size, hidden_size, num_layers=1, *, proj_size=0, **options):
-        cell = signature.lstm_cell(options.get("caller") or type(self).__name__, hidden_size, proj_size)
+        cell = calling.lstm_cell(type(self).__name__, hidden_size, proj_size)
         super().__init__(cell, input_size, hidden_size, num_layers, **options)
 
 
@@ -206,3 +214,22 @@ class GRU(Recurrent):
 
     def __init__(self, input_size, hidden_size, num_layers=1, **options):
         super().__init__(GRUCell(), input_size, hidden_size, num_layers, **options)
+
+
+def _check_options(name: str, options, known: tuple):
+    """Every keyword that came is known."""
+    for argument in options:
+        if argument not in known:
+            near = get_close_matches(argument, known, n=1)
+            hint = f"\nDid you mean `{near[0]}`?" if near else ""
+            raise TypeError(f"{name}: arguments should be among {', '.join(known)}, got `{argument}`.{hint}")
+
+
+def _check_rngs(name: str, value, *, random: bool):
+    """`value` is an `nnx.Rngs`, with the streams that are drawn from."""
+    if not isinstance(value, nnx.Rngs):
+        came = None if value is None else type(value).__name__
+        raise TypeError(f"{name}: `rngs` should be an nnx.Rngs, got {came}. Write rngs=nnx.Rngs(0).")
+    for stream in ("params", "dropout") if random else ("params",):
+        if not hasattr(value, stream):
+            raise ValueError(f"{name}: `rngs` should have a stream {stream!r} or 'default', got streams {sorted(value)}.")

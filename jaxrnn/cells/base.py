@@ -1,9 +1,7 @@
 """What a cell is: `Cell` and `GatedCell`, their parameters and states. No concrete cell and no loop over time."""
 
 from dataclasses import dataclass
-from functools import cache
-from inspect import get_annotations
-from typing import Any, ClassVar, NamedTuple, get_args
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,17 +9,13 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxrnn import checks
-from jaxrnn.checks import cell_init as check_init
-from jaxrnn.checks import check_choice, check_proj_size
-from jaxrnn.checks import positive as check_positive
-from jaxrnn.checks import size as check_size
-from jaxrnn.checks import state as check_state
-from jaxrnn.initializers import Initializer, PerGate, draw, given, promote, uniform
+from jaxrnn._arrays import apply_product, broadcast_like, computing_dtype, contract, promote, zeros_beside, zeros_like
+from jaxrnn.cells import conform
+from jaxrnn.initializers import Initializer, PerGate, check_initializer, draw, non_default_fields, uniform
 
 __all__ = [
-    "Cell", "GateParams", "GatedCell", "Hidden", "LSTMState", "axis_names", "broadcast_like", "check_choice", "check_init",
-    "check_positive", "check_proj_size", "check_size", "contract", "draw", "given", "product_sharding", "promote", "split_gates",
-    "uniform", "zeros_like",
+    "Cell", "GateParams", "GatedCell", "Hidden", "LSTMState", "apply_product", "axis_names", "broadcast_like", "checks", "contract",
+    "draw", "promote", "split_gates", "uniform", "zeros_beside", "zeros_like",
 ]  # fmt: skip
 
 
@@ -47,72 +41,38 @@ class GateParams(NamedTuple):
     b_hh: Float[Array, "gates hidden"] | None
 
 
-def axis_names(params):
-    """The name of each axis of each array of a cell's `params`, or of its state, as it is annotated: a tuple for every array.
+def axis_names(cell, arrays):
+    """The name of each axis of each array of a cell's parameters, or of its state, as the cell writes them down in `axes`.
 
     None for axes before the named ones: those of space or batch.
+
+    Raises:
+        TypeError: the cell does not name the axes of an array.
 
     Example:
         >>> import jax
         >>> from jaxrnn import LSTMCell
         >>> from jaxrnn.cells import axis_names
-        >>> axis_names(LSTMCell().init(jax.random.key(0), 3, 5)).w_hh
+        >>> cell = LSTMCell()
+        >>> axis_names(cell, cell.init(jax.random.key(0), 3, 5)).w_hh
         ('output', 'gates', 'hidden')
     """
-    names = _annotated(type(params))
-    return type(params)(*(_align(n, value) for n, value in zip(names, params, strict=True)))
+    named = {}
+    for field, value in arrays._asdict().items():
+        if value is not None and field not in cell.axes:
+            name, known = type(cell).__name__, ", ".join(cell.axes)
+            raise TypeError(
+                f"{name}: `axes` should name the axes of `{field}`, so that rules for meshes find them, got those of {known}.\n"
+                f'Write axes: ClassVar = Cell.axes | {{"{field}": (…)}}, a name or None for each of its {value.ndim} axes.'
+            )
+        named[field] = None if value is None else _align(cell.axes[field], value)
+    return type(arrays)(**named)
 
 
 def _align(names: tuple, value):
-    if value is None or isinstance(value, tuple):
-        return None if value is None else axis_names(value)
-    return (None,) * (value.ndim - len(names)) + names[max(0, len(names) - value.ndim) :]
-
-
-@cache
-def _annotated(kind: type) -> list[tuple[str | None, ...]]:
-    """The names in the annotation of each field of a NamedTuple; no name for `*axes` and numbers."""
-    texts = []
-    for annotation in get_annotations(kind).values():
-        options = (annotation, *get_args(annotation))
-        texts.append(next((o.dim_str for o in options if hasattr(o, "dim_str")), ""))
-    return [tuple(a if a.isidentifier() else None for a in text.split() if not a.startswith("*")) for text in texts]
-
-
-def contract(x, w, b=None):
-    """`x @ w + b` for weights (input, gates, hidden): computed in the dtype of `w`, accumulated at least in float32."""
-    wide = promote(w.dtype, jnp.float32)
-    axes = (((x.ndim - 1,), (0,)), ((), ()))
-    x, sharding = x.astype(w.dtype), product_sharding(x, w)
-    if sharding is not None:  # the two meet on one mesh, in both the same part of the axis they share
-        specs = jax.typeof(x).sharding.spec, jax.typeof(w).sharding.spec
-        w = jax.reshard(w, sharding.update(spec=specs[1]))
-        x = jax.reshard(x, sharding.update(spec=jax.P(*specs[0][:-1], specs[1][0])))
-    product = lax.dot_general(x, w, axes, preferred_element_type=wide, out_sharding=sharding)
-    return product if b is None else product + broadcast_like(b, product)
-
-
-def broadcast_like(a, like):
-    """`a` with new axes in front, in the shape, dtype and, on an explicit mesh, sharding of `like`."""
-    sharding = jax.typeof(like).sharding
-    sharded = any(axis is not None for axis in sharding.spec)
-    axes = tuple(range(like.ndim - a.ndim, like.ndim))
-    return lax.broadcast_in_dim(a.astype(like.dtype), like.shape, axes, out_sharding=sharding if sharded else None)
-
-
-def zeros_like(a):
-    """Zeros, on the mesh of `a`, which jax from 0.12 on forgets where it is not entered."""
-    zeros, sharding = jnp.zeros_like(a), jax.typeof(a).sharding
-    return zeros if jax.typeof(zeros).sharding == sharding else jax.reshard(zeros, sharding)
-
-
-def product_sharding(x, w, axis: int = 0):
-    """How the product of `x` with that axis of `w` should lie on an explicit mesh: as `x` before, as `w` behind. Else None."""
-    of_x, of_w = jax.typeof(x).sharding, jax.typeof(w).sharding
-    if not any(name is not None for name in (*of_x.spec, *of_w.spec)):
-        return None
-    meshed = of_w if of_x.mesh.empty else of_x
-    return meshed.update(spec=jax.P(*of_x.spec[:-1], *of_w.spec[axis + 1 :]))
+    if isinstance(value, tuple):
+        return type(value)(*(_align(n, v) for n, v in zip(names, value, strict=True)))
+    return (None,) * (value.ndim - len(names)) + names
 
 
 def split_gates(x_gates) -> tuple:
@@ -126,6 +86,10 @@ class Cell:
 
     A cell names its `gates` and its `State`, draws its parameters (`init`), projects its input (`project`: no recurrence in
     it, so the engine runs it over many steps at once) and says how the state moves on (`recur`).
+
+    What a cell may rely on: every field of its state begins with the batch axes. The state starts, and a reset returns to, what
+    `initial_state` gives, zeros or not. Fields that are not floating-point numbers (a counter, a key) are carried as they are:
+    zoneout and gradients leave them alone. Parameters that are real are cast to the dtype that is computed in; others are not.
 
     Args:
         w_ih_init, w_hh_init, b_ih_init, b_hh_init: initialisers with the signature of `jax.nn.initializers`, called once per
@@ -141,6 +105,19 @@ class Cell:
     State: ClassVar[Any] = Hidden
     event_ndim: ClassVar[int] = 1
     """How many of the last axes of `x` belong to one example at one step."""
+    per_step: ClassVar[tuple[str, ...]] = ()
+    """Names of further inputs of each step that are not projected: keyword arguments of `recur` and `update`."""
+    context: ClassVar[tuple[str, ...]] = ()
+    """Names of what every step of a sequence reads (a memory to attend to): keyword arguments of `recur` and `update`."""
+    axes: ClassVar[dict[str, Any]] = {
+        "w_ih": ("input", "gates", "hidden"),
+        "w_hh": ("output", "gates", "hidden"),
+        "b_ih": ("gates", "hidden"),
+        "b_hh": ("gates", "hidden"),
+        "h": ("hidden",),
+        "c": ("hidden",),
+    }
+    """The names of the last axes of each array in parameters and states, for rules that send names to axes of a mesh."""
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -148,12 +125,14 @@ class Cell:
             cls.__repr__ = Cell.__repr__  # `dataclass` writes none where there is one
 
     def __post_init__(self):
-        checks.gates(self)
+        name, gates = type(self).__name__, getattr(self, "gates", None)
+        if not isinstance(gates, tuple):
+            raise TypeError(f"{name} should define `gates`, a tuple of names, got {gates!r}.")
         for argument in ("w_ih_init", "w_hh_init", "b_ih_init", "b_hh_init"):
-            checks.initializer(type(self).__name__, argument, getattr(self, argument), PerGate)
+            check_initializer(name, argument, getattr(self, argument))
 
     def __repr__(self):
-        return f"{type(self).__name__}({', '.join(given(self))})"
+        return f"{type(self).__name__}({', '.join(non_default_fields(self))})"
 
     def output_size(self, hidden_size: int) -> int:
         """The width of the output `h`."""
@@ -177,7 +156,7 @@ class Cell:
             >>> jax.tree.map(jax.numpy.shape, GRUCell().init(jax.random.key(0), input_size=2, hidden_size=4))
             GateParams(w_ih=(2, 3, 4), w_hh=(4, 3, 4), b_ih=(3, 4), b_hh=(3, 4))
         """
-        check_init(type(self).__name__, key, input_size, hidden_size, bias, dtype)
+        self.check_init(key, input_size, hidden_size, bias, dtype)
         k_ih, k_hh, k_bih, k_bhh = jax.random.split(key, 4)
         shape = (self.output_size(hidden_size), hidden_size)
         return GateParams(
@@ -187,26 +166,47 @@ class Cell:
             b_hh=draw(self.b_hh_init, k_bhh, self.gates, (hidden_size,), dtype) if bias else None,
         )
 
+    def check_init(self, key, input_size, hidden_size, bias, dtype):
+        """Raise if an argument of `init` is wrong."""
+        name = type(self).__name__
+        checks.prng_key(f"{name}.init", key)
+        checks.size(name, "input_size", input_size)
+        checks.size(name, "hidden_size", hidden_size)
+        checks.flag(f"{name}.init", "bias", bias)
+        checks.floating_dtype(f"{name}.init", "dtype", dtype)
+
     def initial_state(self, params, x):
-        """The state of zeros before `x` (*batch, input), made from the projected `x` so that it follows its sharding."""
-        zeros = zeros_like(self.project(params, x)[..., 0, :])
+        """The state before `x` (*batch, input): zeros, in the shapes that sizes say, laid as `x` and the weights are.
+
+        A cell may start otherwise: what it returns here is where its sequences start and what a reset returns to. Each field
+        begins with the batch axes.
+        """
+        zeros = zeros_beside(x, params.w_ih)
         return self.State(*(zeros for _ in self.State._fields))
 
     def project(self, params, x):
         """What the input contributes to the gates, for any number of leading axes: (…, gates, hidden)."""
         return contract(x, params.w_ih, params.b_ih)
 
-    def recur(self, params, state, x_gates, h):
-        """The next state, from the state, the projected input, and `h`: what the recurrent products read."""
+    def recur(self, params, state, x_gates, h, **further):
+        """The next state.
+
+        Args:
+            params, state: of this step.
+            x_gates: the projected input.
+            h: to be used, not `state.h`, in matrix products: variational dropout may have masked it.
+            further: what `per_step` and `context` name, if they name anything.
+        """
         raise NotImplementedError(f"{type(self).__name__} should define `recur` (or, if it is gated, `update`)")
 
-    def step(self, params, state, x):
+    def step(self, params, state, x, **further):
         """One full step, a pure function: (params, state, x) -> (state, y).
 
         Args:
             params: from `init`.
             state: from `initial_state` or an earlier step.
             x: the input at one step, (*batch, input).
+            further: what `per_step` and `context` name, of this step.
 
         Example:
             >>> import jax, jax.numpy as jnp
@@ -217,10 +217,20 @@ class Cell:
             >>> y.shape, bool((y == state.h).all())
             ((2, 5), True)
         """
-        checks.cell_step(self, Cell, params, x)
-        check_state(f"{type(self).__name__}.step", "state", state, jax.eval_shape(self.initial_state, params, x))
-        state = self.recur(params, state, self.project(params, x), state.h)
-        return state, state.h.astype(promote(x.dtype, params.w_ih.dtype))
+        name = f"{type(self).__name__}.step"
+        conform.check_cell(name, self, Cell, params)
+        conform.check_params(name, self, params)
+        checks.array(name, "x", x)
+        if x.ndim < self.event_ndim:
+            raise ValueError(f"{name}: `x` should have shape (*batch, {checks.event_axes(self.event_ndim)}), got {x.shape}.")
+        checks.last_axis(name, "x", x, params.w_ih.shape[-3], "the third axis from the end of `params.w_ih`")
+        conform.check_state(name, "state", state, conform.state_like(self, params, x))
+        wanted = (*self.per_step, *self.context)
+        if set(further) != set(wanted):
+            raise TypeError(f"{name}: further inputs should be {', '.join(wanted) or 'none'}, got {', '.join(further) or 'none'}.")
+        new = self.recur(params, state, self.project(params, x), state.h, **further)
+        conform.check_new_state(self, state, new)
+        return new, new.h.astype(computing_dtype(x, params.w_ih))
 
 
 @dataclass(frozen=True)
@@ -231,14 +241,15 @@ class GatedCell(Cell):
         h_gates = h @ w_hh + b_hh
         state   = update(state, x_gates, h_gates)        elementwise: this is the cell
 
-    Parameters beyond `GateParams` reach `update` as further positional arguments, in their order. A value from outside that
-    is being transformed is refused with a TypeError: the rule would take it for a constant.
+    Parameters beyond `GateParams` reach `update` as further positional arguments, in their order; what `per_step` and `context`
+    name, as keyword arguments. A value from outside that is being transformed is refused with a TypeError: the rule would take
+    it for a constant.
     """
 
-    def update(self, state, x_gates, h_gates, *extra):
+    def update(self, state, x_gates, h_gates, *extra, **further):
         """The elementwise equations; `x_gates` and `h_gates` hold one array per gate, in the order of `gates`."""
         raise NotImplementedError(f"{type(self).__name__} should define `update`")
 
-    def recur(self, params, state, x_gates, h):
+    def recur(self, params, state, x_gates, h, **further):
         h_gates = contract(h, params.w_hh, params.b_hh)
-        return self.update(state, split_gates(x_gates), split_gates(h_gates), *params[4:])
+        return self.update(state, split_gates(x_gates), split_gates(h_gates), *params[4:], **further)

@@ -9,7 +9,7 @@ from jax import lax
 from jax.nn import sigmoid
 from jaxtyping import Array, Float
 
-from jaxrnn.cells.base import Cell, LSTMState, broadcast_like, check_init, check_size, draw, product_sharding, promote, split_gates
+from jaxrnn.cells.base import Cell, LSTMState, apply_product, broadcast_like, checks, draw, promote, split_gates
 
 
 class ConvParams(NamedTuple):
@@ -30,10 +30,10 @@ class _ConvLSTMCell(Cell):
 
     def __post_init__(self):
         super().__post_init__()
-        check_size(type(self).__name__, "kernel_size", self.kernel_size)
+        checks.size(type(self).__name__, "kernel_size", self.kernel_size)
 
     def init(self, key, input_size, hidden_size, *, bias=True, dtype=jnp.float32):
-        check_init(type(self).__name__, key, input_size, hidden_size, bias, dtype)
+        self.check_init(key, input_size, hidden_size, bias, dtype)
         window = (self.kernel_size,) * (self.event_ndim - 1)
         points = self.kernel_size ** len(window)
         k_ih, k_hh, k_bih, k_bhh = jax.random.split(key, 4)
@@ -70,8 +70,7 @@ class _ConvLSTMCell(Cell):
             ).reshape(*x.shape[:-1], hidden, gates)
             return jnp.moveaxis(y.swapaxes(-2, -1), max(leading - 1, 0), 0)
 
-        sharding = product_sharding(x, w, axis=-3)
-        y = run(x, w) if sharding is None else jax.sharding.auto_axes(run, out_sharding=sharding)(x, w)
+        y = apply_product(run, x, w)
         return y if b is None else y + broadcast_like(b, y)
 
     def project(self, params, x):

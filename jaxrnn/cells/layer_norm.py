@@ -9,7 +9,7 @@ from jax import lax
 from jax.nn import sigmoid
 from jaxtyping import Array, Float
 
-from jaxrnn.cells.base import GatedCell, Hidden, LSTMState, broadcast_like, check_positive, contract, split_gates
+from jaxrnn.cells.base import GatedCell, Hidden, LSTMState, broadcast_like, checks, contract, split_gates
 
 
 class Norm(NamedTuple):
@@ -43,13 +43,18 @@ def normalise(a, norm: Norm, axes: tuple[int, ...], ε: float):
 class _LayerNormCell(GatedCell):
     epsilon: float = 1e-5
 
+    axes: ClassVar = GatedCell.axes | {
+        "norm_x": Norm(("gates", "hidden"), ("gates", "hidden")),
+        "norm_h": Norm(("gates", "hidden"), ("gates", "hidden")),
+        "norm_c": Norm(("hidden",), ("hidden",)),
+    }
     together: ClassVar[tuple[int, ...]]
     """How many gates, in their order, share a mean and a variance."""
     normalises_c: ClassVar[bool]
 
     def __post_init__(self):
         super().__post_init__()
-        check_positive(type(self).__name__, "epsilon", self.epsilon)
+        checks.positive(type(self).__name__, "epsilon", self.epsilon)
 
     def init(self, key, input_size, hidden_size, *, bias=True, dtype=jnp.float32):
         params = super().init(key, input_size, hidden_size, bias=bias, dtype=dtype)

@@ -13,13 +13,12 @@ from jaxrnn.cells.base import (
     GatedCell,
     LSTMState,
     broadcast_like,
-    check_init,
-    check_proj_size,
+    checks,
     contract,
     draw,
     split_gates,
     uniform,
-    zeros_like,
+    zeros_beside,
 )
 
 
@@ -59,9 +58,10 @@ class PeepholeLSTMCell(GatedCell):
 
     gates: ClassVar = ("i", "f", "g", "o")
     State: ClassVar = LSTMState
+    axes: ClassVar = GatedCell.axes | {"p": (None, "hidden")}
 
     def init(self, key, input_size, hidden_size, *, bias=True, dtype=jnp.float32):
-        check_init(type(self).__name__, key, input_size, hidden_size, bias, dtype)
+        self.check_init(key, input_size, hidden_size, bias, dtype)
         k_gates, k_p = jax.random.split(key)
         params = super().init(k_gates, input_size, hidden_size, bias=bias, dtype=dtype)
         return PeepholeParams(*params, p=draw(uniform, k_p, ("i", "f", "o"), (hidden_size,), dtype))
@@ -102,6 +102,13 @@ class CoupledLSTMCell(GatedCell):
         return LSTMState(o * jnp.tanh(c), c)
 
 
+def check_proj_size(name: str, proj_size, hidden_size: int):
+    """The projection is narrower than the cell state."""
+    checks.size(name, "proj_size", proj_size)
+    if proj_size >= hidden_size:
+        raise ValueError(f"{name}: `proj_size` should be below hidden_size={hidden_size}, got {proj_size}.")
+
+
 @dataclass(frozen=True)
 class ProjectedLSTMCell(Cell):
     """LSTM with a recurrent projection (Sak, Senior, Beaufays, 2014, arXiv:1402.1128, section 2).
@@ -120,13 +127,14 @@ class ProjectedLSTMCell(Cell):
 
     gates: ClassVar = ("i", "f", "g", "o")
     State: ClassVar = LSTMState
+    axes: ClassVar = Cell.axes | {"w_hr": ("hidden", "output"), "h": ("output",)}
 
     def output_size(self, hidden_size):
         return self.proj_size
 
     def init(self, key, input_size, hidden_size, *, bias=True, dtype=jnp.float32):
-        check_init(type(self).__name__, key, input_size, hidden_size, bias, dtype)
-        check_proj_size(self.proj_size, hidden_size)
+        self.check_init(key, input_size, hidden_size, bias, dtype)
+        check_proj_size("ProjectedLSTMCell", self.proj_size, hidden_size)
         k_gates, k_hr = jax.random.split(key)
         params = super().init(k_gates, input_size, hidden_size, bias=bias, dtype=dtype)
         bound = hidden_size**-0.5
@@ -134,8 +142,7 @@ class ProjectedLSTMCell(Cell):
         return ProjectedParams(*params, w_hr=w_hr)
 
     def initial_state(self, params, x):
-        zeros = zeros_like(self.project(params, x)[..., 0, :])
-        return LSTMState(zeros_like(contract(zeros, params.w_hr)), zeros)
+        return LSTMState(h=zeros_beside(x, params.w_hr), c=zeros_beside(x, params.w_ih))
 
     def recur(self, params, state, x_gates, h):
         a_i, a_f, a_g, a_o = split_gates(x_gates + contract(h, params.w_hh, params.b_hh))

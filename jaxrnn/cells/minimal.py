@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.nn import relu, sigmoid
 from jaxtyping import Array, Float
 
-from jaxrnn.cells.base import Cell, Hidden, broadcast_like, check_init, contract, draw, split_gates
+from jaxrnn.cells.base import Cell, Hidden, broadcast_like, contract, draw, split_gates
 
 
 class IndParams(NamedTuple):
@@ -53,9 +53,10 @@ class IndRNNCell(Cell):
     """
 
     gates: ClassVar = ("h",)
+    axes: ClassVar = Cell.axes | {"w_hh": ("gates", "hidden")}
 
     def init(self, key, input_size, hidden_size, *, bias=True, dtype=jnp.float32):
-        check_init(type(self).__name__, key, input_size, hidden_size, bias, dtype)
+        self.check_init(key, input_size, hidden_size, bias, dtype)
         k_ih, k_u, k_b = jax.random.split(key, 3)
         return IndParams(
             w_ih=draw(self.w_ih_init, k_ih, self.gates, (input_size, hidden_size), dtype),

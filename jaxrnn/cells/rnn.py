@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import jax.numpy as jnp
 from jax.nn import relu
 
-from jaxrnn.cells.base import GatedCell, Hidden, check_choice
+from jaxrnn.cells.base import GatedCell, Hidden, checks
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class RNNCell(GatedCell):
 
     def __post_init__(self):
         super().__post_init__()
-        check_choice("RNNCell", "nonlinearity", self.nonlinearity, ("tanh", "relu"))
+        checks.choice("RNNCell", "nonlinearity", self.nonlinearity, ("tanh", "relu"))
 
     def update(self, state, x_gates, h_gates):
         (x_h,), (h_h,) = x_gates, h_gates

@@ -12,9 +12,9 @@ import numpy as np
 from jaxrnn.cells import Cell, ChungGRUCell, CoupledLSTMCell, GRUCell, LSTMCell, PeepholeLSTMCell, RNNCell
 from jaxrnn.cells.base import GateParams
 from jaxrnn.cells.lstm_variants import PeepholeParams
+from jaxrnn.engine import unroll
 from jaxrnn.interop import _common as common
 from jaxrnn.interop._onnx_cells import FORMULAS, GIVEN, RELU, SIGMOID, TANH, Activation, OnnxGRUCell, OnnxLSTMCell, OnnxRNNCell
-from jaxrnn.unroll import unroll
 
 ORDERS = {"RNN": ("h",), "LSTM": ("i", "o", "f", "g"), "GRU": ("z", "r", "n")}
 PEEPHOLES = ("i", "o", "f")

@@ -1,0 +1,181 @@
+"""How modules are described and called, as in `torch.nn`: cells by their options, `x` batch first or not, or unbatched, states
+stacked over layers and directions. A call is checked here, once, in the module's name. Pure functions between that and the nested
+tuples, time first, of `layers`; no module may live here."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrnn import checks, layers
+from jaxrnn.cells import Cell, LSTMCell, ProjectedLSTMCell, RNNCell, conform
+from jaxrnn.cells.lstm_variants import check_proj_size
+from jaxrnn.stack import Stack
+from jaxrnn.stack_checks import check_arrays, check_nesting, check_one_direction
+
+
+class Caller(NamedTuple):
+    """Who is called, and how the axes of `x` lie."""
+
+    name: str
+    stack: Stack
+    batch_first: bool
+
+
+def rnn_cell(name: str, nonlinearity: str) -> Cell:
+    """The cell of `torch.nn.RNN`."""
+    checks.choice(name, "nonlinearity", nonlinearity, ("tanh", "relu"))
+    return RNNCell(nonlinearity=nonlinearity)
+
+
+def lstm_cell(name: str, hidden_size, proj_size: int) -> Cell:
+    """The cell of `torch.nn.LSTM`."""
+    checks.size(name, "proj_size", proj_size, least=0)
+    if proj_size == 0:
+        return LSTMCell()
+    for hidden in hidden_size if isinstance(hidden_size, tuple) else (hidden_size,):
+        checks.size(name, "hidden_size", hidden)
+        check_proj_size(name, proj_size, hidden)
+    return ProjectedLSTMCell(proj_size=proj_size)
+
+
+def call(
+    caller: Caller,
+    params,
+    x,
+    h_0=None,
+    *,
+    initial=None,
+    lengths=None,
+    mask=None,
+    reset=None,
+    per_step=None,
+    context=None,
+    key=None,
+    return_states=False,
+):
+    """Run a stack as a module is called: (output, h_n), or (output, h_n, states) with `return_states`."""
+    name, stack, _ = caller
+    checks.flag(name, "return_states", return_states)
+    swap = caller.batch_first and _check_input(name, x, stack, caller.batch_first)
+    x_first = (lambda a: jnp.swapaxes(a, 0, 1)) if swap else jnp.asarray
+    xs = x_first(x)
+    batch = xs.shape[1 : xs.ndim - stack.cell.event_ndim]
+    checks.validity(name, lengths, mask, reset, xs.shape[0], batch, x="x", batch_first=swap)
+    masked = any(a is not None for a in (lengths, mask, reset))
+    check_arrays(name, stack, params, None, initial, xs, batch if masked else ())
+    states = unstack(name, stack, params, h_0, xs)
+    if per_step is not None:
+        # One key for each step, for the whole batch, has no batch axis to swap.
+        steps_first = lambda a: x_first(a) if getattr(a, "ndim", 0) > 1 else a
+        per_step = {field: jax.tree.map(steps_first, tree) for field, tree in per_step.items()}
+    conform.check_further_inputs(name, stack.cell, per_step, context, xs.shape[0])
+    mask, reset = (None if a is None else x_first(a) for a in (mask, reset))
+    output, finals, *every = layers.run(
+        stack, params, xs, states, initial=initial, lengths=lengths, mask=mask, reset=reset, per_step=per_step, context=context,
+        key=key, return_states=return_states,
+    )  # fmt: skip
+    out_first = (lambda a: jnp.swapaxes(a, 0, 1)) if swap else (lambda a: a)
+    return jax.tree.map(out_first, output), restack(stack, finals), *(jax.tree.map(out_first, e) for e in every)
+
+
+def step(caller: Caller, params, x, state=None, *, initial=None, per_step=None, context=None):
+    """Run one step (batch, input) or (input,) of a stack of one direction: (y, state), the state stacked as `h_n`."""
+    name, stack = f"{caller.name}.step", caller.stack
+    check_one_direction(name, stack)
+    checks.array(name, "x", x)
+    event = checks.event_axes(stack.cell.event_ndim)
+    if x.ndim not in (stack.cell.event_ndim, stack.cell.event_ndim + 1):
+        one = f"({event},)" if event == "input" else f"({event})"
+        raise ValueError(f"{name}: `x` should have shape (batch, {event}) or {one}, one step, got {x.shape}.")
+    checks.last_axis(name, "x", x, stack.input_size, "the module's `input_size`")
+    xs = jax.ShapeDtypeStruct((1, *x.shape), x.dtype)
+    check_arrays(name, stack, params, None, initial, xs)
+    conform.check_further_inputs(name, stack.cell, per_step, context)
+    check_states(name, stack, params, state, xs)
+    return _step(stack, params, x, state, initial, per_step, context)
+
+
+@partial(jax.jit, static_argnums=0)
+def _step(stack: Stack, params, x, state, initial, per_step, context):
+    y, states = layers.run_step(stack, params, x, _unstacked(stack, state), initial, per_step, context)
+    return y, restack(stack, states)
+
+
+def restack(stack: Stack, states) -> Any:
+    """`[layer][direction]` to one array per field, (layers * directions, …); nested still if hidden sizes differ."""
+    if len(set(stack.hidden_sizes)) > 1:
+        return states
+    flat = [state for layer in states for state in layer]
+    fields = jax.tree.map(lambda *leaves: jnp.stack(leaves), *flat)
+    return fields[0] if len(fields) == 1 else tuple(fields)
+
+
+def unstack(name: str, stack: Stack, params, h_0, xs) -> Any:
+    """The inverse of `restack`, checked for inputs `xs`, time first."""
+    check_states(name, stack, params, h_0, xs)
+    return _unstacked(stack, h_0)
+
+
+def _unstacked(stack: Stack, h_0) -> Any:
+    if h_0 is None or len(set(stack.hidden_sizes)) > 1:
+        return h_0
+    kind = stack.cell.State
+    fields = (h_0,) if len(kind._fields) == 1 else h_0
+    index = lambda layer, direction: layer * stack.num_directions + direction
+    pick = lambda k: kind(*(field[k] for field in fields))
+    return tuple(tuple(pick(index(i, d)) for d in range(stack.num_directions)) for i in range(stack.num_layers))
+
+
+def check_states(name: str, stack: Stack, params, h_0, xs):
+    """`h_0` is as a module returns states, for inputs `xs`, time first."""
+    if h_0 is None:
+        return
+    like = stack.states_like(params, xs.shape[1:-1], xs.dtype)
+    if len(set(stack.hidden_sizes)) > 1:
+        check_nesting(name, "h_0", h_0, stack)
+        for layer, (came, wanted) in enumerate(zip(h_0, like, strict=True)):
+            for direction, pair in enumerate(zip(came, wanted, strict=True)):
+                conform.check_state(name, f"h_0[{layer}][{direction}]", *pair)
+        return
+    kind, count = type(like[0][0]), stack.num_layers * stack.num_directions
+    names = [f"{field}_0" for field in kind._fields]
+    if len(names) > 1 and not (isinstance(h_0, tuple | list) and len(h_0) == len(names)):
+        came = f"{len(h_0)} of them" if isinstance(h_0, tuple | list) else type(h_0).__name__
+        hint = ""
+        if isinstance(h_0, jax.Array | np.ndarray):
+            came = f"one array {h_0.shape}"
+            hint = " Lengths and masks go by name." if not jnp.issubdtype(h_0.dtype, jnp.floating) else ""
+        raise TypeError(f"{name}: the initial state should be a tuple ({', '.join(names)}), got {came}.{hint}")
+    for argument, value, wanted in zip(names, (h_0,) if len(names) == 1 else h_0, like[0][0], strict=True):
+        real = jnp.issubdtype(wanted.dtype, jnp.floating)
+        checks.array(name, argument, value, jnp.floating if real else None)
+        if not real and value.dtype != wanted.dtype:
+            raise TypeError(f"{name}: `{argument}` should be {wanted.dtype}, as the cell starts it, got {value.dtype}.")
+        if value.shape != (count, *wanted.shape):
+            layout = "(num_layers * num_directions, *batch, hidden), whatever `batch_first` says"
+            raise ValueError(f"{name}: `{argument}` should have shape {(count, *wanted.shape)}, {layout}, got {value.shape}.")
+
+
+def _check_input(name: str, x, stack: Stack, batch_first: bool) -> bool:
+    """`x` fits the module; whether it has a batch axis."""
+    checks.array(name, "x", x)
+    rank, event = stack.cell.event_ndim + 1, checks.event_axes(stack.cell.event_ndim)
+    if x.ndim not in (rank, rank + 1):
+        batched = f"(batch, time, {event})" if batch_first else f"(time, batch, {event})"
+        raise ValueError(f"{name}: `x` should have shape {batched} or, for one sequence, (time, {event}), got {x.shape}.")
+    checks.last_axis(name, "x", x, stack.input_size, "the module's `input_size`")
+    return x.ndim == rank + 1
+
+
+def summary(stack: Stack, h_n):
+    """The last layer's `h` after each direction's last valid step: forward, then backward, side by side."""
+    h = h_n[-1] if len(set(stack.hidden_sizes)) > 1 else (h_n[0] if isinstance(h_n, tuple) else h_n)[-stack.num_directions :]
+    return jnp.concatenate([getattr(a, "h", a) for a in h], axis=-1)
+
+
+def summary_size(stack: Stack) -> int:
+    """The width of `summary`."""
+    return stack.num_directions * stack.cell.output_size(stack.hidden_sizes[-1])

@@ -1,0 +1,162 @@
+"""Whether parameters, states and further inputs conform to a cell: what is checked once, where the user calls. Every message names
+the argument, the rule and what came. Nothing is computed here but shapes."""
+
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrnn import checks
+from jaxrnn._arrays import is_real
+
+
+def check_cell(name: str, cell, wanted: type, params):
+    """`cell` is a cell, and can be a static argument of `jax.jit`."""
+    if isinstance(params, wanted):
+        raise TypeError(f"{name}: `cell` should come first and `params` second, got {type(cell).__name__} and a cell.")
+    checks.kind(name, "cell", cell, wanted)
+    try:
+        hash(cell)
+    except TypeError as error:
+        raise TypeError(f"{name}: `cell` should be hashable, and each of its fields: {error}.") from None
+
+
+# Parameters --------------------------------------------------------------------------------------------------------------
+
+
+def check_params(name: str, cell, params, argument: str = "params"):
+    """`params` have the fields and shapes that `cell.init` gives them; either bias may be None."""
+    w_ih = getattr(params, "w_ih", None)
+    if w_ih is None or not isinstance(params, tuple):
+        raise TypeError(f"{name}: `{argument}` should come from `cell.init`, got {type(params).__name__}.")
+    for path, leaf in _leaves(params, argument):
+        checks.array(name, path, leaf, None)
+    kind = type(cell).__name__
+    if w_ih.ndim < 3:
+        raise ValueError(f"{name}: `{argument}.w_ih` should have axes (input, gates, hidden), got shape {w_ih.shape}.")
+    if w_ih.shape[-2] != len(cell.gates):
+        wanted = f"{len(cell.gates)} gates for a {kind} ({', '.join(cell.gates)})"
+        raise ValueError(f"{name}: `{argument}` should have {wanted}, got {w_ih.shape[-2]}.")
+    shapes = tuple(sorted((path.removeprefix(argument), leaf.shape) for path, leaf in _leaves(params, argument)))
+    misfit = _misfit(cell, shapes)
+    if misfit:
+        sizes = f"for a {kind} of input_size={w_ih.shape[-3]} and hidden_size={w_ih.shape[-1]} (the axes of `{argument}.w_ih`)"
+        path, wanted, came = misfit
+        raise ValueError(
+            f"{name}: `{argument}{path}` should {wanted} {sizes}, got {came}.\nAre they the parameters of another cell?"
+        )
+
+
+def _leaves(params, path: str):
+    """Pairs of a path and what stands there, for every field that is not None."""
+    for field, value in params._asdict().items():
+        if isinstance(value, tuple) and hasattr(value, "_asdict"):
+            yield from _leaves(value, f"{path}.{field}")
+        elif value is not None:
+            yield f"{path}.{field}", value
+
+
+@lru_cache(maxsize=1024)
+def _misfit(cell, shapes: tuple) -> tuple[str, str, str] | None:
+    """The first parameter that is not as `cell.init` would make it: where, what it should, what came. None if all are."""
+    found = dict(shapes)
+    w_ih = found[".w_ih"]
+    if any(map(checks.is_symbolic, w_ih)):
+        return None
+    init = lambda bias: jax.eval_shape(partial(cell.init, input_size=w_ih[-3], hidden_size=w_ih[-1], bias=bias), jax.random.key(0))
+    wanted, least = ({path: leaf.shape for path, leaf in _leaves(init(bias), "")} for bias in (True, False))
+    for path, shape in wanted.items():
+        if path in found and found[path] != shape:
+            return path, f"have shape {shape}", f"{found[path]}"
+    for path, shape in least.items():
+        if path not in found:
+            return path, f"have shape {shape}", "none"
+    for path in found:
+        if path not in wanted:
+            return path, "not be there", f"shape {found[path]}"
+    return None
+
+
+# States ------------------------------------------------------------------------------------------------------------------
+
+
+def state_like(cell, params, x):
+    """The shapes and dtypes of the state before `x`, which may be abstract; nothing is computed."""
+    leaves, structure = jax.tree.flatten(params)
+    arrays = tuple((a.shape, a.dtype) for a in (*leaves, x))
+    symbolic = any(checks.is_symbolic(n) for shape, _ in arrays for n in shape)
+    return (_state_like.__wrapped__ if symbolic else _state_like)(cell, structure, arrays)
+
+
+@lru_cache(maxsize=1024)
+def _state_like(cell, structure, arrays: tuple):
+    *leaves, x = (jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in arrays)
+    return jax.eval_shape(cell.initial_state, jax.tree.unflatten(structure, leaves), x)
+
+
+def check_state(name: str, argument: str, value, like, *, broadcast: bool = False):
+    """`value` has the fields, shapes and kinds of the state `like`; with `broadcast`, batch axes may be missing, and a field
+    may be None."""
+    if value is None:
+        return
+    kind = type(like)
+    if not isinstance(value, kind):
+        fields = ", ".join(kind._fields)
+        raise TypeError(f"{name}: `{argument}` should be a {kind.__name__}({fields}), got {type(value).__name__}.")
+    for field, came, wanted in zip(kind._fields, value, like, strict=True):
+        if came is None and broadcast:
+            continue
+        checks.array(name, f"{argument}.{field}", came, jnp.floating if is_real(wanted) else None)
+        if not is_real(wanted) and came.dtype != wanted.dtype:
+            raise TypeError(f"{name}: `{argument}.{field}` should be {wanted.dtype}, as the cell starts it, got {came.dtype}.")
+        fits = wanted.shape[len(wanted.shape) - came.ndim :] == came.shape if broadcast else wanted.shape == came.shape
+        if not fits:
+            raise ValueError(f"{name}: `{argument}.{field}` should have shape {wanted.shape}, got {came.shape}.")
+
+
+def check_batch_axes(name: str, like, batch: tuple):
+    """Every field of the state begins with the batch axes, so that a mask or a reset can act on each example."""
+    for field, wanted in zip(like._fields, like, strict=True):
+        if wanted.shape[: len(batch)] != batch:
+            rule = f"begin with the batch axes {batch}, so that `lengths`, `mask` and `reset` can act on each example"
+            raise ValueError(f"{name}: `{field}` of the cell's initial state should {rule}, got shape {wanted.shape}.")
+
+
+def check_new_state(cell, old, new):
+    """A cell's equations make a state like the one before."""
+    name, should = type(cell).__name__, type(old).__name__
+    if type(new) is not type(old):
+        got = "an array" if isinstance(new, jax.Array) else type(new).__name__
+        raise TypeError(f"{name}: the new state should be a {should}({', '.join(old._fields)}), got {got}.")
+    for field, before, after in zip(old._fields, old, new, strict=True):
+        if jnp.shape(after) != before.shape:
+            raise ValueError(f"{name}: `{field}` of the new state should have shape {before.shape}, got {jnp.shape(after)}.")
+        dtype = after.dtype if hasattr(after, "dtype") else jnp.result_type(after)
+        if dtype != before.dtype:
+            raise TypeError(f"{name}: `{field}` of the new state should be {before.dtype}, as before, got {dtype}.")
+
+
+# Further inputs ----------------------------------------------------------------------------------------------------------
+
+
+def check_further_inputs(name: str, cell, per_step: dict[str, Any] | None, context: dict[str, Any] | None, time=None):
+    """`per_step` and `context` hold what the cell names, each a pytree of arrays; those of `per_step` have `time` in front."""
+    for argument, value, names in (("per_step", per_step, cell.per_step), ("context", context, cell.context)):
+        value = {} if value is None else value
+        takes = (
+            f"hold {', '.join(names)}, which a {type(cell).__name__} reads"
+            if names
+            else f"be None: a {type(cell).__name__} reads none"
+        )
+        if not isinstance(value, dict):
+            raise TypeError(f"{name}: `{argument}` should be a dict, and {takes}, got {type(value).__name__}.")
+        if set(value) != set(names):
+            raise ValueError(f"{name}: `{argument}` should {takes}, got {', '.join(map(str, value)) or 'none'}.")
+        for key, tree in value.items():
+            for leaf in jax.tree.leaves(tree):
+                checks.array(name, f"{argument}[{key!r}]", leaf, None)
+                if argument == "per_step" and time is not None and leaf.shape[:1] != (time,):
+                    raise ValueError(
+                        f"{name}: `per_step[{key!r}]` should begin with the {time} steps of time, got shape {leaf.shape}."
+                    )

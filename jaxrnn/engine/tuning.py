@@ -1,0 +1,81 @@
+"""Sizes to lengths of segments, one table per platform; each number with the measurement that justifies it. No loop may live here.
+
+Nothing here changes what is computed. A platform that has no row takes all of time at once: segments exist for a CPU's cache, and
+on a GPU they only add launches (seen in programs compiled for an H100; not timed).
+"""
+
+from math import isqrt
+from typing import NamedTuple
+
+from jaxrnn.checks import is_symbolic
+
+
+class Cache(NamedTuple):
+    """How much one segment of time should hold, in bytes, and from when on arrays are large."""
+
+    forward: int
+    """Of the projected input, forward. Only weights compete for the cache there, and long products are fast ones."""
+    backward: int
+    """Of its cotangent, backward, where residuals compete too."""
+    small: int
+    """Of the projected input of all steps, up to which one product for all gates is started faster than one for each."""
+
+
+CACHES = {"cpu": Cache(forward=2**22, backward=3 * 2**19, small=2**18)}
+"""CPU: two cores with 1 MiB of second-level cache each; LSTM and GRU, six sizes from (3, 5, 10, 20) to (64, 64, 512, 512)."""
+
+MIN_SEGMENT = 16
+"""Steps; shorter segments are bound by starting products (T=128 B=32 H=256: segments of 8 steps take 1.19 × those of 16)."""
+
+UNROLLED = 4
+"""Up to so many steps are compiled as such, without a loop: T=3 B=5 H=20 then takes 13 µs, of which 9 are JAX's dispatch."""
+
+
+class Tuning(NamedTuple):
+    """Steps in a segment of either pass (a cell that is not gated has one such length, the second), and whether the inputs of all
+    steps are small enough for one product."""
+
+    forward: int
+    backward: int
+    small_projection: bool
+
+
+def tune(platform: str, time, step_bytes, truncate: int | None) -> Tuning:
+    """The lengths for a platform.
+
+    Args:
+        platform: as JAX names it: "cpu", "cuda", "tpu", ….
+        time: how many steps run between two states that are stored anyway; may be symbolic.
+        step_bytes: of the projected input of one step; may be symbolic.
+        truncate: steps after which the gradient stops.
+    """
+    if truncate is not None and not is_symbolic(time):
+        time = min(time, truncate)
+    cache = CACHES.get(platform)
+    if is_symbolic(time):
+        return Tuning(1, 1, small_projection=False)  # loops over a symbolic number of steps have one segment
+    if cache is None:
+        return Tuning(time, time, small_projection=not is_symbolic(step_bytes) and time * step_bytes < CACHES["cpu"].small)
+    if is_symbolic(step_bytes):
+        length = largest_divisor(max(MIN_SEGMENT, isqrt(time)), time)
+        return Tuning(length, length, small_projection=False)
+    forward = backward = time
+    if time * step_bytes > 2 * cache.forward:  # where two would do, one segment: less to compile, and as fast
+        forward = largest_divisor(max(MIN_SEGMENT, cache.forward // step_bytes), time)
+    if time * step_bytes > (cache.backward if time < 4 * MIN_SEGMENT else cache.backward // 4):
+        backward = largest_divisor(max(MIN_SEGMENT, min(time // 4, cache.backward // step_bytes)), time)
+    return Tuning(forward, backward, small_projection=time * step_bytes < cache.small)
+
+
+def remat_segment(time, truncate: int | None) -> int:
+    """Steps in a segment that is computed again in the backward pass: about √time, so that memory is O(√time)."""
+    if is_symbolic(time):
+        return 1
+    time = time if truncate is None else min(time, truncate)
+    return largest_divisor(isqrt(time), time)
+
+
+def largest_divisor(length: int, time: int) -> int:
+    """The greatest number up to `length`, but above half of it, that leaves no rest; `length`, if there is none."""
+    length = min(length, time)
+    return next((k for k in range(length, length // 2, -1) if time % k == 0), length)

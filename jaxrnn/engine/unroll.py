@@ -1,0 +1,135 @@
+"""The door: `unroll`, whose arguments are checked here once."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxrnn import checks
+from jaxrnn._arrays import is_differentiable
+from jaxrnn.cells import conform
+from jaxrnn.cells.base import Cell
+from jaxrnn.engine.core import unrolled
+
+
+def unroll(
+    cell: Cell,
+    params: Any,
+    xs: Float[Array | np.ndarray, "time ..."],
+    state: Any = None,
+    *,
+    initial: Any = None,
+    lengths: Int[Array | np.ndarray, "*batch"] | None = None,
+    mask: Bool[Array | np.ndarray, "time *batch"] | None = None,
+    reset: Bool[Array | np.ndarray, "time *batch"] | None = None,
+    per_step: dict[str, Any] | None = None,
+    context: dict[str, Any] | None = None,
+    reverse: bool = False,
+    return_states: bool = False,
+    remat: bool = False,
+    truncate: int | None = None,
+    h_mask: Float[Array, "..."] | None = None,
+    zoneout: Any = None,
+    dtype: Any = None,
+):
+    """Run a cell over a sequence, time first, state first, as `jax.lax.scan` does.
+
+    Invalid steps are skipped: the state passes through, the output is zero, `x` and `reset` are ignored. Arrays are computed in
+    `dtype`; states and sums are kept at least in float32, gradients of weights summed in their own dtype.
+
+    Args:
+        cell: the description of one step.
+        params: its parameters, from `cell.init`.
+        xs: the inputs. No steps at all is allowed: the state comes back, the outputs are empty.
+        state: where to start; `None` means `initial`. Taken as it is.
+        initial: the state that `reset` returns to, with or without batch axes; `None`, for a field as well, means the cell's own,
+            zeros for most.
+        lengths: valid steps of each sequence, 0 … time, the rest being padding. Length 0 returns `state` untouched.
+        mask: True where a step is valid, in any pattern. Not together with `lengths`.
+        reset: where True, the state is replaced by `initial` before the step. With `reverse`, the same boundaries are respected.
+        per_step: what the cell's `per_step` names, each a pytree of arrays with time in front: a key for each step, noise, a side
+            input that is not projected. Arrays that also have the batch axes are zero at invalid steps.
+        context: what the cell's `context` names, each a pytree of arrays that every step reads: a memory to attend to.
+        reverse: run from the last valid step to the first; outputs stay aligned with `xs`.
+        return_states: also return every state, `time + 1` of them, the first one (with `reverse`, the last one) being `state`.
+        remat: compute each segment of √time steps again in the backward pass: memory O(√time), exact gradients. With
+            `truncate`, of each of its pieces.
+        truncate: stop the gradient, but not the state, after every so many steps.
+        h_mask: variational dropout: a mask, shaped like `h`, that multiplies `h` before the recurrent matmul at every step. Not
+            differentiated.
+        zoneout: a state of rates in [0, 1] (the state moves by the expected share), or of boolean arrays
+            (time, *batch, hidden), True where an entry keeps its value; None for fields that move freely.
+        dtype: to compute in. Default: what `xs` and `params` promote to.
+
+    Returns:
+        (state, ys), or (state, ys, states) with `return_states`: the state after the last valid step, and the outputs
+        (time, *batch, output).
+
+    Raises:
+        ValueError: a shape or a concrete value does not fit. TypeError: something is of the wrong kind.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxrnn import LSTMCell, unroll
+        >>> cell = LSTMCell()
+        >>> params = cell.init(jax.random.key(0), input_size=3, hidden_size=5)
+        >>> xs = jnp.ones((7, 2, 3))
+        >>> state, ys = unroll(cell, params, xs, lengths=jnp.array([7, 4]))
+        >>> ys.shape, state.c.shape, bool((state.h == ys[jnp.array([6, 3]), jnp.arange(2)]).all())
+        ((7, 2, 5), (2, 5), True)
+    """
+    name = "unroll"
+    conform.check_cell(name, cell, Cell, params)
+    conform.check_params(name, cell, params)
+    checks.array(name, "xs", xs)
+    if xs.ndim < 1 + cell.event_ndim:
+        shape = f"(time, *batch, {checks.event_axes(cell.event_ndim)})"
+        raise ValueError(f"{name}: `xs` should have shape {shape}, got {xs.shape}.")
+    checks.last_axis(name, "xs", xs, params.w_ih.shape[-3], "the third axis from the end of `params.w_ih`")
+    time, batch = xs.shape[0], xs.shape[1 : xs.ndim - cell.event_ndim]
+    checks.validity(name, lengths, mask, reset, time, batch)
+    conform.check_further_inputs(name, cell, per_step, context, time)
+    for argument, value in (("reverse", reverse), ("return_states", return_states), ("remat", remat)):
+        checks.flag(name, argument, value)
+    if truncate is not None:
+        checks.size(name, "truncate", truncate)
+        if checks.is_symbolic(time):
+            raise ValueError(f"{name}: `truncate` should come with a known number of steps, got time={time}.")
+    if dtype is not None:
+        checks.floating_dtype(name, "dtype", dtype)
+
+    xs = jnp.asarray(xs)
+    like = conform.state_like(cell, params, jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype))
+    if lengths is not None or mask is not None or reset is not None:
+        conform.check_batch_axes(name, like, batch)
+    conform.check_state(name, "initial", initial, like, broadcast=True)
+    conform.check_state(name, "state", state, like)
+    _check_noise(name, h_mask, zoneout, like, time)
+    return unrolled(
+        cell, params, xs, state, initial=initial, lengths=lengths, mask=mask, reset=reset, per_step=per_step, context=context,
+        reverse=bool(reverse), return_states=bool(return_states), remat=bool(remat), truncate=truncate, h_mask=h_mask,
+        zoneout=zoneout, dtype=dtype,
+    )  # fmt: skip
+
+
+def _check_noise(name: str, h_mask, zoneout, like, time):
+    """`h_mask` and `zoneout` fit the state `like`."""
+    if h_mask is not None:
+        checks.array(name, "h_mask", h_mask)
+        if h_mask.shape != like.h.shape:
+            raise ValueError(f"{name}: `h_mask` should have shape {like.h.shape}, that of `h`, got {h_mask.shape}.")
+    if zoneout is None:
+        return
+    checks.kind(name, "zoneout", zoneout, type(like))
+    for field, value, wanted in zip(like._fields, zoneout, like, strict=True):
+        argument = f"zoneout.{field}"
+        if value is not None and not is_differentiable(wanted):
+            raise ValueError(f"{name}: `{argument}` should be None, since the field is no floating-point number, got {value!r}.")
+        if isinstance(value, float):
+            checks.rate(name, argument, value)
+        elif value is not None:
+            checks.array(name, argument, value, jnp.bool_)
+            if value.shape != (time, *wanted.shape):
+                raise ValueError(f"{name}: `{argument}` should have shape {(time, *wanted.shape)}, got {value.shape}.")

@@ -1,0 +1,259 @@
+"""A stack: layers × directions of one cell, time first, as a pure description with `init`, `apply` and `step`, where a call is
+checked once. No loop over time and no layout but time first."""
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxrnn import checks, layers
+from jaxrnn._arrays import is_differentiable
+from jaxrnn.cells import conform
+from jaxrnn.cells.base import Cell, axis_names
+from jaxrnn.initializers import non_default_fields
+from jaxrnn.stack_checks import check_arrays, check_one_direction, check_options
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Layers and directions of a cell; frozen, hashable, holding no arrays.
+
+    Args:
+        cell: the description of one step.
+        input_size: width of the input.
+        hidden_size: hidden size of every layer, or a tuple with one for each.
+        num_layers: layers, each reading the outputs of the one before.
+        bidirectional: run every layer in both directions of time.
+        bias: whether the gates have biases.
+        merge: how the outputs of the two directions become one: "concat", "sum", "mean", or "none": they never meet, the
+            output is a pair.
+        residual: from the second layer on, a layer's output adds its input.
+        skip_connections: every layer also reads the stack's input, and the output holds the outputs of all layers (Graves, 2013,
+            arXiv:1308.0850, section 2). Not together with `residual`.
+        dropout: rate of dropout on the output of every layer but the last, drawn afresh at each step, as PyTorch's.
+        input_dropout: the same on the input of every layer, one draw for the whole sequence (Gal & Ghahramani, 2016,
+            arXiv:1512.05287).
+        recurrent_dropout: variational dropout: the same on `h` before the recurrent matmul, one draw for the whole sequence
+            (ibid.).
+        zoneout: rate at which entries of the state keep their value (Krueger et al., 2017, arXiv:1606.01305); without
+            randomness the state moves by the expected share.
+        weight_dropout: DropConnect: rate of dropout on `w_hh`, one draw for the whole sequence (Merity et al., 2018,
+            arXiv:1708.02182).
+        learn_initial_state: whether the initial state is a parameter, which begins as the cell's own; else the cell's own, zeros
+            for most.
+        remat: compute again in the backward pass, see `unroll`.
+        truncate: stop the gradient, but not the state, after every so many steps: truncated backpropagation through time.
+        dtype: to compute in; `None`: what input and parameters promote to.
+        param_dtype: to store parameters in.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxrnn import LSTMCell, Stack
+        >>> stack = Stack(LSTMCell(), 3, 5, num_layers=2, bidirectional=True)
+        >>> params = stack.init(jax.random.key(0))
+        >>> output, states = stack.apply(params, jnp.ones((7, 4, 3)))
+        >>> output.shape, len(states), states[1][0].c.shape
+        ((7, 4, 10), 2, (4, 5))
+    """
+
+    cell: Cell
+    input_size: int
+    hidden_size: int | tuple[int, ...]
+    num_layers: int = 1
+    bidirectional: bool = False
+    bias: bool = True
+    merge: Literal["concat", "sum", "mean", "none"] = "concat"
+    residual: bool = False
+    skip_connections: bool = False
+    dropout: float = 0.0
+    input_dropout: float = 0.0
+    recurrent_dropout: float = 0.0
+    zoneout: float = 0.0
+    weight_dropout: float = 0.0
+    learn_initial_state: bool = False
+    remat: bool = False
+    truncate: int | None = None
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    def __post_init__(self):
+        check_options("Stack", self)
+
+    @classmethod
+    def described(cls, name: str, **options) -> "Stack":
+        """The stack of the module `name`, whom errors then name."""
+        stack = object.__new__(cls)
+        for field in fields(cls):
+            object.__setattr__(stack, field.name, options.get(field.name, field.default))
+        check_options(name, stack)
+        return stack
+
+    @property
+    def num_directions(self) -> int:
+        """1, or 2 if bidirectional."""
+        return 2 if self.bidirectional else 1
+
+    @property
+    def hidden_sizes(self) -> tuple[int, ...]:
+        """The hidden size of each layer."""
+        return self.hidden_size if isinstance(self.hidden_size, tuple) else (self.hidden_size,) * self.num_layers
+
+    @property
+    def layer_output_sizes(self) -> tuple[int, ...]:
+        """The width of each layer's merged output (with merge="none", of one direction's)."""
+        wide = self.num_directions if self.merge == "concat" else 1
+        return tuple(self.cell.output_size(hidden) * wide for hidden in self.hidden_sizes)
+
+    @property
+    def layer_input_sizes(self) -> tuple[int, ...]:
+        """The width of what each layer reads."""
+        skipped = self.input_size if self.skip_connections else 0
+        return (self.input_size, *(size + skipped for size in self.layer_output_sizes[:-1]))
+
+    @property
+    def output_size(self) -> int:
+        """The width of the output."""
+        return sum(self.layer_output_sizes) if self.skip_connections else self.layer_output_sizes[-1]
+
+    @property
+    def random(self) -> bool:
+        """Whether anything is drawn in training."""
+        rates = (self.dropout, self.input_dropout, self.recurrent_dropout, self.zoneout, self.weight_dropout)
+        return any(rate > 0 for rate in rates)
+
+    def describe(self) -> str:
+        """The sizes, and whatever is not the default, as in a call."""
+        sizes = [str(self.input_size), str(self.hidden_size)]
+        return ", ".join(sizes + non_default_fields(self, "cell", "input_size", "hidden_size") + non_default_fields(self.cell))
+
+    def __repr__(self):
+        sizes = [repr(self.cell), str(self.input_size), str(self.hidden_size)]
+        return f"Stack({', '.join(sizes + non_default_fields(self, 'cell', 'input_size', 'hidden_size'))})"
+
+    def init(self, key):
+        """Draw `params[layer][direction]` from a key."""
+        checks.prng_key("Stack.init", key)
+        keys = iter(jax.random.split(key, self.num_layers * self.num_directions))
+        sizes = zip(self.layer_input_sizes, self.hidden_sizes, strict=True)
+        return tuple(
+            tuple(
+                self.cell.init(next(keys), input_size, hidden_size, bias=self.bias, dtype=self.param_dtype)
+                for _ in range(self.num_directions)
+            )
+            for input_size, hidden_size in sizes
+        )
+
+    def axis_names(self, arrays):
+        """The name of each axis of each array of parameters, or of states: `[layer][direction]`, a tuple for every array.
+
+        To be mapped to the axes of a mesh: "hidden" is the one to shard, "input", "output" (of `h`, where it is read) and
+        "gates" stay whole.
+        """
+        return None if arrays is None else tuple(tuple(axis_names(self.cell, a) for a in layer) for layer in arrays)
+
+    def init_state(self, params):
+        """The learned initial state before training, which is the cell's own, without batch axes: `[layer][direction]`; or None.
+
+        Fields that are no floating-point numbers are not learned, and None.
+        """
+        if not self.learn_initial_state:
+            return None
+
+        def start(cell_params):
+            space = (1,) * (self.cell.event_ndim - 1)
+            own = self.cell.initial_state(cell_params, jnp.zeros((*space, cell_params.w_ih.shape[-3]), self.param_dtype))
+            one = lambda field: field[(0,) * len(space)].astype(self.param_dtype) if is_differentiable(field) else None
+            return jax.tree.map(one, own)
+
+        return tuple(tuple(start(p) for p in layer) for layer in params)
+
+    def states_like(self, params, batch: tuple, dtype):
+        """The shapes and dtypes of states, `[layer][direction]`, for inputs with the batch axes (and those of space) `batch`."""
+        x = lambda p: jax.ShapeDtypeStruct((*batch, p.w_ih.shape[-3]), dtype)
+        return tuple(tuple(conform.state_like(self.cell, p, x(p)) for p in layer) for layer in params)
+
+    def apply(
+        self,
+        params,
+        xs,
+        states=None,
+        *,
+        initial=None,
+        lengths=None,
+        mask=None,
+        reset=None,
+        per_step=None,
+        context=None,
+        key=None,
+        return_states=False,
+    ):
+        """Run the stack over `xs` (time, *batch, input).
+
+        Args:
+            params: `[layer][direction]`, from `init`.
+            xs: the inputs.
+            states: where to start, `[layer][direction]`; `None` means `initial`.
+            initial: what `reset` returns to, `[layer][direction]`; `None` means the cell's own.
+            lengths, mask, reset: as in `unroll`.
+            per_step, context: as in `unroll`, for all layers and directions; each of them gets PRNG keys of its own, made from
+                those given in `per_step`.
+            key: for the dropout family; `None` draws nothing: the deterministic form.
+            return_states: also return every state, `[layer][direction]`.
+
+        Returns:
+            (output, states), or (output, states, every_state): the output (time, *batch, output_size), the final states
+            `[layer][direction]`.
+
+        Raises:
+            ValueError: a shape or a concrete value does not fit. TypeError: something is of the wrong kind.
+
+        Example:
+            >>> import jax, jax.numpy as jnp
+            >>> from jaxrnn import GRUCell, Stack
+            >>> stack = Stack(GRUCell(), 3, 5, num_layers=2)
+            >>> params = stack.init(jax.random.key(0))
+            >>> whole, _ = stack.apply(params, jnp.ones((7, 3)))
+            >>> first, states = stack.apply(params, jnp.ones((4, 3)))
+            >>> last, _ = stack.apply(params, jnp.ones((3, 3)), states)
+            >>> bool(jnp.allclose(jnp.concatenate([first, last]), whole, atol=1e-6))
+            True
+        """
+        name, cell = "Stack.apply", self.cell
+        checks.array(name, "xs", xs)
+        if xs.ndim < 1 + cell.event_ndim:
+            raise ValueError(
+                f"{name}: `xs` should have shape (time, *batch, {checks.event_axes(cell.event_ndim)}), got {xs.shape}."
+            )
+        checks.last_axis(name, "xs", xs, self.input_size, "the stack's `input_size`")
+        batch = xs.shape[1 : xs.ndim - cell.event_ndim]
+        checks.validity(name, lengths, mask, reset, xs.shape[0], batch)
+        checks.flag(name, "return_states", return_states)
+        masked = any(a is not None for a in (lengths, mask, reset))
+        check_arrays(name, self, params, states, initial, xs, batch if masked else ())
+        conform.check_further_inputs(name, cell, per_step, context, xs.shape[0])
+        return layers.run(
+            self, params, jnp.asarray(xs), states, initial=initial, lengths=lengths, mask=mask, reset=reset, per_step=per_step,
+            context=context, key=key, return_states=return_states,
+        )  # fmt: skip
+
+    def step(self, params, x, states=None, *, initial=None, per_step=None, context=None):
+        """Run one step through a stack of one direction: (output, states), equal to `apply` over a sequence in pieces.
+
+        Args:
+            params: `[layer][direction]`, from `init`.
+            x: the input at one step (*batch, input).
+            states: where the step starts, `[layer][direction]`; `None` means `initial`.
+            initial, context: as in `apply`.
+            per_step: as in `apply`, of this step: without the axis of time.
+
+        Raises:
+            ValueError: the stack is bidirectional; its backward direction needs the end of the sequence first.
+        """
+        name = "Stack.step"
+        check_one_direction(name, self)
+        checks.array(name, "x", x)
+        checks.last_axis(name, "x", x, self.input_size, "the stack's `input_size`")
+        check_arrays(name, self, params, states, initial, x[None])
+        conform.check_further_inputs(name, self.cell, per_step, context)
+        return layers.run_step(self, params, x, states, initial, per_step, context)
