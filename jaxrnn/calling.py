@@ -59,7 +59,8 @@ def call(
     """Run a stack as a module is called: (output, h_n), or (output, h_n, states) with `return_states`."""
     name, stack, _ = caller
     checks.flag(name, "return_states", return_states)
-    swap = caller.batch_first and _check_input(name, x, stack, caller.batch_first)
+    batched = _check_input(name, x, stack, caller.batch_first)
+    swap = caller.batch_first and batched
     x_first = (lambda a: jnp.swapaxes(a, 0, 1)) if swap else jnp.asarray
     xs = x_first(x)
     batch = xs.shape[1 : xs.ndim - stack.cell.event_ndim]

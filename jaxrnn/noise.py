@@ -38,16 +38,23 @@ def h_mask(key, like, rate: float):
     return None if key is None or rate == 0 else dropout(key, jnp.ones(like.h.shape, jnp.float32), rate)
 
 
-def zoneout(key, like, rate: float, time):
+def is_zoned_out(cell, field: str, like) -> bool:
+    """Whether zoneout may act on a field of a cell's state: on no counters or keys, and on what the cell says."""
+    return is_differentiable(like) and (cell.zoneout_fields is None or field in cell.zoneout_fields)
+
+
+def zoneout(key, cell, like, rate: float, time):
     """For each field of a state, where its entries keep their value (Krueger et al., 2017, arXiv:1606.01305), drawn anew at each
-    step; without a key, the rate. None for fields that are no floating-point numbers."""
+    step; without a key, the rate. None for fields that it does not act on."""
     if rate == 0:
         return None
-    if key is None:
-        return type(like)(*(float(rate) if is_differentiable(field) else None for field in like))
-    keys = jax.random.split(key, len(like))
-    draw = lambda k, field: bernoulli(k, rate, (time, *field.shape)) if is_differentiable(field) else None
-    return type(like)(*(draw(k, field) for k, field in zip(keys, like, strict=True)))
+
+    def of_field(k, name, field):
+        if not is_zoned_out(cell, name, field):
+            return None
+        return float(rate) if k is None else bernoulli(k, rate, (time, *field.shape))
+
+    return type(like)(*map(of_field, split(key, len(like)), like._fields, like))
 
 
 def keys_of_their_own(per_step, index: int):

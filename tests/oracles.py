@@ -177,6 +177,38 @@ def conv_lstm(x, state, p):
     return {"h": o * np.tanh(c), "c": c}
 
 
+def conv_gru(x, state, p):
+    """Ballas et al., 2016, arXiv:1511.06432, section 3.1: r acts before the convolution. Order r z n."""
+    h = state["h"]
+    w, b, u, v = p["w_ih"], p["b_ih"], p["w_hh"], p["b_hh"]
+    k = w.ndim - 3
+    r = sigmoid(convolve(x, w, b, 0, k) + convolve(h, u, v, 0, k))
+    z = sigmoid(convolve(x, w, b, 1, k) + convolve(h, u, v, 1, k))
+    n = np.tanh(convolve(x, w, b, 2, k) + convolve(r * h, u, v, 2, k))
+    return {"h": (1 - z) * h + z * n}
+
+
+def li_gru(x, state, p):
+    """Ravanelli et al., 2018, arXiv:1803.10225, section 3, without batch normalisation. Order z n."""
+    h = state["h"]
+    z = sigmoid(project(x, p["w_ih"], p["b_ih"], 0) + h @ p["w_hh"][:, 0])
+    n = relu(project(x, p["w_ih"], p["b_ih"], 1) + h @ p["w_hh"][:, 1])
+    return {"h": z * h + (1 - z) * n}
+
+
+def slstm(x, state, p, forget_gate="sigmoid"):
+    """Beck et al., 2024, arXiv:2405.04517, equations 8 to 17. Order i f z o."""
+    h, c, n, m = (state[k] for k in "hcnm")
+    w, b, u, v = p["w_ih"], p["b_ih"], p["w_hh"], p["b_hh"]
+    i, f, z, o = (project(x, w, b, k) + project(h, u, v, k) for k in range(4))
+    log_f = f if forget_gate == "exp" else -np.log1p(np.exp(-f))
+    new_m = np.maximum(log_f + m, i)
+    i, f = np.exp(i - new_m), np.exp(log_f + m - new_m)
+    c = f * c + i * np.tanh(z)
+    n = f * n + i
+    return {"h": sigmoid(o) * c / n, "c": c, "n": n, "m": new_m}
+
+
 ORACLES = {
     "RNN": rnn,
     "LSTM": lstm,
@@ -191,4 +223,8 @@ ORACLES = {
     "IndRNN": ind_rnn,
     "ConvLSTM1D": conv_lstm,
     "ConvLSTM2D": conv_lstm,
+    "LiGRU": li_gru,
+    "SLSTM": slstm,
+    "ConvGRU1D": conv_gru,
+    "ConvGRU2D": conv_gru,
 }

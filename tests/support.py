@@ -1,6 +1,5 @@
 """What several test modules use: random arrays, comparisons, a quick `jit`, walks through jaxprs. No test lives here."""
 
-import sys
 from functools import partial
 
 import jax
@@ -13,8 +12,10 @@ jit = partial(jax.jit, compiler_options=quickly)
 
 def small_segments(monkeypatch):
     """Segments of the least length in both passes, and one product per gate for the inputs, as for large layers."""
-    for name in ("FORWARD_BYTES", "BACKWARD_BYTES", "SMALL_BYTES"):
-        monkeypatch.setattr(sys.modules["jaxrnn.unroll"], name, 1)
+    from jaxrnn.engine import tuning
+
+    monkeypatch.setitem(tuning.CACHES, "cpu", tuning.Cache(1, 1, 1))
+    jax.clear_caches()
 
 
 def normal(*shape, seed=0, dtype=None):

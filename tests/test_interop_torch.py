@@ -367,8 +367,8 @@ def test_what_pytorch_lacks_is_refused_by_name():
         to_torch(make(gru, 2, 3, learn_initial_state=True))
     with pytest.raises(ValueError, match=r"`zoneout` should be 0.0, the only one .*got 0.1"):  # which acts in evaluation too
         to_torch(make(gru, 2, 3, zoneout=0.1))
-    with pytest.raises(ValueError, match=r"`connection` should be 'none'.*got 'residual'"):
-        to_torch(make(gru, 2, 3, 2, connection="residual"))
+    with pytest.raises(ValueError, match=r"`residual` should be False.*got True"):
+        to_torch(make(gru, 2, 3, 2, residual=True))
     with pytest.raises(ValueError, match=r"`hidden_size` should be one for all .*got \(3, 4\)"):
         to_torch(make(gru, 2, (3, 4), 2))
     with pytest.raises(ValueError, match=r"cell should have one layer"):

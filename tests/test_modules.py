@@ -72,7 +72,7 @@ CASES = {
     "relu, residual, sum, remat, reset": (
         "RNN",
         (INPUT, HIDDEN, 3),
-        {"nonlinearity": "relu", "connection": "residual", "merge": "sum", "remat": True} | BOTH,
+        {"nonlinearity": "relu", "residual": True, "merge": "sum", "remat": True} | BOTH,
         {"reset": RESET},
     ),
     "projection, no bias, truncation, bfloat16": (
@@ -84,7 +84,7 @@ CASES = {
     "any cell, hidden sizes, skip, learned start, every state": (
         "Recurrent",
         (jaxrnn.MGUCell(), INPUT, (HIDDEN, 4), 2),
-        {"connection": "skip", "learn_initial_state": True, "merge": "none"} | BOTH,
+        {"skip_connections": True, "learn_initial_state": True, "merge": "none"} | BOTH,
         {"reset": RESET, "lengths": LENGTHS, "return_states": True},
     ),
 }
@@ -455,7 +455,7 @@ def test_linen_draws_from_the_stream_dropout():
 
 # Several devices ----------------------------------------------------------------------------------------------------------
 
-EVERYTHING = RATES | BOTH | {"learn_initial_state": True, "connection": "skip"}
+EVERYTHING = RATES | BOTH | {"learn_initial_state": True, "skip_connections": True}
 SHARDED = {
     "LSTM, lengths": ("LSTM", BOTH, lambda shard: {"lengths": shard(LENGTHS)}),
     "GRU, unsharded lengths": ("GRU", {}, lambda shard: {"lengths": LENGTHS}),

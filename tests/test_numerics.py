@@ -86,7 +86,7 @@ def test_cells_described_alike_are_equal():
 # Dtypes ------------------------------------------------------------------------------------------------------------------
 
 FAMILY = {"dropout": 0.5, "input_dropout": 0.3, "recurrent_dropout": 0.4, "zoneout": 0.2, "weight_dropout": 0.1}
-EVERYTHING = FAMILY | {"bidirectional": True, "learn_initial_state": True, "connection": "skip"}
+EVERYTHING = FAMILY | {"bidirectional": True, "learn_initial_state": True, "skip_connections": True}
 
 
 @pytest.mark.parametrize(

@@ -84,10 +84,10 @@ def test_a_stack_reads_masked_sequences_as_if_the_gaps_were_not_there():
         close(np.asarray(output)[mask[:, n], n], np.asarray(want)[: mask[:, n].sum(), n])
 
 
-@pytest.mark.parametrize("connection", ["none", "residual", "skip"])
+@pytest.mark.parametrize("connection", [{}, {"residual": True}, {"skip_connections": True}], ids=str)
 def test_nan_and_infinity_where_the_mask_is_false_reach_nothing(connection):
     """Through two layers and both directions, bit for bit: outputs, states, gradients of parameters and of inputs."""
-    stack, params = stacked(bidirectional=True, connection=connection)
+    stack, params = stacked(bidirectional=True, **connection)
     xs, mask = normal(TIME, BATCH, INPUT), jnp.asarray(gaps())
 
     def run(params, xs):
@@ -258,8 +258,8 @@ def test_every_state_is_the_final_state_of_a_shorter_sequence(name, reverse):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("LSTM", {"connection": "residual"}),
-        ("GRU", {"connection": "skip", "hidden_size": (5, 4), "learn_initial_state": True}),
+        ("LSTM", {"residual": True}),
+        ("GRU", {"skip_connections": True, "hidden_size": (5, 4), "learn_initial_state": True}),
         ("LSTM", {"proj_size": 2, "batch_first": False, "zoneout": 0.3}),
     ],
 )
@@ -413,7 +413,7 @@ def restacked(states):
 # All of it together ------------------------------------------------------------------------------------------------------
 
 
-def scan_by_hand(cell, params, xs, state, initial, mask, reset, h_scale, zoneout):
+def scan_by_hand(cell, params, xs, state, initial, mask, reset, h_mask, zoneout):
     """A plain `lax.scan` of the cell, run backward, with every option spelt out."""
     restart = np.zeros_like(mask)  # before the step (seen backward), if the valid step to its right opens a sequence
     for n in range(BATCH):
@@ -427,7 +427,7 @@ def scan_by_hand(cell, params, xs, state, initial, mask, reset, h_scale, zoneout
         x, valid, restart, hold = now
         before = type(state)(*(select(restart, a, b) for a, b in zip(initial, state, strict=True)))
         x_gates = cell.project(params, select(valid, x, jnp.zeros_like(x)))
-        after = cell.recur(params, before, x_gates, before.h * h_scale)
+        after = cell.recur(params, before, x_gates, before.h * h_mask)
         kept = [0.3 if h is None else h.astype(x.dtype) for h in hold]
         settled = type(state)(*(k * old + (1 - k) * new for k, old, new in zip(kept, before, after, strict=True)))
         state = type(state)(*(select(valid, new, old) for new, old in zip(settled, state, strict=True)))
@@ -444,20 +444,20 @@ def test_the_derivative_rule_is_plain_autodiff_with_every_option_at_once(name):
     cell = CELLS[name]()
     params, xs, state, initial = setting(cell)
     rng = np.random.default_rng(4)
-    h_scale = jnp.asarray(2.0 * (rng.random((BATCH, HIDDEN)) < 0.5))
+    h_mask = jnp.asarray(2.0 * (rng.random((BATCH, HIDDEN)) < 0.5))
     zoneout = type(state)(
         *(0.3 if field == "c" else jnp.asarray(rng.random((TIME, BATCH, HIDDEN)) < 0.3) for field in state._fields)
     )
 
-    def ours(cell, params, xs, state, initial, mask, reset, h_scale, zoneout):
+    def ours(cell, params, xs, state, initial, mask, reset, h_mask, zoneout):
         return jaxrnn.unroll(
             cell, params, xs, state, initial=initial, mask=jnp.asarray(mask), reset=jnp.asarray(reset), reverse=True,
-            return_states=True, remat=True, h_scale=h_scale, zoneout=zoneout,
+            return_states=True, remat=True, h_mask=h_mask, zoneout=zoneout,
         )  # fmt: skip
 
     def compute(run):
         def loss(*args):
-            result = run(cell, *args, gaps(), some_resets(), h_scale, zoneout)
+            result = run(cell, *args, gaps(), some_resets(), h_mask, zoneout)
             return weighted(result), result
 
         return jit(jax.grad(loss, (0, 1, 2, 3), has_aux=True))(params, xs, state, initial)
@@ -466,7 +466,7 @@ def test_the_derivative_rule_is_plain_autodiff_with_every_option_at_once(name):
 
 
 @pytest.mark.parametrize("name", ["LSTM", "GRU"])
-@pytest.mark.parametrize("option", ["none", "reverse", "h_scale", "zoneout", "reset"])
+@pytest.mark.parametrize("option", ["none", "reverse", "h_mask", "zoneout", "reset"])
 def test_the_derivative_rule_is_plain_autodiff_with_one_option_alone(name, option):
     """Where every step is valid, the rule takes outputs for states: not where a reset or recurrent dropout comes between."""
     cell = CELLS[name]()
@@ -475,16 +475,16 @@ def test_the_derivative_rule_is_plain_autodiff_with_one_option_alone(name, optio
     options = {
         "none": {},
         "reverse": {"reverse": True},
-        "h_scale": {"h_scale": jnp.asarray(2.0 * (rng.random((BATCH, HIDDEN)) < 0.5))},
+        "h_mask": {"h_mask": jnp.asarray(2.0 * (rng.random((BATCH, HIDDEN)) < 0.5))},
         "zoneout": {"zoneout": type(state)(*(0.3 for _ in state))},
         "reset": {"reset": jnp.asarray(some_resets())},
     }[option]
 
-    def by_hand(cell, params, xs, state, reverse=False, h_scale=1.0, zoneout=(0.0, 0.0), reset=None):
+    def by_hand(cell, params, xs, state, reverse=False, h_mask=1.0, zoneout=(0.0, 0.0), reset=None):
         def body(state, now):
             x, reset = now
             before = jax.tree.map(lambda s: jnp.where(reset[:, None], 0.0, s), state)
-            after = cell.recur(params, before, cell.project(params, x), before.h * h_scale)
+            after = cell.recur(params, before, cell.project(params, x), before.h * h_mask)
             after = type(state)(*(z * old + (1 - z) * new for z, old, new in zip(zoneout, before, after, strict=False)))
             return after, after.h
 
@@ -555,7 +555,7 @@ def test_the_backward_half_is_a_reversed_layer_in_the_order_of_the_input():
     _, ys = unroll(stack.cell, params[0][1], xs, lengths=lengths, reverse=True)
     one_layer = Stack(stack.cell, INPUT, HIDDEN, bidirectional=True, param_dtype=jnp.float64)
     equal(jit(lambda: one_layer.apply(params[:1], xs, lengths=lengths)[0][..., HIDDEN:])(), ys)
-    options = {"bidirectional": True, "connection": "skip", "dropout": 0.5, "param_dtype": jnp.float64}
+    options = {"bidirectional": True, "skip_connections": True, "dropout": 0.5, "param_dtype": jnp.float64}
     two_layers = Stack(stack.cell, INPUT, HIDDEN, 2, **options)  # its output holds that of the first layer, before dropout
     params = (params[0], two_layers.init(jax.random.key(0))[1])
     both = jit(lambda key: two_layers.apply(params, xs, lengths=lengths, key=key)[0])(jax.random.key(1))

@@ -210,14 +210,14 @@ def test_every_array_of_every_cell_has_a_name_for_each_axis(name):
     cell = described(name)
     sizes = {"input": INPUT, "output": cell.output_size(HIDDEN), "hidden": HIDDEN, "gates": len(cell.gates)}
     params = cell.init(jax.random.key(0), INPUT, HIDDEN)
-    for array, names in arrays_and_names(params, axis_names(params)):
+    for array, names in arrays_and_names(params, axis_names(cell, params)):
         assert len(names) == array.ndim
         assert "hidden" in names
         assert all(sizes[n] == size for n, size in zip(names, array.shape, strict=True) if n)
-    assert axis_names(params).w_ih[-3:] == ("input", "gates", "hidden")
-    assert axis_names(params).b_ih == ("gates", "hidden")
+    assert axis_names(cell, params).w_ih[-3:] == ("input", "gates", "hidden")
+    assert axis_names(cell, params).b_ih == ("gates", "hidden")
     if name != "IndRNN":
-        assert axis_names(params).w_hh[-3:] == ("output", "gates", "hidden")
+        assert axis_names(cell, params).w_hh[-3:] == ("output", "gates", "hidden")
 
 
 def lstm(**options):

@@ -31,13 +31,13 @@ def by_hand(stack, params, xs, lengths):
             merged = [jnp.concatenate(outs, axis=-1)] * 2
         else:
             merged = [(outs[0] + outs[1]) * (0.5 if stack.merge == "mean" else 1.0)] * 2
-        if stack.connection == "residual" and k > 0:
+        if stack.residual and k > 0:
             merged = [out + x for out, x in zip(merged, ys, strict=True)]
         reads = ys = merged
         outputs.append(ys)
-        if stack.connection == "skip":
+        if stack.skip_connections:
             reads = [jnp.concatenate([xs, y], axis=-1) for y in ys]
-    if stack.connection == "skip":
+    if stack.skip_connections:
         ys = [jnp.concatenate(layers, axis=-1) for layers in zip(*outputs, strict=True)]
     return tuple(ys) if stack.bidirectional and stack.merge == "none" else ys[0], tuple(finals)
 
@@ -46,10 +46,10 @@ def by_hand(stack, params, xs, lengths):
     ("options", "width"),
     [
         ({"hidden_size": (HIDDEN, 4, 6), "num_layers": 3}, 6),
-        ({"num_layers": 2, "connection": "residual", "bidirectional": True}, 2 * HIDDEN),
-        ({"num_layers": 2, "connection": "residual", "bidirectional": True, "merge": "mean"}, HIDDEN),
-        ({"hidden_size": (HIDDEN, 4), "num_layers": 2, "connection": "skip", "bidirectional": True, "merge": "sum"}, 9),
-        ({"hidden_size": (HIDDEN, 4), "num_layers": 2, "connection": "skip", "bidirectional": True, "merge": "none"}, 9),
+        ({"num_layers": 2, "residual": True, "bidirectional": True}, 2 * HIDDEN),
+        ({"num_layers": 2, "residual": True, "bidirectional": True, "merge": "mean"}, HIDDEN),
+        ({"hidden_size": (HIDDEN, 4), "num_layers": 2, "skip_connections": True, "bidirectional": True, "merge": "sum"}, 9),
+        ({"hidden_size": (HIDDEN, 4), "num_layers": 2, "skip_connections": True, "bidirectional": True, "merge": "none"}, 9),
     ],
 )
 def test_a_stack_is_its_layers_put_together_by_hand(options, width, x64):

@@ -1,13 +1,15 @@
 """The registry of cells: one row per cell. No code may live here."""
 
 from jaxrnn.cells.base import Cell, GatedCell, GateParams, Hidden, LSTMState, axis_names
-from jaxrnn.cells.conv import ConvLSTM1DCell, ConvLSTM2DCell
+from jaxrnn.cells.conv import ConvGRU1DCell, ConvGRU2DCell, ConvLSTM1DCell, ConvLSTM2DCell
 from jaxrnn.cells.gru import ChungGRUCell, GRUCell
 from jaxrnn.cells.layer_norm import LayerNormGRUCell, LayerNormLSTMCell
+from jaxrnn.cells.li_gru import LiGRUCell
 from jaxrnn.cells.lstm import LSTMCell
 from jaxrnn.cells.lstm_variants import CoupledLSTMCell, PeepholeLSTMCell, ProjectedLSTMCell
 from jaxrnn.cells.minimal import IndRNNCell, MGUCell
 from jaxrnn.cells.rnn import RNNCell
+from jaxrnn.cells.slstm import SLSTMCell, SLSTMState
 
 CELLS: dict[str, type[Cell]] = {
     "RNN": RNNCell,
@@ -23,7 +25,11 @@ CELLS: dict[str, type[Cell]] = {
     "IndRNN": IndRNNCell,
     "ConvLSTM1D": ConvLSTM1DCell,
     "ConvLSTM2D": ConvLSTM2DCell,
+    "LiGRU": LiGRUCell,
+    "SLSTM": SLSTMCell,
+    "ConvGRU1D": ConvGRU1DCell,
+    "ConvGRU2D": ConvGRU2DCell,
 }
 
 _cells = [c.__name__ for c in CELLS.values()]
-__all__ = ["CELLS", "Cell", "GateParams", "GatedCell", "Hidden", "LSTMState", "axis_names", *_cells]
+__all__ = ["CELLS", "Cell", "GateParams", "GatedCell", "Hidden", "LSTMState", "SLSTMState", "axis_names", *_cells]

@@ -107,6 +107,8 @@ class Cell:
     """How many of the last axes of `x` belong to one example at one step."""
     per_step: ClassVar[tuple[str, ...]] = ()
     """Names of further inputs of each step that are not projected: keyword arguments of `recur` and `update`."""
+    zoneout_fields: ClassVar[tuple[str, ...] | None] = None
+    """The fields of the state that zoneout may act on; None: all that are floating-point numbers."""
     context: ClassVar[tuple[str, ...]] = ()
     """Names of what every step of a sequence reads (a memory to attend to): keyword arguments of `recur` and `update`."""
     axes: ClassVar[dict[str, Any]] = {

@@ -1,4 +1,4 @@
-"""The convolutional LSTM."""
+"""Convolutional LSTM and GRU."""
 
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
@@ -9,7 +9,7 @@ from jax import lax
 from jax.nn import sigmoid
 from jaxtyping import Array, Float
 
-from jaxrnn.cells.base import Cell, LSTMState, apply_product, broadcast_like, checks, draw, promote, split_gates
+from jaxrnn.cells.base import Cell, Hidden, LSTMState, apply_product, broadcast_like, checks, draw, promote, split_gates
 
 
 class ConvParams(NamedTuple):
@@ -22,11 +22,8 @@ class ConvParams(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _ConvLSTMCell(Cell):
+class _ConvCell(Cell):
     kernel_size: int = 3
-
-    gates: ClassVar = ("i", "f", "g", "o")
-    State: ClassVar = LSTMState
 
     def __post_init__(self):
         super().__post_init__()
@@ -76,11 +73,32 @@ class _ConvLSTMCell(Cell):
     def project(self, params, x):
         return self.convolve(x, params.w_ih, params.b_ih)
 
+
+@dataclass(frozen=True)
+class _ConvLSTMCell(_ConvCell):
+    gates: ClassVar = ("i", "f", "g", "o")
+    State: ClassVar = LSTMState
+
     def recur(self, params, state, x_gates, h):
         a_i, a_f, a_g, a_o = split_gates(x_gates + self.convolve(h, params.w_hh, params.b_hh))
         i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o)
         c = f * state.c + i * jnp.tanh(a_g)
         return LSTMState(o * jnp.tanh(c), c)
+
+
+@dataclass(frozen=True)
+class _ConvGRUCell(_ConvCell):
+    gates: ClassVar = ("r", "z", "n")
+
+    def recur(self, params, state, x_gates, h):
+        x_r, x_z, x_n = split_gates(x_gates)
+        b_rz, b_n = (None, None) if params.b_hh is None else (params.b_hh[:2], params.b_hh[2:])
+        h_r, h_z = split_gates(self.convolve(h, params.w_hh[..., :2, :], b_rz))
+        r = sigmoid(x_r + h_r)
+        z = sigmoid(x_z + h_z)
+        (h_n,) = split_gates(self.convolve(r * h, params.w_hh[..., 2:, :], b_n))
+        n = jnp.tanh(x_n + h_n)
+        return Hidden((1 - z) * state.h + z * n)
 
 
 @dataclass(frozen=True)
@@ -102,6 +120,32 @@ class ConvLSTM2DCell(_ConvLSTMCell):
         hₜ = oₜ ⊙ tanh(cₜ)
 
     Variant: stride 1, padded to keep the size, cross-correlation as in every framework. Inputs are (…, height, width, channels).
+
+    Args:
+        kernel_size: width of the window along each axis of space.
+    """
+
+    event_ndim: ClassVar = 3
+
+
+@dataclass(frozen=True)
+class ConvGRU1DCell(_ConvGRUCell):
+    """Convolutional GRU over one axis of space; see `ConvGRU2DCell`. Inputs are (…, width, channels)."""
+
+    event_ndim: ClassVar = 2
+
+
+@dataclass(frozen=True)
+class ConvGRU2DCell(_ConvGRUCell):
+    """Convolutional GRU (Ballas, Yao, Pal, Courville, 2016, arXiv:1511.06432, section 3.1).
+
+        rₜ = σ(W_ir ∗ xₜ + b_ir + W_hr ∗ hₜ₋₁ + b_hr)              reset gate; ∗ is a convolution
+        zₜ = σ(W_iz ∗ xₜ + b_iz + W_hz ∗ hₜ₋₁ + b_hz)              update gate
+        nₜ = tanh(W_in ∗ xₜ + b_in + W_hn ∗ (rₜ ⊙ hₜ₋₁) + b_hn)    candidate
+        hₜ = (1 − zₜ) ⊙ hₜ₋₁ + zₜ ⊙ nₜ
+
+    Variant: the paper's: the reset gate acts before the convolution and z takes the candidate, as in `ChungGRUCell`. Stride 1,
+    padded to keep the size. Inputs are (…, height, width, channels).
 
     Args:
         kernel_size: width of the window along each axis of space.

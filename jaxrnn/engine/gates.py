@@ -37,7 +37,7 @@ def additive_gates(what: Semantics, weights: Weights, state, steps: Steps) -> tu
         if any(isinstance(value, jax.core.Tracer) for value in jaxpr.consts):
             raise TypeError(
                 f"{type(cell).__name__}: `{method}` should compute with its arguments and constants alone, got a value from "
-                "outside that is being transformed (by jax.grad, jax.jit, …). Make it one of the parameters, or of `context`."
+                "outside that is being transformed (by jax.grad, jax.jit, …). Make it one of the parameters or of `context`."
             )
     jaxpr = update.jaxpr
     first, gates = len(jax.tree.leaves(state)), len(x_gates)

@@ -4,7 +4,7 @@ it is linear in the states, so that a derivative calls the same functions with t
 import jax
 import jax.numpy as jnp
 
-from jaxrnn._arrays import is_differentiable, select
+from jaxrnn._arrays import select
 from jaxrnn.cells.conform import check_new_state
 from jaxrnn.engine.problem import Semantics, Steps, Weights
 
@@ -17,11 +17,11 @@ def before(weights: Weights, state, step: Steps):
 
 
 def after(what: Semantics, old, new, step: Steps):
-    """The state after the step: zoneout first, of numbers that are no counters or keys; then the old one where it is not valid."""
+    """The state after the step: zoneout first, of the fields that it acts on; then the old one where the step is not valid."""
     check_new_state(what.cell, old, new)
     kept = []
     for was, now, rate, mask in zip(old, new, what.zoneout_rates, step.zoneout_mask, strict=True):
-        if rate is not None and is_differentiable(now):
+        if rate is not None:
             now = rate * was + (1 - rate) * now
         if mask is not None:
             now = jnp.where(mask, was, now)

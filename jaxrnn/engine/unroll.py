@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrnn import checks
-from jaxrnn._arrays import is_differentiable
 from jaxrnn.cells import conform
 from jaxrnn.cells.base import Cell
 from jaxrnn.engine.core import unrolled
+from jaxrnn.noise import is_zoned_out
 
 
 def unroll(
@@ -106,7 +106,7 @@ def unroll(
         conform.check_batch_axes(name, like, batch)
     conform.check_state(name, "initial", initial, like, broadcast=True)
     conform.check_state(name, "state", state, like)
-    _check_noise(name, h_mask, zoneout, like, time)
+    _check_noise(name, cell, h_mask, zoneout, like, time)
     return unrolled(
         cell, params, xs, state, initial=initial, lengths=lengths, mask=mask, reset=reset, per_step=per_step, context=context,
         reverse=bool(reverse), return_states=bool(return_states), remat=bool(remat), truncate=truncate, h_mask=h_mask,
@@ -114,7 +114,7 @@ def unroll(
     )  # fmt: skip
 
 
-def _check_noise(name: str, h_mask, zoneout, like, time):
+def _check_noise(name: str, cell, h_mask, zoneout, like, time):
     """`h_mask` and `zoneout` fit the state `like`."""
     if h_mask is not None:
         checks.array(name, "h_mask", h_mask)
@@ -125,8 +125,9 @@ def _check_noise(name: str, h_mask, zoneout, like, time):
     checks.kind(name, "zoneout", zoneout, type(like))
     for field, value, wanted in zip(like._fields, zoneout, like, strict=True):
         argument = f"zoneout.{field}"
-        if value is not None and not is_differentiable(wanted):
-            raise ValueError(f"{name}: `{argument}` should be None, since the field is no floating-point number, got {value!r}.")
+        if value is not None and not is_zoned_out(cell, field, wanted):
+            kind = type(cell).__name__
+            raise ValueError(f"{name}: `{argument}` should be None, since a {kind} lets zoneout not act on it, got {value!r}.")
         if isinstance(value, float):
             checks.rate(name, argument, value)
         elif value is not None:

@@ -259,7 +259,7 @@ def refuse_options(caller: str, stack, **allowed: tuple):
     Args:
         allowed: for an option, the values that the format holds besides the default.
     """
-    for option in ("merge", "connection", "learn_initial_state", "zoneout"):
+    for option in ("merge", "residual", "skip_connections", "learn_initial_state", "zoneout"):
         value, default = getattr(stack, option), getattr(type(stack), option)
         if value != default and value not in allowed.get(option, ()):
             raise ValueError(f"{caller}: `{option}` should be {default!r}, the only one that the format holds, got {value!r}.")
