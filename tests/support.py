@@ -46,7 +46,16 @@ def weighted(tree):
     return sum(terms[1:], terms[0])
 
 
+PLATFORM = "cpu"
+"""The platform for which walks through jaxprs look."""
+
+
 def inner_jaxprs(eqn):
+    platforms = eqn.params.get("branches_platforms")
+    if platforms is not None:  # what is lowered for one platform only
+        index = next((i for i, names in enumerate(platforms) if names and PLATFORM in names), len(platforms) - 1)
+        yield eqn.params["branches"][index].jaxpr
+        return
     for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr")):
         jaxpr = getattr(value, "jaxpr", value)
         if hasattr(jaxpr, "eqns"):

@@ -1,0 +1,583 @@
+"""The contract that a custom cell may rely on: start states, fields that are no floats, parameters of any kind, further inputs of
+each step and of the whole sequence, values from outside, and parameters that are its own."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jaxtyping import Array
+from support import close, drawn_like, equal, jit, normal, weighted
+
+import jaxrnn
+from jaxrnn import Stack, unroll
+from jaxrnn.cells import CELLS, Cell, GatedCell, GateParams, Hidden
+from jaxrnn.cells.base import contract, split_gates
+
+TIME, BATCH, INPUT, HIDDEN = 9, 4, 3, 5
+both_directions = pytest.mark.parametrize("reverse", [False, True])
+LENGTHS = jnp.array([9, 0, 4, 1])
+
+
+def setting(cell, *, seed=0, batch=(BATCH,)):
+    xs = normal(TIME, *batch, INPUT, seed=seed + 1)
+    params = cell.init(jax.random.key(seed), INPUT, HIDDEN, dtype=xs.dtype)
+    return drawn_like(params, seed), xs
+
+
+# Start states ------------------------------------------------------------------------------------------------------------
+
+
+def starting_at(start):
+    """A gated and a plain cell whose states start at `start`."""
+
+    @dataclass(frozen=True)
+    class Started(GatedCell):
+        gates: ClassVar = ("n",)
+
+        def initial_state(self, params, x):
+            return jax.tree.map(lambda zeros: zeros + start, super().initial_state(params, x))
+
+        def update(self, state, x_gates, h_gates):
+            return Hidden(0.5 * state.h + jnp.tanh(x_gates[0] + h_gates[0]))
+
+    @dataclass(frozen=True)
+    class Plain(Cell):
+        gates: ClassVar = ("n",)
+
+        def initial_state(self, params, x):
+            return jax.tree.map(lambda zeros: zeros + start, super().initial_state(params, x))
+
+        def recur(self, params, state, x_gates, h):
+            (x_n,), (h_n,) = split_gates(x_gates), split_gates(contract(h, params.w_hh, params.b_hh))
+            return Hidden(0.5 * state.h + jnp.tanh(x_n + h_n))
+
+    return Started(), Plain()
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["gated", "plain"])
+@pytest.mark.parametrize("start", [1.0, -2.5])
+@both_directions
+def test_a_start_other_than_zero_is_taken_as_it_is(kind, start, reverse, x64):
+    """Pieces are the whole, a given state is where it starts, and a reset returns to the cell's own start."""
+    cell = starting_at(start)[kind]
+    params, xs = setting(cell)
+    run = jit(partial(unroll, cell, reverse=reverse))
+    whole = run(params, xs)
+    first, second = (xs[4:], xs[:4]) if reverse else (xs[:4], xs[4:])
+    state, a = run(params, first)
+    state, b = run(params, second, state)
+    close((state, jnp.concatenate([b, a] if reverse else [a, b])), whole)
+    own = Hidden(jnp.full((BATCH, HIDDEN), start))
+    close(run(params, xs, own), whole)
+    close(unroll(cell, params, xs, lengths=jnp.zeros(BATCH, int))[0], own)
+    reset = jnp.zeros((TIME, BATCH), bool).at[4].set(True)
+    given = Hidden(normal(BATCH, HIDDEN, seed=7))
+    _, ys = run(params, xs, given, reset=reset)
+    close(ys[:4] if reverse else ys[4:], run(params, xs[:4] if reverse else xs[4:])[1])
+    assert np.abs(ys[4 if reverse else 3] - whole[1][4 if reverse else 3]).max() > 1e-3
+
+
+@pytest.mark.parametrize("flavour", ["nnx", "linen"])
+def test_modules_start_learn_and_step_from_the_cells_own_start(flavour):
+    cell = starting_at(1.0)[0]
+    x = normal(BATCH, TIME, INPUT)
+    if flavour == "nnx":
+        plain = jaxrnn.Recurrent(cell, INPUT, HIDDEN, 2, rngs=nnx.Rngs(0))
+        learned = jaxrnn.Recurrent(cell, INPUT, HIDDEN, 2, learn_initial_state=True, rngs=nnx.Rngs(0))
+        assert all((p == 1).all() for layer in learned.initial_state for p in jax.tree.leaves(layer[0]))
+        step, call, call_learned = plain.step, plain, learned
+    else:
+        plain = jaxrnn.linen.Recurrent(cell, INPUT, HIDDEN, 2)
+        learned = jaxrnn.linen.Recurrent(cell, INPUT, HIDDEN, 2, learn_initial_state=True)
+        variables, v_learned = (m.init(jax.random.key(0), x) for m in (plain, learned))
+        step = partial(plain.apply, variables, method="step")
+        call, call_learned = partial(plain.apply, variables), partial(learned.apply, v_learned)
+    output, h_n = call(x)
+    close(call_learned(x), (output, h_n), 1e-6)
+    state = None
+    for t in range(TIME):
+        y, state = step(x[:, t], state)
+        close(y, output[:, t], 1e-5)
+    close(state, h_n, 1e-5)
+
+
+# Fields that are no floats -----------------------------------------------------------------------------------------------
+
+
+class Counted(NamedTuple):
+    h: Array
+    n: Array
+    key: Array
+
+
+@dataclass(frozen=True)
+class CountingCell(GatedCell):
+    """Counts its steps, and draws noise from a key that it carries."""
+
+    noise: float = 0.0
+
+    gates: ClassVar = ("n",)
+    State: ClassVar = Counted
+    axes: ClassVar = GatedCell.axes | {"n": (), "key": ()}
+
+    def initial_state(self, params, x):
+        zeros = Cell.initial_state(self, params, x)
+        keys = jax.random.split(jax.random.key(3), x.shape[:-1])
+        return zeros._replace(n=jnp.full(x.shape[:-1], 2, jnp.int32), key=keys)
+
+    def update(self, state, x_gates, h_gates):
+        split = lambda key: jax.random.split(key)[0]
+        draw = lambda key: jax.random.normal(key, state.h.shape[-1:], state.h.dtype)
+        keys, drawn = state.key, 0.0
+        if self.noise:
+            flat = keys.reshape(-1)
+            drawn = jax.vmap(draw)(flat).reshape(state.h.shape)
+            keys = jax.vmap(split)(flat).reshape(keys.shape)
+        h = jnp.tanh(x_gates[0] + h_gates[0] + self.noise * drawn) / (1 + 0.1 * state.n.astype(state.h.dtype))[..., None]
+        return Counted(h, state.n + 1, keys)
+
+
+@dataclass(frozen=True)
+class PlainCountingCell(Cell):
+    noise: float = 0.0
+
+    gates: ClassVar = ("n",)
+    State: ClassVar = Counted
+    axes: ClassVar = CountingCell.axes
+    initial_state = CountingCell.initial_state
+    update = CountingCell.update
+    recur = CountingCell.recur
+
+
+def words(tree):
+    """Keys as the numbers that they are."""
+    typed = lambda a: jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
+    return jax.tree.map(lambda a: jax.random.key_data(a) if typed(a) else a, tree)
+
+
+def floats(state):
+    return state._replace(n=None, key=None)
+
+
+@both_directions
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_counters_and_keys_are_carried_masked_and_reset(noise, reverse, x64):
+    """Equal to the same cell without the engine's rule, values and gradients; its own state is taken back."""
+    reset = jnp.asarray(np.random.default_rng(0).random((TIME, BATCH)) < 0.2)
+    given = {"lengths": LENGTHS, "reset": reset, "reverse": reverse, "return_states": True}
+    params, xs = setting(CountingCell())
+
+    def compute(cell):
+        def loss(params, xs):
+            final, ys, states = unroll(cell, params, xs, **given)
+            return weighted((ys, floats(final), floats(states))), (final, ys, states)
+
+        gradient, result = jit(jax.grad(loss, (0, 1), has_aux=True))(params, xs)
+        return gradient, words(result)
+
+    got = compute(CountingCell(noise))
+    close(got, compute(PlainCountingCell(noise)), 1e-10)
+    final = got[1][0]
+    if not reverse:
+        flagged = lambda b: max((t for t in range(int(LENGTHS[b])) if reset[t, b]), default=None)
+        since = [int(LENGTHS[b]) if flagged(b) is None else int(LENGTHS[b]) - flagged(b) for b in range(BATCH)]
+        assert final.n.tolist() == [2 + n for n in since]
+    state, a = unroll(CountingCell(noise), params, xs[:4])
+    whole = unroll(CountingCell(noise), params, xs)
+    state, b = unroll(CountingCell(noise), params, xs[4:], state)
+    close(words((state, jnp.concatenate([a, b]))), words(whole))
+
+
+def test_zoneout_leaves_counters_and_keys_alone():
+    stack = Stack(CountingCell(0.3), INPUT, HIDDEN, 2, zoneout=0.5)
+    params = drawn_like(stack.init(jax.random.key(0)))
+    xs = normal(TIME, BATCH, INPUT)
+    free = Stack(CountingCell(0.3), INPUT, HIDDEN, 2)
+    for key in (None, jax.random.key(1)):
+        output, states = stack.apply(params, xs, key=key)
+        without, same = free.apply(params, xs)
+        assert np.abs(output - without).max() > 1e-2
+        equal([words(s[0])._replace(h=None) for s in states], [words(s[0])._replace(h=None) for s in same])
+
+
+def test_streaming_and_learned_starts_with_counters():
+    module = jaxrnn.Recurrent(CountingCell(0.1), INPUT, HIDDEN, 2, learn_initial_state=True, rngs=nnx.Rngs(0))
+    x = normal(BATCH, TIME, INPUT)
+    output, last = module(x)
+    state = None
+    for t in range(TIME):
+        y, state = module.step(x[:, t], state)
+        close(y, output[:, t], 1e-5)
+    assert (state[1] == 2 + TIME).all()
+    assert (last[1] == 2 + TIME).all()
+
+
+def test_truncation_and_remat_carry_counters():
+    cell = CountingCell(0.2)
+    params, xs = setting(cell)
+    want = unroll(cell, params, xs)
+    for options in ({"remat": True}, {"truncate": 4}, {"remat": True, "truncate": 4}):
+        got = jax.jit(partial(unroll, cell, **options))(params, xs)
+        close(words(got), words(want), 1e-6)
+        gradient = jax.grad(lambda p, options=options: jnp.sum(unroll(cell, p, xs, **options)[1]))(params)
+        assert all(np.isfinite(a).all() and np.abs(a).max() > 0 for a in jax.tree.leaves(gradient))
+
+
+# Parameters of any kind --------------------------------------------------------------------------------------------------
+
+
+class Mixed(NamedTuple):
+    w_ih: Array
+    w_hh: Array
+    b_ih: Any
+    b_hh: Any
+    turn: Array
+    order: Array
+
+
+@dataclass(frozen=True)
+class MixedCell(GatedCell):
+    """Turns pairs of entries by complex parameters, and permutes them by integer ones."""
+
+    gates: ClassVar = ("n",)
+    axes: ClassVar = GatedCell.axes | {"turn": ("hidden",), "order": ("hidden",)}
+
+    def init(self, key, input_size, hidden_size, *, bias=True, dtype=jnp.float32):
+        params = Cell.init(self, key, input_size, hidden_size, bias=bias, dtype=dtype)
+        angle = jnp.linspace(0.5, 2.0, hidden_size)
+        wide = jnp.complex128 if jax.config.jax_enable_x64 else jnp.complex64
+        return Mixed(*params, jnp.exp(1j * angle.astype(wide)), jnp.arange(hidden_size)[::-1])
+
+    def update(self, state, x_gates, h_gates, turn, order):
+        a = jnp.tanh(x_gates[0] + h_gates[0])
+        turned = (turn * a.astype(turn.dtype)).imag.astype(a.dtype)
+        return Hidden(turned[..., order])
+
+
+@dataclass(frozen=True)
+class PlainMixedCell(Cell):
+    gates: ClassVar = ("n",)
+    init = MixedCell.init
+    update = MixedCell.update
+    recur = MixedCell.recur
+
+
+def test_complex_and_integer_parameters_keep_what_they_are(x64):
+    cell = MixedCell()
+    params = cell.init(jax.random.key(0), INPUT, HIDDEN)
+    params, xs = jax.tree.map(lambda a: a.astype(jnp.float64) if a.dtype == jnp.float32 else a, params), normal(TIME, BATCH, INPUT)
+    state, want = cell.initial_state(params, xs[0]), []
+    for x in xs:
+        state, y = cell.step(params, state, x)
+        want.append(y)
+    close(unroll(cell, params, xs)[1], jnp.stack(want))
+
+    def gradient(cell):
+        moving = lambda p, turn: params._replace(w_hh=p, turn=turn)
+        loss = lambda p, turn, xs: weighted(unroll(cell, moving(p, turn), xs, lengths=LENGTHS))
+        return jit(jax.grad(loss, (0, 1, 2)))(params.w_hh, params.turn, xs)
+
+    got = gradient(cell)
+    assert np.abs(got[1].imag).max() > 1e-3
+    close(got, gradient(PlainMixedCell()), 1e-10)
+
+
+# Further inputs ----------------------------------------------------------------------------------------------------------
+
+
+class VariationalParams(NamedTuple):
+    w_ih: Array
+    w_hh: Array
+    b_ih: Any
+    b_hh: Any
+    w_z: Array
+
+
+@dataclass(frozen=True)
+class VariationalCell(Cell):
+    """A variational RNN (Chung et al., 2015, arXiv:1506.02216): draws its latent at every step, with that step's key."""
+
+    gates: ClassVar = ("mean", "scale", "n")
+    per_step: ClassVar = ("key",)
+    axes: ClassVar = Cell.axes | {"w_z": (None, "hidden")}
+
+    def init(self, key, input_size, hidden_size, *, bias=True, dtype=jnp.float32):
+        params = super().init(key, input_size, hidden_size, bias=bias, dtype=dtype)
+        return VariationalParams(*params, jnp.eye(hidden_size, dtype=dtype))
+
+    def recur(self, params, state, x_gates, h, *, key):
+        x_mean, x_scale, x_n = split_gates(x_gates)
+        h_mean, h_scale, h_n = split_gates(contract(h, params.w_hh, params.b_hh))
+        draw = jax.random.normal(key, x_mean.shape, x_mean.dtype)
+        z = x_mean + h_mean + jax.nn.softplus(x_scale + h_scale) * draw
+        return Hidden(jnp.tanh(x_n + h_n + z @ params.w_z))
+
+
+@dataclass(frozen=True)
+class GatedVariationalCell(GatedCell):
+    gates: ClassVar = ("mean", "scale", "n")
+    per_step: ClassVar = ("key",)
+
+    def update(self, state, x_gates, h_gates, *, key):
+        (x_mean, x_scale, x_n), (h_mean, h_scale, h_n) = x_gates, h_gates
+        draw = jax.random.normal(key, x_mean.shape, x_mean.dtype)
+        z = x_mean + h_mean + jax.nn.softplus(x_scale + h_scale) * draw
+        return Hidden(jnp.tanh(x_n + h_n + z))
+
+
+@dataclass(frozen=True)
+class AttendingCell(GatedCell):
+    """Attends to a memory (*batch, slots, hidden) with its state, and adds a side input of each step."""
+
+    gates: ClassVar = ("z", "n")
+    per_step: ClassVar = ("side",)
+    context: ClassVar = ("memory",)
+
+    def update(self, state, x_gates, h_gates, *, side, memory):
+        (x_z, x_n), (h_z, h_n) = x_gates, h_gates
+        scores = jnp.einsum("...h,...sh->...s", state.h, memory.astype(state.h.dtype))
+        read = jnp.einsum("...s,...sh->...h", jax.nn.softmax(scores), memory.astype(state.h.dtype))
+        z = jax.nn.sigmoid(x_z + h_z)
+        return Hidden(z * state.h + (1 - z) * jnp.tanh(x_n + h_n + read + side))
+
+
+@dataclass(frozen=True)
+class PlainAttendingCell(Cell):
+    gates: ClassVar = ("z", "n")
+    per_step: ClassVar = ("side",)
+    context: ClassVar = ("memory",)
+    update = AttendingCell.update
+    recur = AttendingCell.recur
+
+
+def by_steps(cell, params, xs, per_step, context, lengths, reverse):
+    """A Python loop of `step` with the mask spelt out."""
+    state, ys = cell.initial_state(params, xs[0]), [None] * TIME
+    for t in reversed(range(TIME)) if reverse else range(TIME):
+        valid = (t < lengths)[:, None]
+        now = {name: a[t] for name, a in per_step.items()}
+        clean = lambda a, valid=valid: jnp.where(valid, a, 0)
+        now = {name: clean(a) if getattr(a, "ndim", 0) == 2 else a for name, a in now.items()}
+        new, y = cell.step(params, state, clean(xs[t]), **now, **context)
+        state = jax.tree.map(lambda a, b, valid=valid: jnp.where(valid, a, b), new, state)
+        ys[t] = clean(y)
+    return state, jnp.stack(ys)
+
+
+def memory_and_side():
+    return {"memory": normal(BATCH, 6, HIDDEN, seed=4)}, {"side": normal(TIME, BATCH, HIDDEN, seed=5)}
+
+
+@both_directions
+@pytest.mark.parametrize("options", [{}, {"remat": True}], ids=str)
+def test_a_memory_and_a_side_input_reach_every_step_with_all_gradients(reverse, options, x64):
+    context, per_step = memory_and_side()
+    params, xs = setting(AttendingCell())
+    padded = (np.arange(TIME)[:, None] >= np.asarray(LENGTHS))[..., None]
+
+    def compute(run):
+        def loss(params, xs, per_step, context):
+            result = run(params, xs, per_step, context)
+            return weighted(result), result
+
+        return jit(jax.grad(loss, (0, 1, 2, 3), has_aux=True))(params, xs, per_step, context)
+
+    ours = lambda cell: lambda p, xs, s, c: unroll(cell, p, xs, lengths=LENGTHS, per_step=s, context=c, reverse=reverse, **options)
+    want = compute(lambda p, xs, s, c: by_steps(PlainAttendingCell(), p, xs, s, c, LENGTHS, reverse))
+    got = compute(ours(AttendingCell()))
+    close(got, want, 1e-10)
+    close(compute(ours(PlainAttendingCell())), want, 1e-10)
+    dirty = {"side": jnp.where(padded, jnp.nan, per_step["side"])}
+    run = jit(jax.grad(lambda *args: weighted(ours(AttendingCell())(*args)), (0, 1, 2, 3)))
+    equal(run(params, xs, dirty, context), run(params, xs, per_step, context))
+
+
+@pytest.mark.parametrize("cell", [VariationalCell(), GatedVariationalCell()], ids=["plain", "gated"])
+@both_directions
+def test_a_key_per_step_draws_anew_at_each(cell, reverse, x64):
+    params, xs = setting(cell)
+    keys = jax.random.split(jax.random.key(9), TIME)
+    run = lambda params, keys: unroll(cell, params, xs, lengths=LENGTHS, per_step={"key": keys}, reverse=reverse)
+    got = run(params, keys)
+    close(got, by_steps(cell, params, xs, {"key": keys}, {}, LENGTHS, reverse))
+    same = jnp.broadcast_to(keys[:1], keys.shape)
+    assert np.abs(run(params, same)[1][2] - got[1][2]).max() > 1e-2
+    gradient = jit(jax.grad(lambda params: weighted(run(params, keys))))(params)
+    step, along = 1e-6, drawn_like(params, 8)
+    shifted = lambda sign: weighted(run(jax.tree.map(lambda a, b: a + sign * step * b, params, along), keys))
+    directional = sum(jnp.sum(a * b) for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(along), strict=True))
+    np.testing.assert_allclose(directional, (shifted(1) - shifted(-1)) / (2 * step), rtol=1e-6)
+
+
+@pytest.mark.parametrize("flavour", ["nnx", "linen"])
+def test_modules_pass_further_inputs_on_and_stream(flavour):
+    """As `x` lies, to every layer; step by step the same."""
+    cell = AttendingCell()
+    x, context = normal(BATCH, TIME, INPUT), memory_and_side()[0]
+    side = jnp.swapaxes(memory_and_side()[1]["side"], 0, 1)
+    if flavour == "nnx":
+        module = jaxrnn.Recurrent(cell, INPUT, HIDDEN, 2, rngs=nnx.Rngs(0))
+        call, step = module, module.step
+    else:
+        module = jaxrnn.linen.Recurrent(cell, INPUT, HIDDEN, 2)
+        variables = module.init(jax.random.key(0), x, per_step={"side": side}, context=context)
+        call, step = partial(module.apply, variables), partial(module.apply, variables, method="step")
+    output, h_n = call(x, per_step={"side": side}, context=context)
+    state = None
+    for t in range(TIME):
+        y, state = step(x[:, t], state, per_step={"side": side[:, t]}, context=context)
+        close(y, output[:, t], 1e-5)
+    close(state, h_n, 1e-5)
+    changed = call(x, per_step={"side": side.at[:, 3].add(1.0)}, context=context)[0]
+    assert np.abs(changed[:, :3] - output[:, :3]).max() == 0
+    assert (np.abs(changed[:, 3:] - output[:, 3:]).max((0, 2)) > 1e-3).all()
+
+
+def test_every_layer_and_direction_draws_with_keys_of_its_own():
+    """Layers of zero weights but for the latent: outputs are what was drawn."""
+    cell = GatedVariationalCell()
+    module = jaxrnn.Recurrent(cell, 5, 5, 2, bidirectional=True, merge="none", rngs=nnx.Rngs(0))
+    nnx.update(module, jax.tree.map(jnp.zeros_like, nnx.state(module)))
+    keys = jax.random.split(jax.random.key(1), TIME)
+    _, _, states = module(jnp.zeros((BATCH, TIME, 5)), per_step={"key": keys}, return_states=True)
+    drawn = [states[0][0].h[:, 1:], states[0][1].h[:, :-1], states[1][0].h[:, 1:], states[1][1].h[:, :-1]]
+    for i, a in enumerate(drawn):
+        for b in drawn[:i]:
+            assert abs(np.corrcoef(np.ravel(a), np.ravel(b))[0, 1]) < 0.2
+
+
+def test_further_inputs_are_asked_for_by_name():
+    cell = AttendingCell()
+    params, xs = setting(cell)
+    context, per_step = memory_and_side()
+    texts = {
+        "unroll: `per_step` should hold side, which a AttendingCell reads, got none.": {"context": context},
+        "unroll: `context` should hold memory, which a AttendingCell reads, got memry.": {
+            "per_step": per_step,
+            "context": {"memry": context["memory"]},
+        },
+        "unroll: `per_step['side']` should begin with the 9 steps of time, got shape (4, 9, 5).": {
+            "per_step": {"side": jnp.swapaxes(per_step["side"], 0, 1)},
+            "context": context,
+        },
+    }
+    for text, given in texts.items():
+        with pytest.raises(ValueError) as caught:
+            unroll(cell, params, xs, **given)
+        assert str(caught.value) == text
+    gru = jaxrnn.GRUCell()
+    with pytest.raises(ValueError, match="`context` should be None: a GRUCell reads none, got memory"):
+        unroll(gru, gru.init(jax.random.key(0), INPUT, HIDDEN), xs, context=context)
+    with pytest.raises(TypeError, match="further inputs should be side, memory, got none"):
+        cell.step(params, cell.initial_state(params, xs[0]), xs[0])
+
+
+# Values from outside -----------------------------------------------------------------------------------------------------
+
+SCALE = 1.0
+
+
+@dataclass(frozen=True)
+class ScaledCell(GatedCell):
+    gates: ClassVar = ("n",)
+
+    def update(self, state, x_gates, h_gates):
+        return Hidden(scaled(jnp.tanh(x_gates[0] + h_gates[0])))
+
+
+def scaled(a):
+    return SCALE * a
+
+
+def test_a_changed_global_is_seen_by_a_second_call(monkeypatch):
+    cell = ScaledCell()
+    params, xs = setting(cell)
+    for value in (1.0, 2.0, 1.0):
+        monkeypatch.setitem(globals(), "SCALE", value)
+        _, ys = unroll(cell, params, xs)
+        close(ys[0], cell.step(params, cell.initial_state(params, xs[0]), xs[0])[1], 1e-6)
+
+
+# Parameters of the wrong cell --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_parameters_of_another_cell_or_shape_are_refused_by_name(name):
+    """Every array of every cell, with an axis one longer, one less, or not there; and every other cell's."""
+    make = lambda name: CELLS[name](**({"proj_size": 2} if name == "ProjectedLSTM" else {}))
+    cell = make(name)
+    params = cell.init(jax.random.key(0), INPUT, HIDDEN)
+    xs = jnp.ones((TIME, BATCH, *(6, 6)[: cell.event_ndim - 1], INPUT))
+    call = lambda params: jax.eval_shape(partial(unroll, cell), params, xs)
+    call(params)
+    leaves, structure = jax.tree.flatten(params)
+    for k, leaf in enumerate(leaves[1:], 1):
+        for axis in range(leaf.ndim):
+            longer = jnp.concatenate([leaf, jax.lax.index_in_dim(leaf, 0, axis)], axis)
+            with pytest.raises(ValueError, match=r"unroll: `params\.\w+.*` should have shape .*\nAre they"):
+                call(jax.tree.unflatten(structure, [*leaves[:k], longer, *leaves[k + 1 :]]))
+        with pytest.raises(ValueError, match="should have shape"):
+            call(jax.tree.unflatten(structure, [*leaves[:k], leaf[None], *leaves[k + 1 :]]))
+    for field in params._fields[4:]:
+        if getattr(params, field) is not None:
+            with pytest.raises(ValueError, match=rf"`params\.{field}.*` should have shape .*got none"):
+                call(params._replace(**{field: None}))
+    for other in CELLS:
+        theirs = make(other).init(jax.random.key(0), INPUT, HIDDEN)
+        shapes = lambda p: [jnp.shape(a) for a in jax.tree.leaves(p._replace(b_ih=None, b_hh=None))]
+        if shapes(theirs) != shapes(params):  # else they differ in biases alone, which may be missing
+            with pytest.raises(ValueError, match=r"unroll: `params"):
+                call(theirs)
+
+
+def test_parameters_that_are_no_arrays_are_named():
+    import torch
+
+    cell = jaxrnn.GRUCell()
+    params, xs = setting(cell)
+    for wrong, text in (
+        (nnx.Param(params.w_hh), r"`params\.w_hh` should be an array, got Param\. Pass its value, `\.get_value\(\)`\."),
+        (torch.zeros(5, 3, 5), r"`params\.w_hh` should be an array, got Tensor\. Pass it through jnp\.asarray\."),
+        ([[0.0]], r"`params\.w_hh` should be an array, got list"),
+    ):
+        with pytest.raises(TypeError, match=text):
+            unroll(cell, params._replace(w_hh=wrong), xs)
+    with pytest.raises(TypeError, match=r"`params` should come from `cell\.init`, got dict"):
+        unroll(cell, params._asdict(), xs)
+
+
+def test_a_cell_names_the_axes_of_its_own_parameters():
+    @dataclass(frozen=True)
+    class Unnamed(VariationalCell):
+        axes: ClassVar = Cell.axes
+
+    with pytest.raises(TypeError, match=r"Unnamed: `axes` should name the axes of `w_z`.*\nWrite axes: ClassVar = Cell\.axes \| "):
+        jaxrnn.Recurrent(Unnamed(), INPUT, HIDDEN, rngs=nnx.Rngs(0))
+    module = jaxrnn.Recurrent(VariationalCell(), INPUT, HIDDEN, rngs=nnx.Rngs(0))
+    assert module.stack.axis_names(module.params)[0][0].w_z == (None, "hidden")
+
+
+def test_fields_without_batch_axes_are_refused_where_a_mask_would_act_on_them():
+    @dataclass(frozen=True)
+    class Clock(CountingCell):
+        def initial_state(self, params, x):
+            return super().initial_state(params, x)._replace(n=jnp.int32(2))
+
+    cell = Clock()
+    params, xs = setting(cell)
+    with pytest.raises(
+        ValueError, match=r"`n` of the cell's initial state should begin with the batch axes \(4,\).*got shape \(\)"
+    ):
+        unroll(cell, params, xs, lengths=LENGTHS)
+
+
+def test_gate_params_are_enough_for_any_gated_cell():
+    """What the README says of a cell of one's own: plain `GateParams`, whichever way they were made."""
+    cell = ScaledCell()
+    params = GateParams(*(normal(*shape) for shape in ((INPUT, 1, HIDDEN), (HIDDEN, 1, HIDDEN), (1, HIDDEN), (1, HIDDEN))))
+    assert np.isfinite(unroll(cell, params, normal(TIME, BATCH, INPUT))[1]).all()
