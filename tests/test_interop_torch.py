@@ -485,7 +485,7 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     def full(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(interop._common.os, "replace", full)
+    monkeypatch.setattr(interop._files.os, "replace", full)
     for name, write in writers.items():
         with pytest.raises(OSError, match="No space left"):
             write(ours, tmp_path / name)

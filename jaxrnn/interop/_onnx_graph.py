@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrnn.interop import _common as common
+from jaxrnn.interop import _checks, _files
 
 INPUTS = {
     "RNN": ("X", "W", "R", "B", "sequence_lens", "initial_h"),
@@ -66,7 +66,7 @@ class Scope:
             return ReferenceEvaluator(model).run(None, arrays)[0]
         except Exception as error:  # of the operators, each of which has its own
             computed = ", ".join(dict.fromkeys(node.op_type for node in nodes))
-            raise Unreadable(f"{name!r} is computed by {computed}, which could not be evaluated: {common.cause(error)}") from error
+            raise Unreadable(f"{name!r} is computed by {computed}, which could not be evaluated: {_files.cause(error)}") from error
 
     def _collect(self, name: str, nodes: list, arrays: dict[str, np.ndarray], any_size: bool) -> bool:
         """Gather the nodes, in order, and the arrays that a value is computed from; False if it needs more than those."""
@@ -101,7 +101,7 @@ def _array(name: str, tensor) -> np.ndarray:
     try:
         return numpy_helper.to_array(tensor)
     except (ValueError, TypeError, checker.ValidationError) as error:  # too few bytes; those of another file are not here
-        raise Unreadable(f"{name!r} has no readable data: {common.cause(error)}") from error
+        raise Unreadable(f"{name!r} has no readable data: {_files.cause(error)}") from error
 
 
 class Found(NamedTuple):
@@ -132,12 +132,12 @@ class Found(NamedTuple):
 
 def load(caller: str, source: Any, given: dict[str, Any] | None) -> tuple[list[Found], dict[str, str]]:
     """All recurrent nodes of a file, model, graph or node, the bodies of other nodes included; and the model's metadata."""
-    onnx = common.require(caller, "onnx")
+    onnx = _checks.require(caller, "onnx")
     if isinstance(source, str | os.PathLike):
         try:
             source = onnx.load(source)
         except (onnx.checker.ValidationError, ValueError, *_decode_errors()) as error:
-            raise ValueError(f"{caller}: `source` should be a whole ONNX file, got {source}: {common.cause(error)}.") from error
+            raise ValueError(f"{caller}: `source` should be a whole ONNX file, got {source}: {_files.cause(error)}.") from error
     opset, metadata = onnx.defs.onnx_opset_version(), {}
     if isinstance(source, onnx.ModelProto):
         opset = next((o.version for o in source.opset_import if o.domain in ("", "ai.onnx")), opset)

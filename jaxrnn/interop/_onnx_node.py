@@ -12,7 +12,7 @@ import numpy as np
 from jaxrnn.cells import Cell, ChungGRUCell, CoupledLSTMCell, GRUCell, LSTMCell, PeepholeLSTMCell, RNNCell
 from jaxrnn.cells.base import GateParams
 from jaxrnn.cells.lstm_variants import PeepholeParams
-from jaxrnn.interop import _common as common
+from jaxrnn.interop import _checks, _gates
 from jaxrnn.interop._onnx_cells import FORMULAS, GIVEN, RELU, SIGMOID, TANH, Activation, OnnxGRUCell, OnnxLSTMCell, OnnxRNNCell
 from jaxrnn.unroll import unroll
 
@@ -142,7 +142,7 @@ def _check_shapes(caller, name, op, attributes, weights, directions: int):
         if slot not in weights:
             raise ValueError(f"{caller}: node {name!r} should have weights {slot}, got none.")
     for slot, a in weights.items():
-        common.check_dtype(caller, f"{name}.{slot}", a)
+        _checks.check_dtype(caller, f"{name}.{slot}", a)
     got = {slot: a.shape for slot, a in weights.items()}
     if len(got["W"]) != 3 or len(got["R"]) != 3:
         raise ValueError(f"{caller}: the weights W and R of node {name!r} should have three axes, got {got}.")
@@ -215,12 +215,12 @@ def _cell(op, activations, clip, attributes, peepholes: bool) -> Cell:
 def _params(cell: Cell, op: str, weights: dict[str, np.ndarray]):
     """The parameters of one direction, from W (gates * hidden, input), R, B (2 * gates * hidden) and P (3 * hidden)."""
     order, gates = ORDERS[op], cell.gates
-    w_ih, w_hh = (common.split(weights[slot].T, order, gates) for slot in ("W", "R"))
-    b_ih, b_hh = (common.split(b, order, gates) for b in np.split(weights["B"], 2)) if "B" in weights else (None, None)
+    w_ih, w_hh = (_gates.split(weights[slot].T, order, gates) for slot in ("W", "R"))
+    b_ih, b_hh = (_gates.split(b, order, gates) for b in np.split(weights["B"], 2)) if "B" in weights else (None, None)
     params = GateParams(w_ih, w_hh, b_ih, b_hh)
     if "P" in weights:
-        params = PeepholeParams(*params, p=common.split(weights["P"], PEEPHOLES, ("i", "f", "o")))
-    return jax.tree.map(jnp.array, common.turned(params) if isinstance(cell, ChungGRUCell) else params)
+        params = PeepholeParams(*params, p=_gates.split(weights["P"], PEEPHOLES, ("i", "f", "o")))
+    return jax.tree.map(jnp.array, _gates.flip_update_gate(params) if isinstance(cell, ChungGRUCell) else params)
 
 
 # Writing ---------------------------------------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ def _params(cell: Cell, op: str, weights: dict[str, np.ndarray]):
 
 def write(caller: str, cell: Cell, params: tuple) -> tuple[str, dict[str, Any], dict[str, np.ndarray]]:
     """The operator, attributes and weights of a layer, from the NumPy parameters of its directions."""
-    common.check_cell(caller, cell, CELLS, "ONNX")
+    _checks.check_cell(caller, cell, CELLS, "ONNX")
     op, activations, attributes = _operator(cell)
     attributes["hidden_size"] = params[0].w_ih.shape[-1]
     if len(params) == 2:
@@ -267,7 +267,7 @@ def _weights(cell: Cell, op: str, params: tuple) -> dict[str, list[np.ndarray]]:
     """For each input of the node, the arrays of its directions."""
     found: dict[str, list[np.ndarray]] = {}
     for p in params:
-        p = common.turned(p) if isinstance(cell, ChungGRUCell) else p
+        p = _gates.flip_update_gate(p) if isinstance(cell, ChungGRUCell) else p
 
         def rows(a):  # gates that the cell does not have are there, and not read
             blocks = {gate: a[..., k, :] for k, gate in enumerate(cell.gates)}
@@ -279,5 +279,5 @@ def _weights(cell: Cell, op: str, params: tuple) -> dict[str, list[np.ndarray]]:
         if p.b_ih is not None:
             found.setdefault("B", []).append(np.concatenate([rows(p.b_ih), rows(p.b_hh)]))
         if isinstance(p, PeepholeParams):
-            found.setdefault("P", []).append(common.join(p.p, ("i", "f", "o"), PEEPHOLES))
+            found.setdefault("P", []).append(_gates.join(p.p, ("i", "f", "o"), PEEPHOLES))
     return found

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxrnn.cells import Cell, ChungGRUCell, GRUCell, LSTMCell, RNNCell
 from jaxrnn.cells.base import GateParams
-from jaxrnn.interop import _common as common
+from jaxrnn.interop import _checks, _files, _gates, _modules
 from jaxrnn.nnx import Recurrent
 
 __all__ = ["from_keras", "load_keras", "to_keras"]
@@ -55,7 +55,7 @@ def from_keras(source: Any, layer: str | list[str] | None = None, **options) -> 
         if len(set(values)) > 1:
             raise ValueError(f"from_keras: all layers should have the same {key}, got {list(values)}.")
     merge = {"merge": MERGES[layers[0].merge_mode]} if len(params[0]) == 2 else {}
-    return common.build("from_keras", cells[0], params, **merge | options)
+    return _modules.build("from_keras", cells[0], params, **merge | options)
 
 
 def load_keras(module: Recurrent, source: Any, layer: str | list[str] | None = None):
@@ -87,12 +87,12 @@ def load_keras(module: Recurrent, source: Any, layer: str | list[str] | None = N
         raise TypeError(f"load_keras: `source` should be {kinds}, got {type(source).__name__}.")
     found = {f"weights[{k}]": np.asarray(a) for k, a in enumerate(source)}
     stack = _checked("load_keras", module)
-    wanted = {f"weights[{k}]": a for k, a in enumerate(_encode(stack.cell, common.shapes(module)))}
-    common.match("load_keras", "`source`", found, wanted)
+    wanted = {f"weights[{k}]": a for k, a in enumerate(_encode(stack.cell, _modules.shapes(module)))}
+    _checks.match("load_keras", "`source`", found, wanted)
     arrays = iter(found.values())
     count = len(NAMES) if stack.bias else len(NAMES) - 1
     params = [[_decode(stack.cell, [next(arrays) for _ in range(count)]) for _ in directions] for directions in module.params]
-    common.assign(module, params)
+    _modules.assign(module, params)
 
 
 def to_keras(module: Recurrent) -> list[np.ndarray]:
@@ -111,7 +111,7 @@ def to_keras(module: Recurrent) -> list[np.ndarray]:
         [(3, 15), (5, 15), (2, 15)]
     """
     stack = _checked("to_keras", module)
-    return [np.ascontiguousarray(a) for a in _encode(stack.cell, common.values(module))]
+    return [np.ascontiguousarray(a) for a in _encode(stack.cell, _modules.values(module))]
 
 
 # One cell --------------------------------------------------------------------------------------------------------------
@@ -119,9 +119,9 @@ def to_keras(module: Recurrent) -> list[np.ndarray]:
 
 def _checked(caller: str, module: Recurrent):
     """The stack of a module that Keras can hold."""
-    common.check_module(caller, module)
-    common.check_cell(caller, module.stack.cell, tuple(ORDERS), "Keras")
-    common.refuse_options(caller, module.stack, merge=("sum", "mean", "none"))
+    _checks.check_module(caller, module)
+    _checks.check_cell(caller, module.stack.cell, tuple(ORDERS), "Keras")
+    _checks.refuse_options(caller, module.stack, merge=("sum", "mean", "none"))
     return module.stack
 
 
@@ -129,10 +129,10 @@ def _encode(cell: Cell, params) -> list[np.ndarray]:
     """`params[layer][direction]` in the order of `set_weights`."""
     found, order = [], ORDERS[type(cell)]
     for p in (p for layer in params for p in layer):
-        p = common.turned(p) if isinstance(cell, ChungGRUCell) else p
-        found += [common.join(p.w_ih, cell.gates, order), common.join(p.w_hh, cell.gates, order)]
+        p = _gates.flip_update_gate(p) if isinstance(cell, ChungGRUCell) else p
+        found += [_gates.join(p.w_ih, cell.gates, order), _gates.join(p.w_hh, cell.gates, order)]
         if p.b_ih is not None:
-            biases = [common.join(b, cell.gates, order) for b in (p.b_ih, p.b_hh)]
+            biases = [_gates.join(b, cell.gates, order) for b in (p.b_ih, p.b_hh)]
             found.append(np.stack(biases) if isinstance(cell, GRUCell) else biases[0] + biases[1])
     return found
 
@@ -140,10 +140,10 @@ def _encode(cell: Cell, params) -> list[np.ndarray]:
 def _decode(cell: Cell, weights: list[np.ndarray]) -> GateParams:
     """The parameters of one direction from its kernel, recurrent kernel and bias."""
     order = ORDERS[type(cell)]
-    kernel, recurrent, *bias = (common.split(a, order, cell.gates) for a in weights)
+    kernel, recurrent, *bias = (_gates.split(a, order, cell.gates) for a in weights)
     b_ih, b_hh = (None, None) if not bias else bias[0] if isinstance(cell, GRUCell) else (bias[0], np.zeros_like(bias[0]))
     params = GateParams(kernel, recurrent, b_ih, b_hh)
-    return common.turned(params) if isinstance(cell, ChungGRUCell) else params
+    return _gates.flip_update_gate(params) if isinstance(cell, ChungGRUCell) else params
 
 
 # Layers ----------------------------------------------------------------------------------------------------------------
@@ -234,10 +234,10 @@ def _read(caller: str, layer: Layer) -> tuple[Cell, list[GateParams]]:
     found = {f"{NAMES[k % count]} of direction {k // count}": a for k, a in enumerate(layer.weights)}
     width = layer.weights[0].shape[0] if layer.weights else 1
     dtype = layer.weights[0].dtype if layer.weights else np.dtype("float32")
-    zeros = common.zeros(cells[0], width, units, bias, dtype)
+    zeros = _modules.zeros(cells[0], width, units, bias, dtype)
     wanted = dict(zip((f"{NAMES[k % count]} of direction {k // count}" for k in range(count * directions)),
                       _encode(cells[0], [[zeros] * directions]), strict=True))  # fmt: skip
-    common.match(caller, f"layer {layer.path!r}", found, wanted)
+    _checks.match(caller, f"layer {layer.path!r}", found, wanted)
     return cells[0], [_decode(cells[0], layer.weights[d * count : (d + 1) * count]) for d in range(directions)]
 
 
@@ -253,12 +253,12 @@ def _reading(caller: str, kind: str, path: str | os.PathLike):
         raise
     except Exception as error:
         hint = "\nLoad it into a module: load_keras(module, path)." if caller == "from_keras" and str(path).endswith(".h5") else ""
-        raise ValueError(f"{caller}: `source` should be a whole {kind} file, got {path}: {common.cause(error)}.{hint}") from error
+        raise ValueError(f"{caller}: `source` should be a whole {kind} file, got {path}: {_files.cause(error)}.{hint}") from error
 
 
 def _saved_layers(caller: str, path: str | os.PathLike) -> dict[str, Layer]:
     """The recurrent layers of a `.keras` file, by their names in the model."""
-    h5py = common.require(caller, "h5py")
+    h5py = _checks.require(caller, "h5py")
     with _reading(caller, ".keras", path):
         with zipfile.ZipFile(path) as file:
             config, weights = json.loads(file.read("config.json")), io.BytesIO(file.read("model.weights.h5"))
@@ -282,7 +282,7 @@ def _config_layers(config: dict[str, Any], store, group: str, outer: str):
 
 def _saved_weights(path: str | os.PathLike) -> dict[str, Layer]:
     """The recurrent layers of a `.weights.h5` file, by the names that it has for them."""
-    h5py = common.require("load_keras", "h5py")
+    h5py = _checks.require("load_keras", "h5py")
     with _reading("load_keras", ".weights.h5 or .keras", path), h5py.File(path) as store:
         keys: list[str] = []
         store.visit(keys.append)
@@ -296,4 +296,4 @@ def _stored(store, key: str) -> list[np.ndarray]:
     groups = [f"{key}/{direction}/cell/vars" for direction in ("forward_layer", "backward_layer")]
     groups = groups if groups[0] in store else [f"{key}/cell/vars"]
     arrays = [store[group][str(k)] for group in groups if group in store for k in range(len(store[group]))]
-    return [np.array(a, common.BFLOAT16 if a.attrs.get("dtype") == "bfloat16" else a.dtype) for a in arrays]
+    return [np.array(a, _checks.BFLOAT16 if a.attrs.get("dtype") == "bfloat16" else a.dtype) for a in arrays]

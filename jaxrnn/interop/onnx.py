@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxrnn.interop import _common as common
-from jaxrnn.interop import _onnx_chain, _onnx_graph, _onnx_node, _onnx_write
+from jaxrnn.interop import _files, _modules, _onnx_chain, _onnx_graph, _onnx_node, _onnx_write
 from jaxrnn.interop._onnx_node import OnnxNode
 from jaxrnn.nnx import Recurrent
 
@@ -73,18 +72,18 @@ def from_onnx(source: Any, node: str | list[str] | None = None, *, weights: dict
     read = [_read("from_onnx", layer) for layer in layers]
     for layer in read:
         _check_layer(layer, read[0])
-    kept = common.stored_options("from_onnx", metadata)
+    kept = _files.stored_options("from_onnx", metadata)
     options = {"batch_first": bool(read[0].layout)} | kept | options
     initial = [layer.initial for layer in read]
     if any(state is not None for state in initial):
         options["learn_initial_state"] = True
-    module = common.build("from_onnx", read[0].cells[0], [layer.params for layer in read], **options)
+    module = _modules.build("from_onnx", read[0].cells[0], [layer.params for layer in read], **options)
     for states, layer in zip(module.initial_state or (), read, strict=False):
         for d, state in enumerate(states):
             for variable, field in zip(state, state._fields, strict=True):
                 old = variable.get_value()
                 new = np.zeros(old.shape, old.dtype) if layer.initial is None else getattr(layer.initial[d], field)[0]
-                common.assign_array(variable, new)
+                _modules.assign_array(variable, new)
     return module
 
 
@@ -112,7 +111,7 @@ def to_onnx(module: nnx.Module, path: str | os.PathLike | None = None, *, length
     """
     model = _onnx_write.model(module, lengths=lengths, states=states)
     if path is not None:
-        common.write_whole(path, model.SerializeToString())
+        _files.write_whole(path, model.SerializeToString())
     return model
 
 

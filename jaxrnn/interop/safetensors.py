@@ -6,7 +6,7 @@ import os
 import numpy as np
 from flax import nnx
 
-from jaxrnn.interop import _common as common
+from jaxrnn.interop import _checks, _files
 from jaxrnn.interop import torch as keys
 from jaxrnn.nnx import Recurrent
 
@@ -32,7 +32,7 @@ def from_safetensors(path: str | os.PathLike, prefix: str = "", **options) -> Re
         or of the wrong shape.
     """
     found, metadata = _read("from_safetensors", path, prefix)
-    options = common.stored_options("from_safetensors", metadata) | options
+    options = _files.stored_options("from_safetensors", metadata) | options
     return keys.from_arrays("from_safetensors", str(path), found, prefix, options)
 
 
@@ -61,11 +61,11 @@ def to_safetensors(module: nnx.Module, path: str | os.PathLike, prefix: str = ""
         ...     from_safetensors(f"{folder}/gru.safetensors").batch_first
         False
     """
-    library = common.require("to_safetensors", "safetensors.numpy")
+    library = _checks.require("to_safetensors", "safetensors.numpy")
     arrays = keys.to_arrays("to_safetensors", module, prefix)
     # The library writes what lies in memory: of a transposed view, other numbers than it has, and without an error.
     arrays = {key: np.ascontiguousarray(a) for key, a in arrays.items()}
-    common.write_whole(path, library.save(arrays, metadata={"format": "pt"} | _options(module)))
+    _files.write_whole(path, library.save(arrays, metadata={"format": "pt"} | _options(module)))
 
 
 def _options(module: nnx.Module) -> dict[str, str]:
@@ -78,9 +78,9 @@ def _options(module: nnx.Module) -> dict[str, str]:
     return {"jaxrnn": json.dumps(options)}
 
 
-def _read(caller: str, path: str | os.PathLike, prefix: str) -> tuple[common.Arrays, dict[str, str]]:
+def _read(caller: str, path: str | os.PathLike, prefix: str) -> tuple[_checks.Arrays, dict[str, str]]:
     """The arrays under the prefix, the shapes of the others, and the metadata."""
-    library = common.require(caller, "safetensors")
+    library = _checks.require(caller, "safetensors")
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"{caller}: `path` should be a str or an os.PathLike, got {type(path).__name__}.")
     try:
@@ -90,7 +90,7 @@ def _read(caller: str, path: str | os.PathLike, prefix: str) -> tuple[common.Arr
                 header = file.get_slice(key)
                 dtype, shape = header.get_dtype(), tuple(header.get_shape())
                 wanted = key.startswith(prefix) and dtype in DTYPES
-                found[key] = file.get_tensor(key) if wanted else common.Unknown(dtype, shape)
+                found[key] = file.get_tensor(key) if wanted else _checks.Unknown(dtype, shape)
             return found, file.metadata() or {}
     except library.SafetensorError as error:
-        raise ValueError(f"{caller}: `path` should be a whole safetensors file, got {path}: {common.cause(error)}.") from error
+        raise ValueError(f"{caller}: `path` should be a whole safetensors file, got {path}: {_files.cause(error)}.") from error

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from jaxrnn.cells import GRUCell, LSTMCell, ProjectedLSTMCell, RNNCell
-from jaxrnn.interop import _common as common
+from jaxrnn.interop import _checks, _modules
 from jaxrnn.nnx import Recurrent
 
 __all__ = ["from_torch", "load_torch", "to_torch"]
@@ -38,7 +38,7 @@ def from_torch(source: Any, prefix: str = "", **options) -> Recurrent:
     """
     if isinstance(source, Mapping):
         return from_arrays("from_torch", "`source`", to_numpy(source), prefix, options)
-    torch = common.require("from_torch", "torch")
+    torch = _checks.require("from_torch", "torch")
     if prefix and isinstance(source, torch.nn.Module):
         inside = dict(source.named_modules())
         if prefix.rstrip(".") not in inside:
@@ -107,10 +107,10 @@ def to_torch(module: nnx.Module, prefix: str = "", *, cell: bool = False) -> dic
         >>> theirs = torch.nn.LSTM(3, 5, num_layers=2, batch_first=True)  # doctest: +SKIP
         >>> theirs.load_state_dict(to_torch(ours))  # doctest: +SKIP
     """
-    torch = common.require("to_torch", "torch")
+    torch = _checks.require("to_torch", "torch")
 
     def tensor(a):
-        return torch.from_numpy(a.view(np.int16)).view(torch.bfloat16) if a.dtype == common.BFLOAT16 else torch.from_numpy(a)
+        return torch.from_numpy(a.view(np.int16)).view(torch.bfloat16) if a.dtype == _checks.BFLOAT16 else torch.from_numpy(a)
 
     return {key: tensor(a) for key, a in to_arrays("to_torch", module, prefix, cell=cell).items()}
 
@@ -125,27 +125,27 @@ class Slot(NamedTuple):
     field: str
 
 
-def from_arrays(caller: str, argument: str, found: common.Arrays, prefix: str, options: dict) -> Recurrent:
+def from_arrays(caller: str, argument: str, found: _checks.Arrays, prefix: str, options: dict) -> Recurrent:
     """`from_torch` for NumPy arrays."""
     sizes = _sizes(caller, argument, found, prefix)
     cell = sizes.pop("cell")
     if isinstance(cell, RNNCell):
         cell = RNNCell(nonlinearity=options.get("nonlinearity", "tanh"))
-    module = common.blank(cell, **sizes | {name: o for name, o in options.items() if name != "nonlinearity"})
+    module = _modules.abstract_module(cell, **sizes | {name: o for name, o in options.items() if name != "nonlinearity"})
     load_arrays(caller, argument, module, found, prefix)
     return module
 
 
-def load_arrays(caller: str, argument: str, module: nnx.Module, found: common.Arrays, prefix: str):
+def load_arrays(caller: str, argument: str, module: nnx.Module, found: _checks.Arrays, prefix: str):
     """`load_torch` for NumPy arrays."""
     prefix = _dotted(prefix)
     slots = _slots(caller, module, prefix, cell=f"{prefix}weight_ih" in found)
-    wanted = {key: _encode(slot.field, common.shape_of(slot.variable)) for key, slot in slots.items()}
+    wanted = {key: _encode(slot.field, _modules.shape_of(slot.variable)) for key, slot in slots.items()}
     hint = "" if wanted.keys() & found.keys() else _other_prefixes(found, prefix, next(iter(wanted)).removeprefix(prefix))
     found = {key: a for key, a in found.items() if key.startswith(prefix)}
-    common.match(caller, argument, found, wanted, hint)
+    _checks.match(caller, argument, found, wanted, hint)
     for key, slot in slots.items():
-        common.assign_array(slot.variable, _decode(slot.field, found[key], slot.variable.get_value().shape))
+        _modules.assign_array(slot.variable, _decode(slot.field, found[key], slot.variable.get_value().shape))
 
 
 def to_arrays(caller: str, module: nnx.Module, prefix: str = "", *, cell: bool = False) -> dict[str, np.ndarray]:
@@ -154,20 +154,20 @@ def to_arrays(caller: str, module: nnx.Module, prefix: str = "", *, cell: bool =
     return {key: _encode(slot.field, np.array(slot.variable.get_value())).copy() for key, slot in slots.items()}
 
 
-def to_numpy(tensors: Mapping[str, Any]) -> common.Arrays:
+def to_numpy(tensors: Mapping[str, Any]) -> _checks.Arrays:
     """Tensors or arrays as NumPy arrays of the same dtype."""
 
     def convert(a):
         if not hasattr(a, "detach"):
             return np.asarray(a)
         a, dtype = a.detach().cpu(), str(a.dtype).removeprefix("torch.")
-        if dtype not in map(str, common.DTYPES):
-            return common.Unknown(dtype, tuple(a.shape))
+        if dtype not in map(str, _checks.DTYPES):
+            return _checks.Unknown(dtype, tuple(a.shape))
         if dtype != "bfloat16":  # which NumPy itself does not know
             return a.numpy()
         import torch
 
-        return a.view(torch.int16).numpy().view(common.BFLOAT16)
+        return a.view(torch.int16).numpy().view(_checks.BFLOAT16)
 
     return {key: convert(a) for key, a in tensors.items()}
 
@@ -180,8 +180,8 @@ def _slots(caller: str, module: nnx.Module, prefix: str, *, cell: bool = False) 
     if not isinstance(module, Recurrent):
         raise TypeError(f"{caller}: `module` should be a jaxrnn.RNN, LSTM, GRU or a model of theirs, got {type(module).__name__}.")
     stack = module.stack
-    common.check_cell(caller, stack.cell, (RNNCell, LSTMCell, ProjectedLSTMCell, GRUCell), "PyTorch")
-    common.refuse_options(caller, stack)
+    _checks.check_cell(caller, stack.cell, (RNNCell, LSTMCell, ProjectedLSTMCell, GRUCell), "PyTorch")
+    _checks.refuse_options(caller, stack)
     if len(set(stack.hidden_sizes)) > 1:
         raise ValueError(f"{caller}: `hidden_size` should be one for all layers, as in PyTorch, got {stack.hidden_size}.")
     if cell and (stack.num_layers > 1 or stack.bidirectional):
@@ -207,13 +207,13 @@ def _decode(field: str, a: np.ndarray, shape: tuple) -> np.ndarray:
     return a.reshape(shape) if field in ("b_ih", "b_hh") else a.T.reshape(shape)
 
 
-def _other_prefixes(found: common.Arrays, prefix: str, *names: str) -> str:
+def _other_prefixes(found: _checks.Arrays, prefix: str, *names: str) -> str:
     """A question to end a message with: before what else the keys have one of the names."""
     others = {key.removesuffix(name) for key in found for name in names if f".{key}".endswith(f".{name}")} - {prefix}
     return f"\nIs the prefix {' or '.join(map(repr, sorted(others)))}?" if others else ""
 
 
-def _sizes(caller: str, argument: str, found: common.Arrays, prefix: str) -> dict[str, Any]:
+def _sizes(caller: str, argument: str, found: _checks.Arrays, prefix: str) -> dict[str, Any]:
     """The cell and the sizes that a state_dict tells by its shapes."""
     prefix = _dotted(prefix)
     layers = [m for key in found if (m := re.fullmatch(re.escape(prefix) + r"weight_ih(?:_l(\d+)(_reverse)?)?", key))]
@@ -238,7 +238,7 @@ def _sizes(caller: str, argument: str, found: common.Arrays, prefix: str) -> dic
         "num_layers": 1 + max(int(m[1] or 0) for m in layers),
         "bidirectional": any(m[2] for m in layers),
         "bias": f"{prefix}bias_ih{suffix}" in found,
-        "param_dtype": common.check_dtype(caller, f"{prefix}weight_ih{suffix}", arrays[0]),
+        "param_dtype": _checks.check_dtype(caller, f"{prefix}weight_ih{suffix}", arrays[0]),
     }
 
 

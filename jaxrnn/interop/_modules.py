@@ -1,0 +1,104 @@
+"""Modules made from arrays, and the arrays of modules. No other framework may be known here."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxrnn.cells import Cell, GRUCell, LSTMCell, ProjectedLSTMCell, RNNCell
+from jaxrnn.interop import _checks
+from jaxrnn.nnx import GRU, LSTM, RNN, Recurrent
+
+
+def build(caller: str, cell: Cell, params, *, rngs: nnx.Rngs | None = None, **options) -> Recurrent:
+    """The module with the arrays of `params[layer][direction]`; the class is the one named after the cell, if there is one."""
+    params = tuple(tuple(layer) for layer in params)
+    first = params[0][0]
+    if len({len(layer) for layer in params}) > 1:
+        got = [len(layer) for layer in params]
+        raise ValueError(f"{caller}: every layer should have as many directions as the first, got {got}.")
+    hidden = tuple(layer[0].w_ih.shape[-1] for layer in params)
+    options = {
+        "input_size": first.w_ih.shape[0],
+        "hidden_size": hidden[0] if len(set(hidden)) == 1 else hidden,
+        "num_layers": len(params),
+        "bias": first.b_ih is not None,
+        "bidirectional": len(params[0]) == 2,
+        "param_dtype": first.w_ih.dtype,
+    } | options
+    for name, a in named(params).items():
+        _checks.check_dtype(caller, name, a)
+    module = abstract_module(cell, rngs=rngs, **options)
+    _checks.match(caller, "the weights", named(params), named(shapes(module)))
+    assign(module, params)
+    return module
+
+
+def abstract_module(cell: Cell, *, rngs: nnx.Rngs | None = None, **options) -> Recurrent:
+    """A module whose parameters have shapes and dtypes, but no values yet; nothing is drawn for them."""
+
+    def make():
+        rngs = nnx.Rngs(0)
+        match cell:
+            case RNNCell(nonlinearity=φ) if cell == RNNCell(nonlinearity=φ):
+                return RNN(nonlinearity=φ, rngs=rngs, **options)
+            case ProjectedLSTMCell(proj_size=size) if cell == ProjectedLSTMCell(proj_size=size):
+                return LSTM(proj_size=size, rngs=rngs, **options)
+            case LSTMCell() | GRUCell() if cell == type(cell)():
+                return (LSTM if isinstance(cell, LSTMCell) else GRU)(rngs=rngs, **options)
+        return Recurrent(cell, rngs=rngs, **options)
+
+    # `nnx.eval_shape` would look for the axis names of parameters in whatever mesh is set.
+    module = nnx.merge(*jax.eval_shape(lambda: nnx.split(make())))
+    if module.rngs is not None:
+        module.rngs = (nnx.Rngs(0) if rngs is None else rngs).dropout.fork()
+    return module
+
+
+def values(module: Recurrent):
+    """`params[layer][direction]` of a module, as NumPy arrays."""
+    return jax.tree.map(lambda p: np.array(p.get_value()), module.params, is_leaf=is_variable)
+
+
+def shapes(module: Recurrent):
+    """`params[layer][direction]` of a module, as zeros of its shapes and dtypes, see `shape_of`."""
+    return jax.tree.map(shape_of, module.params, is_leaf=is_variable)
+
+
+def shape_of(variable: nnx.Variable) -> np.ndarray:
+    """Zeros of the shape and dtype of a parameter, in the memory of one."""
+    a = variable.get_value()
+    return np.broadcast_to(np.zeros((), a.dtype), a.shape)
+
+
+def is_variable(leaf) -> bool:
+    return isinstance(leaf, nnx.Variable)
+
+
+def named(params) -> dict[str, np.ndarray]:
+    """The arrays of `params[layer][direction]` by names that say where they stand."""
+    return {
+        f"params[{k}][{d}].{field}": a
+        for k, layer in enumerate(params)
+        for d, cell_params in enumerate(layer)
+        for field, a in cell_params._asdict().items()
+        if a is not None
+    }
+
+
+def assign(module: Recurrent, params):
+    """Set all parameters of a module; they fit, which `match` has said."""
+    params = tuple(tuple(layer) for layer in params)
+    jax.tree.map(assign_array, module.params, params, is_leaf=is_variable)
+
+
+def assign_array(variable: nnx.Variable, a: np.ndarray):
+    """Set one parameter to a copy of `a`, placed as the value it had."""
+    old, new = variable.get_value(), jnp.array(a, copy=True)
+    variable.set_value(jax.device_put(new, old.sharding) if isinstance(old, jax.Array) else new)
+
+
+def zeros(cell: Cell, input_size: int, hidden_size: int, bias: bool, dtype):
+    """Parameters of the sizes, as zeros in the memory of one."""
+    shapes = jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size, hidden_size, bias=bias))
+    return jax.tree.map(lambda a: np.broadcast_to(np.zeros((), dtype), a.shape), shapes)
