@@ -47,7 +47,7 @@ def to_equinox(module: Recurrent) -> tuple:
         >>> h, c = cell(jnp.ones(3), (jnp.zeros(5), jnp.zeros(5)))
     """
     eqx = _checks.require("to_equinox", "equinox")
-    _checks.check_module("to_equinox", module)
+    _checks.check_exportable("to_equinox", module, models=False)
     cell = module.stack.cell
     _checks.check_cell("to_equinox", cell, (LSTMCell, GRUCell), "Equinox")
     _checks.refuse_options("to_equinox", module.stack, merge=("sum", "mean", "none"))

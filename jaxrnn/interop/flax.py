@@ -94,7 +94,7 @@ def to_nnx(module: Recurrent) -> tuple:
 
 
 def _exported(caller: str, module: Recurrent, framework: str):
-    _checks.check_module(caller, module)
+    _checks.check_exportable(caller, module, models=False)
     _checks.check_cell(caller, module.stack.cell, CELLS, framework)
     _checks.refuse_options(caller, module.stack, merge=("sum", "mean", "none"))
     return [(module.stack.cell, layer) for layer in _modules.values(module)]

@@ -59,7 +59,7 @@ def to_haiku(module: Recurrent, name: Any) -> dict[str, dict]:
         >>> sorted(to_haiku(jaxrnn.LSTM(3, 5, rngs=nnx.Rngs(0)), "lstm")["lstm/linear"])
         ['b', 'w']
     """
-    _checks.check_module("to_haiku", module)
+    _checks.check_exportable("to_haiku", module, models=False)
     cell = module.stack.cell
     _checks.check_cell("to_haiku", cell, CELLS, "Haiku")
     if cell == RNNCell():

@@ -111,7 +111,7 @@ def to_onnx(module: nnx.Module, path: str | os.PathLike | None = None, *, length
     """
     model = _onnx_write.model(module, lengths=lengths, states=states)
     if path is not None:
-        _files.write_whole(path, model.SerializeToString())
+        _files.write_whole("to_onnx", path, model.SerializeToString())
     return model
 
 

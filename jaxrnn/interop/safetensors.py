@@ -65,7 +65,7 @@ def to_safetensors(module: nnx.Module, path: str | os.PathLike, prefix: str = ""
     arrays = keys.to_arrays("to_safetensors", module, prefix)
     # The library writes what lies in memory: of a transposed view, other numbers than it has, and without an error.
     arrays = {key: np.ascontiguousarray(a) for key, a in arrays.items()}
-    _files.write_whole(path, library.save(arrays, metadata={"format": "pt"} | _options(module)))
+    _files.write_whole("to_safetensors", path, library.save(arrays, metadata={"format": "pt"} | _options(module)))
 
 
 def _options(module: nnx.Module) -> dict[str, str]:
