@@ -19,6 +19,19 @@ from jaxrnn.unroll import unroll
 ORDERS = {"RNN": ("h",), "LSTM": ("i", "o", "f", "g"), "GRU": ("z", "r", "n")}
 PEEPHOLES = ("i", "o", "f")
 DEFAULTS = {"RNN": (TANH,), "LSTM": (SIGMOID, TANH, TANH), "GRU": (SIGMOID, TANH)}
+ACTIVATIONS = {
+    "tanh": TANH,
+    "sigmoid": SIGMOID,
+    "relu": RELU,
+    "hard_sigmoid": Activation("HardSigmoid", 1 / 6, 0.5),
+    "hard_sigmoid_keras2": Activation("HardSigmoid", 0.2, 0.5),
+    "elu": Activation("Elu", 1.0),
+    "softplus": Activation("Softplus"),
+    "softsign": Activation("Softsign"),
+    "linear": Activation("Affine", 1.0, 0.0),
+}
+"""Those of `jaxrnn.cells.activations` that ONNX has."""
+ODD = ("sigmoid", "hard_sigmoid", "hard_sigmoid_keras2")  # φ(−x) = 1 − φ(x)
 DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
 CHOICES = {"direction": tuple(DIRECTIONS), "layout": (0, 1), "input_forget": (0, 1), "linear_before_reset": (0, 1)}
 ATTRIBUTES = ("hidden_size", "activations", "activation_alpha", "activation_beta", "clip", "direction", "layout")
@@ -65,7 +78,8 @@ class OnnxNode:
             ValueError: a shape does not fit.
         """
         self._check(x, initial_h, initial_c)
-        sequence_lens = self.sequence_lens if sequence_lens is None else sequence_lens
+        if sequence_lens is None and self.sequence_lens is not None:
+            sequence_lens = jnp.broadcast_to(self.sequence_lens, jnp.shape(x)[0 if self.layout else 1])
         swap = (lambda a: jnp.swapaxes(a, 0, 1)) if self.layout else (lambda a: a)
         xs, lengths = swap(x), None if sequence_lens is None else jnp.asarray(sequence_lens)
         given = [None if a is None else swap(a) for a in (initial_h, initial_c)]
@@ -102,13 +116,20 @@ class OnnxNode:
 # Reading ---------------------------------------------------------------------------------------------------------------
 
 
-def read(caller: str, name: str, op: str, attributes: dict[str, Any], arrays: dict[str, np.ndarray | None]) -> OnnxNode:
-    """A node, from its attributes and the arrays of its constant inputs, by their names in the operator's definition."""
+def check(caller: str, name: str, op: str, attributes: dict[str, Any], arrays: dict[str, np.ndarray]):
+    """The attributes are the operator's, and the weights have the shapes that follow from them."""
     _check_attributes(caller, name, op, attributes)
-    direction = attributes.get("direction", "forward")
-    reverse = DIRECTIONS[direction]
-    weights = {slot: a for slot in ("W", "R", "B", "P") if (a := arrays.get(slot)) is not None}
-    _check_shapes(caller, name, op, attributes, weights, len(reverse))
+    _check_shapes(caller, name, op, attributes, _weights_of(arrays), len(DIRECTIONS[attributes.get("direction", "forward")]))
+
+
+def _weights_of(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {slot: a for slot in ("W", "R", "B", "P") if (a := arrays.get(slot)) is not None}
+
+
+def read(caller: str, name: str, op: str, attributes: dict[str, Any], arrays: dict[str, np.ndarray]) -> OnnxNode:
+    """A node, from its attributes and the arrays of its constant inputs, which fit: `check` and its caller have said so."""
+    reverse = DIRECTIONS[attributes.get("direction", "forward")]
+    weights = _weights_of(arrays)
     activations = _activations(caller, name, op, attributes, len(reverse))
     clip = attributes.get("clip")
     if clip is not None and not (isinstance(clip, float) and clip > 0):
@@ -229,7 +250,7 @@ def _params(cell: Cell, op: str, weights: dict[str, np.ndarray]):
 def write(caller: str, cell: Cell, params: tuple) -> tuple[str, dict[str, Any], dict[str, np.ndarray]]:
     """The operator, attributes and weights of a layer, from the NumPy parameters of its directions."""
     _checks.check_cell(caller, cell, CELLS, "ONNX")
-    op, activations, attributes = _operator(cell)
+    op, activations, attributes = _operator(caller, cell)
     attributes["hidden_size"] = params[0].w_ih.shape[-1]
     if len(params) == 2:
         attributes["direction"] = "bidirectional"
@@ -245,22 +266,35 @@ def write(caller: str, cell: Cell, params: tuple) -> tuple[str, dict[str, Any], 
     return op, attributes, {slot: np.stack(a) for slot, a in _weights(cell, op, params).items()}
 
 
-def _operator(cell: Cell) -> tuple[str, tuple[Activation, ...], dict[str, Any]]:
+def _operator(caller: str, cell: Cell) -> tuple[str, tuple[Activation, ...], dict[str, Any]]:
     match cell:
         case RNNCell(nonlinearity=φ):
-            return "RNN", (TANH,) if φ == "tanh" else (RELU,), {}
+            return "RNN", _named(caller, cell, φ), {}
         case OnnxRNNCell():
             return "RNN", cell.activations, {}
-        case GRUCell():
-            return "GRU", DEFAULTS["GRU"], {"linear_before_reset": 1}
-        case ChungGRUCell():
-            return "GRU", DEFAULTS["GRU"], {}
+        case GRUCell(activation=φ, recurrent_activation=σ):
+            return "GRU", _named(caller, cell, σ, φ), {"linear_before_reset": 1}
+        case ChungGRUCell(activation=φ, recurrent_activation=σ):
+            if σ not in ODD:
+                wanted = f"have a `recurrent_activation` among {', '.join(ODD)}, since ONNX's z keeps the old state"
+                raise ValueError(f"{caller}: the cell should {wanted}, got {cell}.")
+            return "GRU", _named(caller, cell, σ, φ), {}
         case OnnxGRUCell():
             return "GRU", cell.activations, {"linear_before_reset": 1} if cell.reset_after else {}
         case OnnxLSTMCell():
             return "LSTM", cell.activations, {"input_forget": 1} if cell.coupled else {}
+        case LSTMCell(activation=φ, recurrent_activation=σ):
+            return "LSTM", _named(caller, cell, σ, φ, φ), {}
         case _:
             return "LSTM", DEFAULTS["LSTM"], {"input_forget": 1} if isinstance(cell, CoupledLSTMCell) else {}
+
+
+def _named(caller: str, cell: Cell, *names: str) -> tuple[Activation, ...]:
+    """The activations of a cell that names them."""
+    for name in names:
+        if name not in ACTIVATIONS:
+            raise ValueError(f"{caller}: the activations of the cell should be among {', '.join(ACTIVATIONS)}, got {cell}.")
+    return tuple(ACTIVATIONS[name] for name in names)
 
 
 def _weights(cell: Cell, op: str, params: tuple) -> dict[str, list[np.ndarray]]:

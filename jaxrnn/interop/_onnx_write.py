@@ -40,10 +40,7 @@ class Graph:
 def model(module: Any, *, lengths: bool, states: bool):
     """The ModelProto of a recurrent module, or of one with a linear head on it."""
     onnx = _checks.require("to_onnx", "onnx")
-    head = getattr(module, "fc", None)
-    module = module.rnn if head is not None and hasattr(module, "rnn") else module
-    if not isinstance(module, Recurrent):
-        raise TypeError(f"to_onnx: `module` should be a jaxrnn.Recurrent or a model of jaxrnn.models, got {type(module).__name__}.")
+    module, head = _checks.check_exportable("to_onnx", module)
     stack, params = module.stack, _modules.values(module)
     _checks.refuse_options("to_onnx", stack, learn_initial_state=(True,))
     dtype = params[0][0].w_ih.dtype
