@@ -90,7 +90,7 @@ def check_dense(caller: str, name: str, layer: Any, kind: type[nnx.Module], *fun
     if type(layer) is not kind:
         raise TypeError(f"{caller}: `{name}` should be an nnx.{kind.__name__}, got {type(layer).__name__}.")
     for function in functions:
-        default = signature(kind).parameters[function].default
+        default = signature(kind.__init__).parameters[function].default
         if getattr(layer, function) is not default:
             raise ValueError(f"{caller}: `{function}` of `{name}` should be the default of nnx.{kind.__name__}, got another.")
 
@@ -160,7 +160,17 @@ def match(caller: str, argument: str, found: dict[str, Any], wanted: dict[str, A
     both = [(name, describe(a), describe(found[name])) for name, a in wanted.items() if name in found]
     wrong += [f"{name} should be {want}, got {came}" for name, want, came in both if want != came]
     if wrong:
-        raise ValueError(f"{caller}: {argument} should hold the arrays of the module.\n  " + "\n  ".join(wrong) + hint)
+        lines = listed(wrong, "\n  ")
+        raise ValueError(f"{caller}: {argument} should hold the arrays of the module.\n  {lines}{hint}")
+
+
+MOST_LISTED = 50
+
+
+def listed(names: list[str], between: str = ", ") -> str:
+    """Names in a message, which stays readable if they are many or long."""
+    short = [name if len(name) < 300 else f"{name[:100]}… ({len(name)} characters)" for name in names[:MOST_LISTED]]
+    return between.join([*short, *([f"… {len(names) - MOST_LISTED} more"] if len(names) > MOST_LISTED else [])])
 
 
 def describe(a) -> str:

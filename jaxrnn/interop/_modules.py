@@ -1,5 +1,7 @@
 """Modules made from arrays, and the arrays of modules. No other framework may be known here."""
 
+from collections.abc import Iterable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,7 +42,7 @@ def abstract_module(cell: Cell, *, rngs: nnx.Rngs | None = None, **options) -> R
     def make():
         rngs = nnx.Rngs(0)
         match cell:
-            case RNNCell(nonlinearity="tanh" | "relu" as φ) if cell == RNNCell(nonlinearity=φ):
+            case RNNCell(nonlinearity=φ) if cell == RNNCell(nonlinearity=φ):
                 return RNN(nonlinearity=φ, rngs=rngs, **options)
             case ProjectedLSTMCell(proj_size=size) if cell == ProjectedLSTMCell(proj_size=size):
                 return LSTM(proj_size=size, rngs=rngs, **options)
@@ -88,14 +90,25 @@ def named(params) -> dict[str, np.ndarray]:
 
 def assign(module: Recurrent, params):
     """Set all parameters of a module; they fit, which `match` has said."""
-    params = tuple(tuple(layer) for layer in params)
-    jax.tree.map(assign_array, module.params, params, is_leaf=is_variable)
+    variables = jax.tree.leaves(module.params, is_leaf=is_variable)
+    assign_all(zip(variables, jax.tree.leaves(tuple(tuple(layer) for layer in params)), strict=True))
+
+
+def assign_all(pairs: Iterable[tuple[nnx.Variable, np.ndarray]]):
+    """Set parameters to copies of arrays: all of them or, if memory ends, none."""
+    for variable, value in [(variable, _placed(variable, a)) for variable, a in pairs]:
+        variable.set_value(value)
 
 
 def assign_array(variable: nnx.Variable, a: np.ndarray):
-    """Set one parameter to a copy of `a`, placed as the value it had."""
+    """Set one parameter to a copy of `a`."""
+    variable.set_value(_placed(variable, a))
+
+
+def _placed(variable: nnx.Variable, a: np.ndarray):
+    """A copy of `a`, placed as the value of the parameter."""
     old, new = variable.get_value(), jnp.array(a, copy=True)
-    variable.set_value(jax.device_put(new, old.sharding) if isinstance(old, jax.Array) else new)
+    return jax.device_put(new, old.sharding) if isinstance(old, jax.Array) else new
 
 
 def zeros(cell: Cell, input_size: int, hidden_size: int, bias: bool, dtype):
