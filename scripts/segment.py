@@ -109,8 +109,13 @@ def tag(network: Network, sentences, lengths):
     """Padded numbers of characters (batch, time): the score of every tag (batch, time, tags), and the best path (batch, time)."""
     y, _ = network.gru(network.vectors[sentences], lengths=lengths)
     scores = y @ network.head_w + network.head_b[None, None]
-    (start, end), move = network.crf[:2], network.crf[2:]
-    valid = jnp.arange(sentences.shape[1])[:, None, None] < lengths[None, :, None]
+    return scores, search(scores, lengths, network.crf)
+
+
+def search(scores, lengths, crf):
+    """The path of tags with the highest sum of scores (batch, time), after Viterbi; what stands after its length means nothing."""
+    first, last, move = crf[0], crf[1], crf[2:]
+    valid = jnp.arange(scores.shape[1])[:, None, None] < lengths[None, :, None]
 
     def extend(best, now):  # best (batch, tags): the score of the best path to each tag
         score, valid = now
@@ -122,9 +127,9 @@ def tag(network: Network, sentences, lengths):
         return jnp.take_along_axis(came_from, tag[:, None], axis=1)[:, 0], tag
 
     by_time = scores.swapaxes(0, 1)
-    best, came_from = jax.lax.scan(extend, start[None] + by_time[0], (by_time[1:], valid[1:]))
-    first, path = jax.lax.scan(back, jnp.argmax(best + end[None], axis=1), came_from, reverse=True)
-    return scores, jnp.concatenate([first[None], path]).T
+    best, came_from = jax.lax.scan(extend, first[None] + by_time[0], (by_time[1:], valid[1:]))
+    begin, path = jax.lax.scan(back, jnp.argmax(best + last[None], axis=1), came_from, reverse=True)
+    return jnp.concatenate([begin[None], path]).T
 
 
 def spell(sentences: list[str], characters: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
