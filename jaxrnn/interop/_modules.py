@@ -12,8 +12,12 @@ from jaxrnn.interop import _checks
 from jaxrnn.nnx import GRU, LSTM, RNN, Recurrent
 
 
-def build(caller: str, cell: Cell, params, *, rngs: nnx.Rngs | None = None, **options) -> Recurrent:
-    """The module with the arrays of `params[layer][direction]`; the class is the one named after the cell, if there is one."""
+def build(caller: str, cell: Cell, params, *, initial_state=None, rngs: nnx.Rngs | None = None, **options) -> Recurrent:
+    """The module with the arrays of `params[layer][direction]`; the class is the one named after the cell, if there is one.
+
+    Args:
+        initial_state: states without batch axes, `[layer][direction]`, which the module then has as parameters.
+    """
     params = tuple(tuple(layer) for layer in params)
     first = params[0][0]
     if len({len(layer) for layer in params}) > 1:
@@ -21,18 +25,25 @@ def build(caller: str, cell: Cell, params, *, rngs: nnx.Rngs | None = None, **op
         raise ValueError(f"{caller}: every layer should have as many directions as the first, got {got}.")
     hidden = tuple(layer[0].w_ih.shape[-1] for layer in params)
     options = {
-        "input_size": first.w_ih.shape[0],
+        "input_size": first.w_ih.shape[-3],
         "hidden_size": hidden[0] if len(set(hidden)) == 1 else hidden,
         "num_layers": len(params),
         "bias": first.b_ih is not None,
         "bidirectional": len(params[0]) == 2,
         "param_dtype": first.w_ih.dtype,
+        "learn_initial_state": initial_state is not None,
     } | options
     for name, a in named(params).items():
         _checks.check_dtype(caller, name, a)
     module = abstract_module(cell, rngs=rngs, **options)
-    _checks.match(caller, "the weights", named(params), named(shapes(module)))
-    assign(module, params)
+    variables, arrays = leaves(module.params), named(params)
+    _checks.match(caller, "the weights", arrays, named(shapes(module)))
+    if initial_state is not None:
+        states = named(initial_state, "initial_state")
+        of_module = jax.tree.map(shape_of, module.initial_state, is_leaf=is_variable)
+        _checks.match(caller, "`initial_state`", states, named(of_module, "initial_state"))
+        variables, arrays = variables + leaves(module.initial_state), arrays | states
+    assign_all(zip(variables, arrays.values(), strict=True))
     return module
 
 
@@ -77,21 +88,20 @@ def is_variable(leaf) -> bool:
     return isinstance(leaf, nnx.Variable)
 
 
-def named(params) -> dict[str, np.ndarray]:
+def leaves(variables) -> list[nnx.Variable]:
+    """The parameters in `[layer][direction]`, in the order of `named`."""
+    return jax.tree.leaves(variables, is_leaf=is_variable)
+
+
+def named(params, name: str = "params") -> dict[str, np.ndarray]:
     """The arrays of `params[layer][direction]` by names that say where they stand."""
-    return {
-        f"params[{k}][{d}].{field}": a
-        for k, layer in enumerate(params)
-        for d, cell_params in enumerate(layer)
-        for field, a in cell_params._asdict().items()
-        if a is not None
-    }
+    paths, _ = jax.tree.flatten_with_path(tuple(tuple(layer) for layer in params))
+    return {name + jax.tree_util.keystr(path): a for path, a in paths}
 
 
 def assign(module: Recurrent, params):
     """Set all parameters of a module; they fit, which `match` has said."""
-    variables = jax.tree.leaves(module.params, is_leaf=is_variable)
-    assign_all(zip(variables, jax.tree.leaves(tuple(tuple(layer) for layer in params)), strict=True))
+    assign_all(zip(leaves(module.params), jax.tree.leaves(tuple(tuple(layer) for layer in params)), strict=True))
 
 
 def assign_all(pairs: Iterable[tuple[nnx.Variable, np.ndarray]]):
