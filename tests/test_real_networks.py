@@ -113,7 +113,7 @@ def test_spelling_pads_and_ends_words():
 )
 def test_a_missing_package_is_named(script, package, monkeypatch):
     monkeypatch.setattr(script.util, "find_spec", lambda name: None)
-    with pytest.raises(SystemExit, match=f"pip install --no-deps {package}"):
+    with pytest.raises(SystemExit, match=f"pip install --no-deps .*{package}=="):
         script.main([])
 
 
