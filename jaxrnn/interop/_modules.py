@@ -53,7 +53,7 @@ def abstract_module(cell: Cell, *, rngs: nnx.Rngs | None = None, **options) -> R
     def make():
         rngs = nnx.Rngs(0)
         match cell:
-            case RNNCell(nonlinearity=φ) if cell == RNNCell(nonlinearity=φ):
+            case RNNCell(nonlinearity="tanh" | "relu" as φ) if cell == RNNCell(nonlinearity=φ):  # those that RNN takes
                 return RNN(nonlinearity=φ, rngs=rngs, **options)
             case ProjectedLSTMCell(proj_size=size) if cell == ProjectedLSTMCell(proj_size=size):
                 return LSTM(proj_size=size, rngs=rngs, **options)
