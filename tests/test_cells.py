@@ -158,7 +158,7 @@ def test_the_usual_activations_add_no_operation(kind, draw):
     counted = {"RNN": {"add": 1, "tanh": 1}, "LSTM": {"add": 5, "logistic": 3, "tanh": 2, "mul": 3},
                "GRU": {"add": 4, "logistic": 2, "tanh": 1, "mul": 3, "sub": 1}}  # fmt: skip
     cell = CELLS[kind]()
-    params, state, _ = draw(cell)
+    _, state, _ = draw(cell)
     gates = tuple(state.h for _ in cell.gates)
     names = [eqn.primitive.name for eqn in equations(jax.make_jaxpr(cell.update)(state, gates, gates).jaxpr)]
     assert {name: names.count(name) for name in names if name not in ("jit", "pjit")} == counted[kind]

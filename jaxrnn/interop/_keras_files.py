@@ -116,7 +116,7 @@ class Store:
             access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
             access.set_fapl_core(backing_store=False)
             access.set_file_image(data)
-            self.root = h5py.File(h5py.h5f.open(uuid.uuid4().bytes, h5py.h5f.ACC_RDONLY, access))
+            self.root = h5py.File(h5py.h5f.open(uuid.uuid4().hex.encode(), h5py.h5f.ACC_RDONLY, access))
             self.names = dict.fromkeys(self._walk())
 
     def _walk(self) -> Iterator[str]:

@@ -90,7 +90,7 @@ def spec(caller: str, layer: Layer, go_backwards: bool = False) -> Spec:
         if parts[1] is None:  # Keras 2 writes it only where it was given
             forward_kind, forward = class_and_config(caller, layer, parts[0])
             backwards = not _field(caller, layer, forward, "go_backwards", bool)
-            parts[1] = {**parts[0], "class_name": forward_kind, "config": {**forward, "go_backwards": backwards}}
+            parts[1] = {**parts[0], "class_name": forward_kind, "config": {**forward, "go_backwards": backwards, "name": None}}
     cells, names = [], []
     for d, part in enumerate(parts):
         part_kind, part_config = class_and_config(caller, layer, part)
