@@ -8,7 +8,7 @@
 
 Every 8 ms a window of 32 ms goes through two LSTMs of two layers: one weighs the frequencies of its spectrum, the other features
 of the wave that is left. Only their states go on. `from_onnx` reads the first; the second file has an LSTM taken apart into
-products and sums, so its arrays are set by hand. Where onnxruntime is installed, it runs both files: waves must agree to 1e-5.
+products and sums, so `from_params` gets its arrays. Where onnxruntime is installed, it runs both files: waves must agree to 1e-5.
 
 Writes `noisy.wav`, `cleaned.wav`, `denoised.json` and, with matplotlib, `denoised.png` to the output folder.
 """
@@ -24,12 +24,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from scipy.io import wavfile
 from speech_activity import RATE, make_sound, read_wav
 
-from jaxrnn import LSTM
-from jaxrnn.interop import from_onnx
+from jaxrnn import LSTM, LSTMCell
+from jaxrnn.cells import GateParams
+from jaxrnn.interop import from_onnx, from_params
 
 WINDOW, SHIFT = 512, 128  # samples
 OVERLAP = WINDOW - SHIFT
@@ -71,18 +71,17 @@ def read_arrays(path: Path) -> dict[str, jax.Array]:
 
 def load(paths: tuple[Path, Path]) -> Network:
     first, second = map(read_arrays, paths)
-    temporal = LSTM(256, 128, num_layers=2, rngs=nnx.Rngs(0))
-    for (params,), name in zip(temporal.params, ("lstm_6", "lstm_7"), strict=True):  # Keras's arrays: columns of i f g o
-        params.w_ih.set_value(second[f"{name}/MatMul"].reshape(-1, 4, 128))
-        params.w_hh.set_value(second[f"{name}/MatMul_1"].reshape(-1, 4, 128))
-        params.b_ih.set_value(second[f"{name}/BiasAdd"].reshape(4, 128))
-        params.b_hh.set_value(jnp.zeros((4, 128)))
+
+    def layer(name):  # Keras's arrays: columns of i f g o, one bias
+        w_ih, w_hh, b_ih = (second[f"{name}/{array}"].reshape(-1, 4, 128) for array in ("MatMul", "MatMul_1", "BiasAdd"))
+        return GateParams(w_ih, w_hh, b_ih[0], jnp.zeros((4, 128)))
+
     return Network(
         spectral=from_onnx(paths[0]),
         spectral_mask=(first["dense_2/kernel:0"], first["dense_2/bias:0"]),
         encode=second["conv1d_2/kernel:0"][:, :, 0].T,
         norm=(second["instant_layer_normalization_1/mul"], second["instant_layer_normalization_1/add_1"]),
-        temporal=temporal,
+        temporal=from_params(LSTMCell(), [layer("lstm_6"), layer("lstm_7")]),
         temporal_mask=(second["dense_3/Tensordot/Reshape_1:0"], second["dense_3/BiasAdd"]),
         decode=second["conv1d_3/kernel:0"][:, :, 0].T,
     )

@@ -25,14 +25,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import segment_numpy
-from flax import nnx
 
 from jaxrnn import ChungGRUCell, Recurrent
+from jaxrnn.cells import GateParams
+from jaxrnn.interop import from_params
 
 SENTENCES = ["昨天下午李明和王芳在上海图书馆见面", "北京大学生前来应聘", "乒乓球拍卖完了", "他从马上下来"]
-SIZE = 128  # of the state, and of a character's vector
+SIZE, TOLERANCE = 128, 1e-5  # of the state and of a character's vector; of the largest score
 BATCH, STEP = 256, 16  # sentences at once; their padded length is a multiple, so that there are few shapes to compile
-TOLERANCE = 1e-5  # of the largest score
 
 
 # The package's files -------------------------------------------------------------------------------
@@ -86,22 +86,23 @@ class Network(NamedTuple):
     crf: jax.Array  # scores of the first tag, of the last, and of each tag after each
 
 
-def load(arrays: dict[str, np.ndarray]) -> Network:
-    """The network from the package's arrays: a direction has its input's weights in fc_k, the rest in gru_k."""
-    gru = Recurrent(ChungGRUCell(), SIZE, SIZE, num_layers=2, bidirectional=True, rngs=nnx.Rngs(0))
-    for k in range(4):
+def layers(arrays: dict[str, np.ndarray]) -> list[tuple[GateParams, GateParams]]:
+    """The params of both layers, forward and backward: a direction has its input's weights in fc_k, the rest in gru_k."""
+
+    def direction(k):
         # gru_k.w_0 has the shape (128, 384) and holds two blocks, one after the other: of z and r, and of the candidate.
         z_and_r, candidate = np.split(arrays[f"gru_{k}.w_0"].ravel(), [2 * SIZE * SIZE])
-        values = {
-            "w_ih": arrays[f"fc_{k}.w_0"].reshape(-1, 3, SIZE),
-            "w_hh": np.concatenate([z_and_r.reshape(SIZE, 2, SIZE), candidate.reshape(SIZE, 1, SIZE)], axis=1),
-            "b_ih": arrays[f"fc_{k}.b_0"].reshape(3, SIZE),
-            "b_hh": arrays[f"gru_{k}.b_0"].reshape(3, SIZE),
-        }
-        for name, value in values.items():  # z r n there, r z n here
-            getattr(gru.params[k // 2][k % 2], name).set_value(jnp.asarray(value[..., [1, 0, 2], :]))
+        w_hh = np.concatenate([z_and_r.reshape(SIZE, 2, SIZE), candidate.reshape(SIZE, 1, SIZE)], axis=1)
+        b_ih, b_hh = (arrays[f"{name}_{k}.b_0"].reshape(3, SIZE) for name in ("fc", "gru"))
+        params = GateParams(arrays[f"fc_{k}.w_0"].reshape(-1, 3, SIZE), w_hh, b_ih, b_hh)
+        return jax.tree.map(lambda a: a[..., [1, 0, 2], :], params)  # z r n there, r z n here
+
+    return [(direction(0), direction(1)), (direction(2), direction(3))]
+
+
+def load(arrays: dict[str, np.ndarray]) -> Network:
     vectors, *others = (jnp.asarray(arrays[name]) for name in ("word_emb", "fc_4.w_0", "fc_4.b_0", "crfw"))
-    return Network(vectors, gru, *others)
+    return Network(vectors, from_params(ChungGRUCell(), layers(arrays)), *others)
 
 
 @jax.jit
@@ -207,7 +208,6 @@ def main(arguments: list[str] | None = None) -> int:
     sentences = [line.strip() for line in lines if line.strip()]
     if not sentences:
         sys.exit(f"{options.file or 'segment'}: there should be a sentence, got none.")
-
     arrays, characters, tags = read_package()
     network = load(arrays)
     for found in segment(sentences, network, characters, tags):
