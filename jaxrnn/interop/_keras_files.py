@@ -112,6 +112,8 @@ class Store:
         self.caller, self.path, self.h5py = caller, path, h5py
         self.text_left, self.left = TEXT_BYTES + size // 4, 2 * size + SLACK_BYTES
         with reading(caller, path):
+            if data[: len(HDF5)] != HDF5:
+                raise ValueError(f"its arrays should be an HDF5 file, got one that begins with {data[: len(HDF5)]!r}")
             access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
             access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
             access.set_fapl_core(backing_store=False)
