@@ -90,20 +90,21 @@ def batch_first(caller: str, layers: list[Found]) -> bool:
         ValueError: the outputs of the graph are not in that layout, but in the other.
     """
     first, last = layers[0], layers[-1]
-    x, found = first.value("X"), bool(first.layout)
+    x, found, inner = first.value("X"), bool(first.layout), False
     if isinstance(x, Array) and not x.constant and len(x.shape) == 3 and x.source in first.graph.unmoved:
-        origin = first.graph.unmoved[x.source]
+        origin, node = first.graph.unmoved[x.source], first.graph.sources[x.source].node
+        inner = node is not None and is_recurrent(node)  # in the midst of others, whose layout is ONNX's
         straight, swapped = (_is(x, origin, perm) for perm in ((0, 1, 2), (1, 0, 2)))
         if straight and swapped:
             swapped = sum(node.op_type == "Transpose" for node in _between(first)[1]) % 2 == 1
         found = bool(first.layout) != swapped
-    for value in last.graph.top.graph.output:
+    for value in () if inner else last.graph.top.graph.output:
         y = last.graph.value(last.graph.top, value.name)
         if isinstance(y, Array) and y.source == last.y and _handed_on(last, not found, y) and not _handed_on(last, found, y):
             layouts = ("(batch, time, …)", "(time, batch, …)")
             raise ValueError(
-                f"{caller}: `batch_first` should be given, since what node {first.name!r} reads is {layouts[not found]} and the output "
-                f"{value.name!r} is {layouts[found]}, got None."
+                f"{caller}: `batch_first` should be given, since what node {first.name!r} reads is {layouts[not found]} and the "
+                f"output {value.name!r} is {layouts[found]}, got None."
             )
     return found
 
@@ -284,6 +285,8 @@ def refusal(caller: str, nodes: list[Found], got: str) -> ValueError:
         lines.append(reads(node) + (f"; {why}" if why else ""))
         if isinstance(x, Problem):
             lines[-1] += f"; {x.why}"
+        elif x is not None and _is_fed(x) and (origin := node.origin(x)).node is not None and not is_recurrent(origin.node):
+            lines[-1] += f"; of {origin.node.op_type}, {origin.why}"
     found = stacks(nodes)
     roots: dict[str, list[Found]] = {}
     for stack in found:
@@ -297,6 +300,6 @@ def refusal(caller: str, nodes: list[Found], got: str) -> ValueError:
         hint += f" Are {names} the two directions of a layer made by hand? Load those two, and join what they put out."
     listed = ", ".join(f"{node.name!r} ({node.op})" for node in nodes)
     return ValueError(
-        f"{caller}: `node` should be the name of one recurrent node, or a list of those of one stack, of those in `source`, which are: "
-        f"{listed}; together they are no stack, got {got}.\n  " + "\n  ".join(lines) + f"\n{hint}"
+        f"{caller}: `node` should be the name of one recurrent node, or a list of those of one stack, of those in `source`, which "
+        f"are: {listed}; together they are no stack, got {got}.\n  " + "\n  ".join(lines) + f"\n{hint}"
     )

@@ -126,13 +126,14 @@ def _none(caller: str, graph: Graph):
     if loops and (inside["Tanh"] or inside["Sigmoid"]):
         body = ", ".join(op for op, _ in inside.most_common(6))
         raise ValueError(
-            f"{got}: its {' and '.join(loops)} computes the steps itself, from {body}.\nExport it with recurrent nodes, or load the "
-            "weights from where the model was trained."
+            f"{got}: its {' and '.join(loops)} computes the steps itself, from {body}.\nExport it with recurrent nodes, or "
+            "load the weights from where the model was trained."
         )
     if counts["Tanh"] + counts["Sigmoid"] > 1 and counts["MatMul"] + counts["Gemm"] > 1:
         raise ValueError(
             f"{got}: no recurrent node, the exporter unrolled the loop into {', '.join(op for op in ROLLED_OUT if counts[op])} for "
-            f"every step; it holds {held}.\nExport a layer that is not made of cells, or load the weights from where it was trained."
+            f"every step; it holds {held}.\nExport a layer that is not made of cells, or load the weights from where the model was "
+            "trained."
         )
     raise ValueError(f"{got}; it holds {held}.")
 
@@ -183,7 +184,7 @@ def comes_from(found: Found, value: Value) -> str:
     return "comes from an input" if origin.fed else "comes from an input of the body that it stands in"
 
 
-def start(caller: str, found: Found, slot: str, directions: int, hidden: int) -> np.ndarray | None | Value:
+def start(caller: str, found: Found, slot: str, directions: int, hidden: int) -> np.ndarray | Value | None:
     """An initial state: (directions, batch or 1, hidden), in the layout of the node; None for none; or what is fed."""
     value = found.value(slot)
     if value is None:
@@ -212,7 +213,7 @@ def start(caller: str, found: Found, slot: str, directions: int, hidden: int) ->
     return base
 
 
-def lengths(caller: str, found: Found) -> np.ndarray | None | Value:
+def lengths(caller: str, found: Found) -> np.ndarray | Value | None:
     """The lengths: (batch or 1,); None for none, or if they are always the whole time; or what is fed."""
     value = found.value("sequence_lens")
     if value is None:

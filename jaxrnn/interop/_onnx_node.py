@@ -1,5 +1,5 @@
-"""One recurrent node of ONNX and the cells and parameters it stands for, both ways. The gate orders of ONNX live here; graphs,
-names and files do not."""
+"""One recurrent node of ONNX as the cells and parameters that it stands for. The gate orders of ONNX live here; graphs, names and
+files do not."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -19,19 +19,6 @@ from jaxrnn.unroll import unroll
 ORDERS = {"RNN": ("h",), "LSTM": ("i", "o", "f", "g"), "GRU": ("z", "r", "n")}
 PEEPHOLES = ("i", "o", "f")
 DEFAULTS = {"RNN": (TANH,), "LSTM": (SIGMOID, TANH, TANH), "GRU": (SIGMOID, TANH)}
-ACTIVATIONS = {
-    "tanh": TANH,
-    "sigmoid": SIGMOID,
-    "relu": RELU,
-    "hard_sigmoid": Activation("HardSigmoid", 1 / 6, 0.5),
-    "hard_sigmoid_keras2": Activation("HardSigmoid", 0.2, 0.5),
-    "elu": Activation("Elu", 1.0),
-    "softplus": Activation("Softplus"),
-    "softsign": Activation("Softsign"),
-    "linear": Activation("Affine", 1.0, 0.0),
-}
-"""Those of `jaxrnn.cells.activations` that ONNX has."""
-ODD = ("sigmoid", "hard_sigmoid", "hard_sigmoid_keras2")  # φ(−x) = 1 − φ(x)
 DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
 CHOICES = {"direction": tuple(DIRECTIONS), "layout": (0, 1), "input_forget": (0, 1), "linear_before_reset": (0, 1)}
 ATTRIBUTES = ("hidden_size", "activations", "activation_alpha", "activation_beta", "clip", "direction", "layout")
@@ -242,76 +229,3 @@ def _params(cell: Cell, op: str, weights: dict[str, np.ndarray]):
     if "P" in weights:
         params = PeepholeParams(*params, p=_gates.split(weights["P"], PEEPHOLES, ("i", "f", "o")))
     return jax.tree.map(jnp.array, _gates.flip_update_gate(params) if isinstance(cell, ChungGRUCell) else params)
-
-
-# Writing ---------------------------------------------------------------------------------------------------------------
-
-
-def write(caller: str, cell: Cell, params: tuple) -> tuple[str, dict[str, Any], dict[str, np.ndarray]]:
-    """The operator, attributes and weights of a layer, from the NumPy parameters of its directions."""
-    _checks.check_cell(caller, cell, CELLS, "ONNX")
-    op, activations, attributes = _operator(caller, cell)
-    attributes["hidden_size"] = params[0].w_ih.shape[-1]
-    if len(params) == 2:
-        attributes["direction"] = "bidirectional"
-    clip = getattr(cell, "clip", None)
-    if clip is not None:
-        attributes["clip"] = float(clip)
-    if activations != DEFAULTS[op]:
-        every = activations * len(params)
-        attributes["activations"] = [a.name for a in every]
-        for letter in ("alpha", "beta"):
-            values = [float(v) for a in every if (v := getattr(a, letter)) is not None]
-            attributes |= {f"activation_{letter}": values} if values else {}
-    return op, attributes, {slot: np.stack(a) for slot, a in _weights(cell, op, params).items()}
-
-
-def _operator(caller: str, cell: Cell) -> tuple[str, tuple[Activation, ...], dict[str, Any]]:
-    match cell:
-        case RNNCell(nonlinearity=φ):
-            return "RNN", _named(caller, cell, φ), {}
-        case OnnxRNNCell():
-            return "RNN", cell.activations, {}
-        case GRUCell(activation=φ, recurrent_activation=σ):
-            return "GRU", _named(caller, cell, σ, φ), {"linear_before_reset": 1}
-        case ChungGRUCell(activation=φ, recurrent_activation=σ):
-            if σ not in ODD:
-                wanted = f"have a `recurrent_activation` among {', '.join(ODD)}, since ONNX's z keeps the old state"
-                raise ValueError(f"{caller}: the cell should {wanted}, got {cell}.")
-            return "GRU", _named(caller, cell, σ, φ), {}
-        case OnnxGRUCell():
-            return "GRU", cell.activations, {"linear_before_reset": 1} if cell.reset_after else {}
-        case OnnxLSTMCell():
-            return "LSTM", cell.activations, {"input_forget": 1} if cell.coupled else {}
-        case LSTMCell(activation=φ, recurrent_activation=σ):
-            return "LSTM", _named(caller, cell, σ, φ, φ), {}
-        case _:
-            return "LSTM", DEFAULTS["LSTM"], {"input_forget": 1} if isinstance(cell, CoupledLSTMCell) else {}
-
-
-def _named(caller: str, cell: Cell, *names: str) -> tuple[Activation, ...]:
-    """The activations of a cell that names them."""
-    for name in names:
-        if name not in ACTIVATIONS:
-            raise ValueError(f"{caller}: the activations of the cell should be among {', '.join(ACTIVATIONS)}, got {cell}.")
-    return tuple(ACTIVATIONS[name] for name in names)
-
-
-def _weights(cell: Cell, op: str, params: tuple) -> dict[str, list[np.ndarray]]:
-    """For each input of the node, the arrays of its directions."""
-    found: dict[str, list[np.ndarray]] = {}
-    for p in params:
-        p = _gates.flip_update_gate(p) if isinstance(cell, ChungGRUCell) else p
-
-        def rows(a):  # gates that the cell does not have are there, and not read
-            blocks = {gate: a[..., k, :] for k, gate in enumerate(cell.gates)}
-            zeros = np.zeros_like(a[..., 0, :])
-            return np.concatenate([blocks.get(gate, zeros) for gate in ORDERS[op]], axis=-1).T
-
-        found.setdefault("W", []).append(rows(p.w_ih))
-        found.setdefault("R", []).append(rows(p.w_hh))
-        if p.b_ih is not None:
-            found.setdefault("B", []).append(np.concatenate([rows(p.b_ih), rows(p.b_hh)]))
-        if isinstance(p, PeepholeParams):
-            found.setdefault("P", []).append(_gates.join(p.p, ("i", "f", "o"), PEEPHOLES))
-    return found

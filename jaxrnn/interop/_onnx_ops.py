@@ -6,6 +6,7 @@ An operator that is not in `OPERATORS` is not evaluated. Each function takes a `
 
 import operator
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -115,7 +116,7 @@ def _split(call: Call) -> list[Array]:
     if len(sizes) != call.outputs or any(k < 0 for k in _known(sizes)) or sum(sizes) != n:
         raise Unreadable(f"its parts {sizes} do not fit {n}")
     stops = np.cumsum([0, *sizes])
-    return [arrays.take(a, axis, slice(int(start), int(stop))) for start, stop in zip(stops, stops[1:], strict=False)]
+    return [arrays.take(a, axis, slice(int(start), int(stop))) for start, stop in pairwise(stops)]
 
 
 def _gather(call: Call) -> Array:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrnn.interop import _checks, _modules, _onnx_node
+from jaxrnn.interop import _checks, _modules, _onnx_layer
 from jaxrnn.nnx import Recurrent
 
 VERSIONS = {"float32": (17, 8), "float64": (17, 8), "float16": (17, 8), "bfloat16": (22, 10)}
@@ -57,7 +57,7 @@ def model(module: Any, *, lengths: bool, states: bool):
 
     finals = []
     for k, layer in enumerate(params):
-        op, attributes, weights = _onnx_node.write("to_onnx", stack.cell, layer)
+        op, attributes, weights = _onnx_layer.write("to_onnx", stack.cell, layer)
         names = {slot: graph.constant(f"layer_{k}.{slot}", a) for slot, a in weights.items()}
         fields = stack.cell.State._fields
         final = [f"layer_{k}.Y_{field}" for field in fields]

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import jax.numpy as jnp
@@ -41,7 +42,7 @@ def onnx_nodes(source: Any, *, weights: dict[str, Any] | None = None) -> tuple[O
         layer_0 LSTM 3 5 lengths ('layer_0', 'layer_1') 0
         layer_1 LSTM 5 5 lengths ('layer_0', 'layer_1') 1
         >>> from_onnx(nodes[1])
-        LSTM(5, 5)
+        LSTM(5, 5, batch_first=False)
     """
     with _naming("onnx_nodes", source):
         stacks = _onnx_chain.stacks(found := _onnx_find.find("onnx_nodes", source, weights))
@@ -187,7 +188,7 @@ def _layers(caller: str, found: list[Found], node: Any) -> list[Found]:
     layers = [_onnx_find.pick(caller, found, name) for name in node]
     if not layers:
         raise ValueError(f"{caller}: `node` should name one node at least, got {node}.")
-    if any(_onnx_chain.apart(a, b) for a, b in zip(layers, layers[1:], strict=False)):
+    if any(_onnx_chain.apart(a, b) for a, b in pairwise(layers)):
         raise _onnx_chain.refusal(caller, layers, repr([layer.name for layer in layers]))
     return layers
 
