@@ -17,6 +17,23 @@ def relu(a):
     return np.maximum(a, 0)
 
 
+SCALE, ALPHA = 1.0507009873554805, 1.6732632423543772  # Klambauer et al., 2017, arXiv:1706.02515, section 2
+
+ACTIVATIONS = {
+    "tanh": np.tanh,
+    "sigmoid": sigmoid,
+    "hard_sigmoid": lambda a: np.minimum(np.maximum(a / 6 + 0.5, 0), 1),
+    "hard_sigmoid_keras2": lambda a: np.minimum(np.maximum(a / 5 + 0.5, 0), 1),
+    "relu": relu,
+    "elu": lambda a: np.where(a > 0, a, np.exp(a) - 1),
+    "selu": lambda a: SCALE * np.where(a > 0, a, ALPHA * (np.exp(a) - 1)),
+    "softplus": lambda a: np.log(1 + np.exp(a)),
+    "softsign": lambda a: a / (1 + abs(a)),
+    "silu": lambda a: a * sigmoid(a),
+    "linear": lambda a: a,
+}
+
+
 def project(v, w, b, gate):
     """The pre-activation that `v` gives to one gate."""
     a = v @ w[:, gate]
@@ -30,16 +47,16 @@ def rnn(x, state, p, activation=np.tanh):
     return {"h": activation(from_x + from_h)}
 
 
-def lstm(x, state, p):
+def lstm(x, state, p, activation=np.tanh, gate=sigmoid):
     """Document 000; Gers et al., 2000. Order i f g o."""
     h, c = state["h"], state["c"]
     w, b, u, v = p["w_ih"], p["b_ih"], p["w_hh"], p["b_hh"]
-    i = sigmoid(project(x, w, b, 0) + project(h, u, v, 0))
-    f = sigmoid(project(x, w, b, 1) + project(h, u, v, 1))
-    g = np.tanh(project(x, w, b, 2) + project(h, u, v, 2))
-    o = sigmoid(project(x, w, b, 3) + project(h, u, v, 3))
+    i = gate(project(x, w, b, 0) + project(h, u, v, 0))
+    f = gate(project(x, w, b, 1) + project(h, u, v, 1))
+    g = activation(project(x, w, b, 2) + project(h, u, v, 2))
+    o = gate(project(x, w, b, 3) + project(h, u, v, 3))
     c = f * c + i * g
-    return {"h": o * np.tanh(c), "c": c}
+    return {"h": o * activation(c), "c": c}
 
 
 def projected_lstm(x, state, p):
@@ -72,23 +89,23 @@ def coupled_lstm(x, state, p):
     return {"h": o * np.tanh(c), "c": c}
 
 
-def gru(x, state, p):
+def gru(x, state, p, activation=np.tanh, gate=sigmoid):
     """Document 003, section 2: r acts after the product, z keeps the old state. Order r z n."""
     h = state["h"]
     w, b, u, v = p["w_ih"], p["b_ih"], p["w_hh"], p["b_hh"]
-    r = sigmoid(project(x, w, b, 0) + project(h, u, v, 0))
-    z = sigmoid(project(x, w, b, 1) + project(h, u, v, 1))
-    n = np.tanh(project(x, w, b, 2) + r * project(h, u, v, 2))
+    r = gate(project(x, w, b, 0) + project(h, u, v, 0))
+    z = gate(project(x, w, b, 1) + project(h, u, v, 1))
+    n = activation(project(x, w, b, 2) + r * project(h, u, v, 2))
     return {"h": (1 - z) * n + z * h}
 
 
-def chung_gru(x, state, p):
+def chung_gru(x, state, p, activation=np.tanh, gate=sigmoid):
     """Document 000; Chung et al., 2014, arXiv:1412.3555: r acts before the product. Order r z n."""
     h = state["h"]
     w, b, u, v = p["w_ih"], p["b_ih"], p["w_hh"], p["b_hh"]
-    r = sigmoid(project(x, w, b, 0) + project(h, u, v, 0))
-    z = sigmoid(project(x, w, b, 1) + project(h, u, v, 1))
-    n = np.tanh(project(x, w, b, 2) + project(r * h, u, v, 2))
+    r = gate(project(x, w, b, 0) + project(h, u, v, 0))
+    z = gate(project(x, w, b, 1) + project(h, u, v, 1))
+    n = activation(project(x, w, b, 2) + project(r * h, u, v, 2))
     return {"h": (1 - z) * h + z * n}
 
 

@@ -1,5 +1,6 @@
 """What does not fit is refused by name, rule and what came; what fits is taken."""
 
+import itertools
 import re
 from dataclasses import dataclass
 
@@ -180,8 +181,12 @@ def test_models_name_what_their_head_cannot_take():
 
 def test_stacks_and_cells_and_initialisers_speak_for_themselves():
     refuses(ValueError, "Stack: `num_layers` should be at least 1, got 0.", jaxrnn.Stack, jaxrnn.GRUCell(), 3, 5, 0)
-    text = "RNNCell: `nonlinearity` should be one of 'tanh', 'relu', got 'selu'."
-    refuses(ValueError, text, jaxrnn.RNNCell, nonlinearity="selu")
+    names = ", ".join(map(repr, jaxrnn.cells.activations.ACTIVATIONS))
+    refuses(ValueError, f"RNNCell: `nonlinearity` should be one of {names}, got 'gelu'.", jaxrnn.RNNCell, nonlinearity="gelu")
+    for cell, name in itertools.product(("LSTMCell", "GRUCell", "ChungGRUCell"), ("activation", "recurrent_activation")):
+        text = f"{cell}: `{name}` should be one of {names}, got 'gelu'."
+        refuses(ValueError, text, getattr(jaxrnn, cell), **{name: "gelu"})
+        refuses(ValueError, f"{cell}: `{name}` should be one of {names}, got None.", getattr(jaxrnn, cell), **{name: None})
     text = "ProjectedLSTMCell: `proj_size` should be below hidden_size=5, got 6."
     refuses(ValueError, text, jaxrnn.ProjectedLSTMCell(proj_size=6).init, jax.random.key(0), 3, 5)
     refuses(ValueError, "chrono: `longest` should be at least 3, got 2.", initializers.chrono, 2)

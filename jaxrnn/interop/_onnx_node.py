@@ -1,5 +1,5 @@
-"""One recurrent node of ONNX and the cells and parameters it stands for, both ways. The gate orders of ONNX live here; graphs,
-names and files do not."""
+"""One recurrent node of ONNX as the cells and parameters that it stands for. The gate orders of ONNX live here; graphs, names and
+files do not."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +13,7 @@ from jaxrnn.cells import Cell, ChungGRUCell, CoupledLSTMCell, GRUCell, LSTMCell,
 from jaxrnn.cells.base import GateParams
 from jaxrnn.cells.lstm_variants import PeepholeParams
 from jaxrnn.engine import unroll
-from jaxrnn.interop import _common as common
+from jaxrnn.interop import _checks, _gates
 from jaxrnn.interop._onnx_cells import FORMULAS, GIVEN, RELU, SIGMOID, TANH, Activation, OnnxGRUCell, OnnxLSTMCell, OnnxRNNCell
 
 ORDERS = {"RNN": ("h",), "LSTM": ("i", "o", "f", "g"), "GRU": ("z", "r", "n")}
@@ -65,7 +65,8 @@ class OnnxNode:
             ValueError: a shape does not fit.
         """
         self._check(x, initial_h, initial_c)
-        sequence_lens = self.sequence_lens if sequence_lens is None else sequence_lens
+        if sequence_lens is None and self.sequence_lens is not None:
+            sequence_lens = jnp.broadcast_to(self.sequence_lens, jnp.shape(x)[0 if self.layout else 1])
         swap = (lambda a: jnp.swapaxes(a, 0, 1)) if self.layout else (lambda a: a)
         xs, lengths = swap(x), None if sequence_lens is None else jnp.asarray(sequence_lens)
         given = [None if a is None else swap(a) for a in (initial_h, initial_c)]
@@ -102,13 +103,20 @@ class OnnxNode:
 # Reading ---------------------------------------------------------------------------------------------------------------
 
 
-def read(caller: str, name: str, op: str, attributes: dict[str, Any], arrays: dict[str, np.ndarray | None]) -> OnnxNode:
-    """A node, from its attributes and the arrays of its constant inputs, by their names in the operator's definition."""
+def check(caller: str, name: str, op: str, attributes: dict[str, Any], arrays: dict[str, np.ndarray]):
+    """The attributes are the operator's, and the weights have the shapes that follow from them."""
     _check_attributes(caller, name, op, attributes)
-    direction = attributes.get("direction", "forward")
-    reverse = DIRECTIONS[direction]
-    weights = {slot: a for slot in ("W", "R", "B", "P") if (a := arrays.get(slot)) is not None}
-    _check_shapes(caller, name, op, attributes, weights, len(reverse))
+    _check_shapes(caller, name, op, attributes, _weights_of(arrays), len(DIRECTIONS[attributes.get("direction", "forward")]))
+
+
+def _weights_of(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {slot: a for slot in ("W", "R", "B", "P") if (a := arrays.get(slot)) is not None}
+
+
+def read(caller: str, name: str, op: str, attributes: dict[str, Any], arrays: dict[str, np.ndarray]) -> OnnxNode:
+    """A node, from its attributes and the arrays of its constant inputs, which fit: `check` and its caller have said so."""
+    reverse = DIRECTIONS[attributes.get("direction", "forward")]
+    weights = _weights_of(arrays)
     activations = _activations(caller, name, op, attributes, len(reverse))
     clip = attributes.get("clip")
     if clip is not None and not (isinstance(clip, float) and clip > 0):
@@ -142,7 +150,7 @@ def _check_shapes(caller, name, op, attributes, weights, directions: int):
         if slot not in weights:
             raise ValueError(f"{caller}: node {name!r} should have weights {slot}, got none.")
     for slot, a in weights.items():
-        common.check_dtype(caller, f"{name}.{slot}", a)
+        _checks.check_dtype(caller, f"{name}.{slot}", a)
     got = {slot: a.shape for slot, a in weights.items()}
     if len(got["W"]) != 3 or len(got["R"]) != 3:
         raise ValueError(f"{caller}: the weights W and R of node {name!r} should have three axes, got {got}.")
@@ -215,69 +223,9 @@ def _cell(op, activations, clip, attributes, peepholes: bool) -> Cell:
 def _params(cell: Cell, op: str, weights: dict[str, np.ndarray]):
     """The parameters of one direction, from W (gates * hidden, input), R, B (2 * gates * hidden) and P (3 * hidden)."""
     order, gates = ORDERS[op], cell.gates
-    w_ih, w_hh = (common.split(weights[slot].T, order, gates) for slot in ("W", "R"))
-    b_ih, b_hh = (common.split(b, order, gates) for b in np.split(weights["B"], 2)) if "B" in weights else (None, None)
+    w_ih, w_hh = (_gates.split(weights[slot].T, order, gates) for slot in ("W", "R"))
+    b_ih, b_hh = (_gates.split(b, order, gates) for b in np.split(weights["B"], 2)) if "B" in weights else (None, None)
     params = GateParams(w_ih, w_hh, b_ih, b_hh)
     if "P" in weights:
-        params = PeepholeParams(*params, p=common.split(weights["P"], PEEPHOLES, ("i", "f", "o")))
-    return jax.tree.map(jnp.array, common.turned(params) if isinstance(cell, ChungGRUCell) else params)
-
-
-# Writing ---------------------------------------------------------------------------------------------------------------
-
-
-def write(caller: str, cell: Cell, params: tuple) -> tuple[str, dict[str, Any], dict[str, np.ndarray]]:
-    """The operator, attributes and weights of a layer, from the NumPy parameters of its directions."""
-    common.check_cell(caller, cell, CELLS, "ONNX")
-    op, activations, attributes = _operator(cell)
-    attributes["hidden_size"] = params[0].w_ih.shape[-1]
-    if len(params) == 2:
-        attributes["direction"] = "bidirectional"
-    clip = getattr(cell, "clip", None)
-    if clip is not None:
-        attributes["clip"] = float(clip)
-    if activations != DEFAULTS[op]:
-        every = activations * len(params)
-        attributes["activations"] = [a.name for a in every]
-        for letter in ("alpha", "beta"):
-            values = [float(v) for a in every if (v := getattr(a, letter)) is not None]
-            attributes |= {f"activation_{letter}": values} if values else {}
-    return op, attributes, {slot: np.stack(a) for slot, a in _weights(cell, op, params).items()}
-
-
-def _operator(cell: Cell) -> tuple[str, tuple[Activation, ...], dict[str, Any]]:
-    match cell:
-        case RNNCell(nonlinearity=φ):
-            return "RNN", (TANH,) if φ == "tanh" else (RELU,), {}
-        case OnnxRNNCell():
-            return "RNN", cell.activations, {}
-        case GRUCell():
-            return "GRU", DEFAULTS["GRU"], {"linear_before_reset": 1}
-        case ChungGRUCell():
-            return "GRU", DEFAULTS["GRU"], {}
-        case OnnxGRUCell():
-            return "GRU", cell.activations, {"linear_before_reset": 1} if cell.reset_after else {}
-        case OnnxLSTMCell():
-            return "LSTM", cell.activations, {"input_forget": 1} if cell.coupled else {}
-        case _:
-            return "LSTM", DEFAULTS["LSTM"], {"input_forget": 1} if isinstance(cell, CoupledLSTMCell) else {}
-
-
-def _weights(cell: Cell, op: str, params: tuple) -> dict[str, list[np.ndarray]]:
-    """For each input of the node, the arrays of its directions."""
-    found: dict[str, list[np.ndarray]] = {}
-    for p in params:
-        p = common.turned(p) if isinstance(cell, ChungGRUCell) else p
-
-        def rows(a):  # gates that the cell does not have are there, and not read
-            blocks = {gate: a[..., k, :] for k, gate in enumerate(cell.gates)}
-            zeros = np.zeros_like(a[..., 0, :])
-            return np.concatenate([blocks.get(gate, zeros) for gate in ORDERS[op]], axis=-1).T
-
-        found.setdefault("W", []).append(rows(p.w_ih))
-        found.setdefault("R", []).append(rows(p.w_hh))
-        if p.b_ih is not None:
-            found.setdefault("B", []).append(np.concatenate([rows(p.b_ih), rows(p.b_hh)]))
-        if isinstance(p, PeepholeParams):
-            found.setdefault("P", []).append(common.join(p.p, ("i", "f", "o"), PEEPHOLES))
-    return found
+        params = PeepholeParams(*params, p=_gates.split(weights["P"], PEEPHOLES, ("i", "f", "o")))
+    return jax.tree.map(jnp.array, _gates.flip_update_gate(params) if isinstance(cell, ChungGRUCell) else params)

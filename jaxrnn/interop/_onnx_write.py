@@ -7,8 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrnn.interop import _common as common
-from jaxrnn.interop import _onnx_node
+from jaxrnn.interop import _checks, _modules, _onnx_layer
 from jaxrnn.nnx import Recurrent
 
 VERSIONS = {"float32": (17, 8), "float64": (17, 8), "float16": (17, 8), "bfloat16": (22, 10)}
@@ -40,13 +39,10 @@ class Graph:
 
 def model(module: Any, *, lengths: bool, states: bool):
     """The ModelProto of a recurrent module, or of one with a linear head on it."""
-    onnx = common.require("to_onnx", "onnx")
-    head = getattr(module, "fc", None)
-    module = module.rnn if head is not None and hasattr(module, "rnn") else module
-    if not isinstance(module, Recurrent):
-        raise TypeError(f"to_onnx: `module` should be a jaxrnn.Recurrent or a model of jaxrnn.models, got {type(module).__name__}.")
-    stack, params = module.stack, common.values(module)
-    common.refuse_options("to_onnx", stack, learn_initial_state=(True,))
+    onnx = _checks.require("to_onnx", "onnx")
+    module, head = _checks.check_exportable("to_onnx", module)
+    stack, params = module.stack, _modules.values(module)
+    _checks.refuse_options("to_onnx", stack, learn_initial_state=(True,))
     dtype = params[0][0].w_ih.dtype
     graph = Graph(onnx, onnx.helper.np_dtype_to_tensor_dtype(dtype))
 
@@ -61,7 +57,7 @@ def model(module: Any, *, lengths: bool, states: bool):
 
     finals = []
     for k, layer in enumerate(params):
-        op, attributes, weights = _onnx_node.write("to_onnx", stack.cell, layer)
+        op, attributes, weights = _onnx_layer.write("to_onnx", stack.cell, layer)
         names = {slot: graph.constant(f"layer_{k}.{slot}", a) for slot, a in weights.items()}
         fields = stack.cell.State._fields
         final = [f"layer_{k}.Y_{field}" for field in fields]
@@ -96,7 +92,7 @@ def _starts(graph: Graph, module: Recurrent, xs: str, *, states: bool) -> list[l
         return _pieces(graph, fields, hidden, directions)
     if module.initial_state is None:
         return [[] for _ in hidden]
-    learned = jax.tree.map(lambda v: np.array(v.get_value()), module.initial_state, is_leaf=common.is_variable)
+    learned = jax.tree.map(lambda v: np.array(v.get_value()), module.initial_state, is_leaf=_modules.is_variable)
     batch = graph.add("Gather", [graph.add("Shape", [xs], "shape"), graph.constant("one", np.array([1]))], "batch_size")
     found = []
     for k, layer in enumerate(learned):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn.cells import Cell, GateParams, GRUCell, LSTMCell
-from jaxrnn.interop import _common as common
+from jaxrnn.interop import _cells, _checks, _gates, _modules
 from jaxrnn.nnx import Recurrent
 
 __all__ = ["from_equinox", "to_equinox"]
@@ -27,9 +27,9 @@ def from_equinox(source: Any, **options) -> Recurrent:
     Raises:
         TypeError: a cell or a dtype is of another kind. ValueError: sizes of layers do not fit.
     """
-    eqx = common.require("from_equinox", "equinox")
-    layers = common.layered("from_equinox", "source", source, lambda one: isinstance(one, eqx.Module), "a cell of Equinox")
-    return common.build_from_cells("from_equinox", layers, common.Codec(partial(_describe, eqx), _encode, _decode), **options)
+    eqx = _checks.require("from_equinox", "equinox")
+    layers = _cells.layered("from_equinox", "source", source, lambda one: isinstance(one, eqx.Module), "a cell of Equinox")
+    return _cells.build_from_cells("from_equinox", layers, _cells.Codec(partial(_describe, eqx), _encode, _decode), **options)
 
 
 def to_equinox(module: Recurrent) -> tuple:
@@ -46,11 +46,11 @@ def to_equinox(module: Recurrent) -> tuple:
         >>> ((cell,),) = to_equinox(jaxrnn.LSTM(3, 5, rngs=nnx.Rngs(0)))
         >>> h, c = cell(jnp.ones(3), (jnp.zeros(5), jnp.zeros(5)))
     """
-    eqx = common.require("to_equinox", "equinox")
-    common.check_module("to_equinox", module)
+    eqx = _checks.require("to_equinox", "equinox")
+    _checks.check_exportable("to_equinox", module, models=False)
     cell = module.stack.cell
-    common.check_cell("to_equinox", cell, (LSTMCell, GRUCell), "Equinox")
-    common.refuse_options("to_equinox", module.stack, merge=("sum", "mean", "none"))
+    _checks.check_cell("to_equinox", cell, (LSTMCell, GRUCell), "Equinox")
+    _checks.refuse_options("to_equinox", module.stack, merge=("sum", "mean", "none"))
     kind = eqx.nn.LSTMCell if isinstance(cell, LSTMCell) else eqx.nn.GRUCell
 
     def make(params):
@@ -61,7 +61,7 @@ def to_equinox(module: Recurrent) -> tuple:
         arrays = {name: jnp.array(a) for name, a in _encode(cell, params).items()}
         return eqx.tree_at(lambda made: [getattr(made, name) for name in arrays], blank, list(arrays.values()))
 
-    return tuple(tuple(make(params) for params in layer) for layer in common.values(module))
+    return tuple(tuple(make(params) for params in layer) for layer in _modules.values(module))
 
 
 def _describe(eqx, theirs: Any):
@@ -85,10 +85,10 @@ def _encode(cell: Cell, params: GateParams) -> dict[str, np.ndarray]:
 
 
 def _decode(cell: Cell, found: dict[str, np.ndarray]) -> GateParams:
-    w_ih, w_hh = (common.split(found[name].T, cell.gates, cell.gates) for name in ("weight_ih", "weight_hh"))
+    w_ih, w_hh = (_gates.split(found[name].T, cell.gates, cell.gates) for name in ("weight_ih", "weight_hh"))
     if "bias" not in found:
         return GateParams(w_ih, w_hh, None, None)
-    b_ih = common.split(found["bias"], cell.gates, cell.gates)
+    b_ih = _gates.split(found["bias"], cell.gates, cell.gates)
     b_hh = np.zeros_like(b_ih)
     if isinstance(cell, GRUCell):
         b_hh[2] = found["bias_n"]

@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 
 from jaxrnn.cells import Cell, GateParams, GRUCell, LSTMCell, RNNCell
-from jaxrnn.interop import _common as common
+from jaxrnn.interop import _cells, _checks, _gates, _modules
 from jaxrnn.nnx import Recurrent
 
 __all__ = ["from_linen", "from_nnx", "to_linen", "to_nnx"]
@@ -34,10 +34,10 @@ def from_linen(source: Any, *, nonlinearity: str = "tanh", **options) -> Recurre
     """
     layers = [
         [one for theirs in layer for one in _unwrapped(theirs)]
-        for layer in common.layered("from_linen", "source", source, lambda one: isinstance(one, Mapping), "a cell's parameters")
+        for layer in _cells.layered("from_linen", "source", source, lambda one: isinstance(one, Mapping), "a cell's parameters")
     ]
-    codec = common.Codec(partial(_describe_linen, nonlinearity=nonlinearity), _encode_linen, _decode_linen)
-    return common.build_from_cells("from_linen", layers, codec, **options)
+    codec = _cells.Codec(partial(_describe_linen, nonlinearity=nonlinearity), _encode_linen, _decode_linen)
+    return _cells.build_from_cells("from_linen", layers, codec, **options)
 
 
 def to_linen(module: Recurrent) -> tuple:
@@ -52,7 +52,9 @@ def to_linen(module: Recurrent) -> tuple:
         >>> ((params,),) = to_linen(jaxrnn.GRU(3, 5, rngs=nnx.Rngs(0)))
         >>> h, y = nn.GRUCell(5).apply({"params": params}, jnp.zeros((2, 5)), jnp.ones((2, 3)))
     """
-    return tuple(tuple(_nested(_encode_linen(cell, p)) for p in layer) for cell, layer in _cells("to_linen", module, "Flax Linen"))
+    return tuple(
+        tuple(_nested(_encode_linen(cell, p)) for p in layer) for cell, layer in _exported("to_linen", module, "Flax Linen")
+    )
 
 
 def from_nnx(source: Any, **options) -> Recurrent:
@@ -72,8 +74,8 @@ def from_nnx(source: Any, **options) -> Recurrent:
         >>> from_nnx([nnx.LSTMCell(3, 5, rngs=nnx.Rngs(0)), nnx.LSTMCell(5, 5, rngs=nnx.Rngs(1))])
         LSTM(3, 5, num_layers=2)
     """
-    layers = common.layered("from_nnx", "source", source, lambda one: isinstance(one, nnx.Module), "a cell")
-    return common.build_from_cells("from_nnx", layers, common.Codec(_describe_nnx, _encode_linen, _decode_linen), **options)
+    layers = _cells.layered("from_nnx", "source", source, lambda one: isinstance(one, nnx.Module), "a cell")
+    return _cells.build_from_cells("from_nnx", layers, _cells.Codec(_describe_nnx, _encode_linen, _decode_linen), **options)
 
 
 def to_nnx(module: Recurrent) -> tuple:
@@ -88,14 +90,14 @@ def to_nnx(module: Recurrent) -> tuple:
         >>> ((cell,),) = to_nnx(jaxrnn.LSTM(3, 5, rngs=nnx.Rngs(0)))
         >>> (c, h), y = cell((jnp.zeros((2, 5)), jnp.zeros((2, 5))), jnp.ones((2, 3)))
     """
-    return tuple(tuple(_nnx_cell(cell, p) for p in layer) for cell, layer in _cells("to_nnx", module, "Flax NNX"))
+    return tuple(tuple(_nnx_cell(cell, p) for p in layer) for cell, layer in _exported("to_nnx", module, "Flax NNX"))
 
 
-def _cells(caller: str, module: Recurrent, framework: str):
-    common.check_module(caller, module)
-    common.check_cell(caller, module.stack.cell, CELLS, framework)
-    common.refuse_options(caller, module.stack, merge=("sum", "mean", "none"))
-    return [(module.stack.cell, layer) for layer in common.values(module)]
+def _exported(caller: str, module: Recurrent, framework: str):
+    _checks.check_exportable(caller, module, models=False)
+    _checks.check_cell(caller, module.stack.cell, CELLS, framework)
+    _checks.refuse_options(caller, module.stack, merge=("sum", "mean", "none"))
+    return [(module.stack.cell, layer) for layer in _modules.values(module)]
 
 
 # Linen: a dense layer for each gate, from the input (i…) and from the state (h…) ---------------------------------------
@@ -118,13 +120,13 @@ def _describe_linen(tree: Mapping, nonlinearity: str):
         names = "LSTMCell, OptimizedLSTMCell, GRUCell or SimpleCell"
         raise ValueError(f"from_linen: `source` should hold the parameters of Linen's {names}, got {sorted(found)}.")
     first = {"hi": "ii", "hz": "iz", "h": "i"}[key]
-    common.has("from_linen", "`source`", found, f"{first}.kernel", f"{key}.kernel")
+    _checks.has("from_linen", "`source`", found, f"{first}.kernel", f"{key}.kernel")
     width, hidden = found[f"{first}.kernel"].shape
     return cells[key], (width, hidden, True), found
 
 
 def _encode_linen(cell: Cell, params) -> dict[str, np.ndarray]:
-    one, names = common.one_bias(params), ("",) if isinstance(cell, RNNCell) else cell.gates
+    one, names = _gates.summed_bias(params), ("",) if isinstance(cell, RNNCell) else cell.gates
     found = {f"i{name}.kernel": params.w_ih[:, k] for k, name in enumerate(names)}
     found |= {f"h{name}.kernel": params.w_hh[:, k] for k, name in enumerate(names)}
     if isinstance(cell, GRUCell):
@@ -204,10 +206,10 @@ def _nnx_cell(cell: Cell, params: GateParams) -> nnx.Module:
     for name in dict.fromkeys(name.split(".")[0] for name in found):
         for array in ("kernel", "bias"):
             if isinstance(cell, LSTMCell) and f"{name}.{array}" in found:
-                common.assign_array(getattr(getattr(made, "if_" if name == "if" else name), array), found[f"{name}.{array}"])
+                _modules.assign_array(getattr(getattr(made, "if_" if name == "if" else name), array), found[f"{name}.{array}"])
     if not isinstance(cell, LSTMCell):
         names = ("",) if isinstance(cell, RNNCell) else cell.gates
         for dense, array, side in (("dense_i", "kernel", "i"), ("dense_i", "bias", "i"), ("dense_h", "kernel", "h")):
             whole = np.concatenate([found[f"{side}{gate}.{array}"] for gate in names], axis=-1)
-            common.assign_array(getattr(getattr(made, dense), array), whole)
+            _modules.assign_array(getattr(getattr(made, dense), array), whole)
     return made

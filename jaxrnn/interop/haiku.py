@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn.cells import Cell, ChungGRUCell, GateParams, LSTMCell, RNNCell
-from jaxrnn.interop import _common as common
+from jaxrnn.interop import _cells, _checks, _gates, _modules
 from jaxrnn.nnx import Recurrent
 
 __all__ = ["from_haiku", "to_haiku"]
@@ -38,9 +38,9 @@ def from_haiku(params: Mapping[str, Any], name: Any, **options) -> Recurrent:
     """
     if not isinstance(params, Mapping):
         raise TypeError(f"from_haiku: `params` should be what `hk.transform(…).init` returns, got {type(params).__name__}.")
-    layers = common.layered("from_haiku", "name", name, lambda one: isinstance(one, str), "a name")
-    codec = common.Codec(partial(_describe, params), _encode, _decode)
-    return common.build_from_cells("from_haiku", layers, codec, **options)
+    layers = _cells.layered("from_haiku", "name", name, lambda one: isinstance(one, str), "a name")
+    codec = _cells.Codec(partial(_describe, params), _encode, _decode)
+    return _cells.build_from_cells("from_haiku", layers, codec, **options)
 
 
 def to_haiku(module: Recurrent, name: Any) -> dict[str, dict]:
@@ -59,14 +59,14 @@ def to_haiku(module: Recurrent, name: Any) -> dict[str, dict]:
         >>> sorted(to_haiku(jaxrnn.LSTM(3, 5, rngs=nnx.Rngs(0)), "lstm")["lstm/linear"])
         ['b', 'w']
     """
-    common.check_module("to_haiku", module)
+    _checks.check_exportable("to_haiku", module, models=False)
     cell = module.stack.cell
-    common.check_cell("to_haiku", cell, CELLS, "Haiku")
+    _checks.check_cell("to_haiku", cell, CELLS, "Haiku")
     if cell == RNNCell():
         raise ValueError("to_haiku: `nonlinearity` should be 'relu', the only one of hk.VanillaRNN, got 'tanh'.")
-    common.refuse_options("to_haiku", module.stack, merge=("sum", "mean", "none"))
-    names = common.layered("to_haiku", "name", name, lambda one: isinstance(one, str), "a name")
-    values = common.values(module)
+    _checks.refuse_options("to_haiku", module.stack, merge=("sum", "mean", "none"))
+    names = _cells.layered("to_haiku", "name", name, lambda one: isinstance(one, str), "a name")
+    values = _modules.values(module)
     if [len(layer) for layer in names] != [len(layer) for layer in values]:
         wanted = f"{len(values)} layer(s) of {len(values[0])} direction(s)"
         raise ValueError(f"to_haiku: `name` should hold a name for each of {wanted}, got {name!r}.")
@@ -87,16 +87,16 @@ def _describe(params: Mapping[str, Any], name: str):
         for array, a in arrays.items()
     }
     if "/w_i" in found:
-        common.has("from_haiku", f"`params` of {name!r}", found, "/w_i", "/w_h")
+        _checks.has("from_haiku", f"`params` of {name!r}", found, "/w_i", "/w_h")
         return ChungGRUCell(), (found["/w_i"].shape[0], found["/w_h"].shape[0], True), found
     if "/linear_1/w" in found:
-        common.has("from_haiku", f"`params` of {name!r}", found, "/linear/w", "/linear_1/w")
+        _checks.has("from_haiku", f"`params` of {name!r}", found, "/linear/w", "/linear_1/w")
         found.setdefault("/linear_1/b", np.zeros_like(found["/linear/w"][0]))
         return RNNCell(nonlinearity="relu"), (*found["/linear/w"].shape, True), found
     if not found:
         cores = sorted({module.removesuffix("/linear") for module in params})
         raise ValueError(f"from_haiku: `name` should be that of a core in `params`, which has {cores}, got {name!r}.")
-    common.has("from_haiku", f"`params` of {name!r}", found, "/linear/w")
+    _checks.has("from_haiku", f"`params` of {name!r}", found, "/linear/w")
     rows, columns = found["/linear/w"].shape
     if rows <= columns // 4:
         wanted = "should hold /linear/w of shape (input + hidden, 4 * hidden)"
@@ -106,21 +106,21 @@ def _describe(params: Mapping[str, Any], name: str):
 
 def _encode(cell: Cell, params: GateParams) -> dict[str, np.ndarray]:
     order = ORDERS[type(cell)]
-    w_ih, w_hh = (common.join(w, cell.gates, order) for w in (params.w_ih, params.w_hh))
+    w_ih, w_hh = (_gates.join(w, cell.gates, order) for w in (params.w_ih, params.w_hh))
     if isinstance(cell, RNNCell):
         zeros = np.zeros_like(w_ih[0])
         b_ih, b_hh = (zeros if b is None else b[0] for b in (params.b_ih, params.b_hh))
         return {"/linear/w": w_ih, "/linear/b": b_ih, "/linear_1/w": w_hh, "/linear_1/b": b_hh}
     if isinstance(cell, ChungGRUCell):
-        return {"/w_i": w_ih, "/w_h": w_hh, "/b": common.join(common.one_bias(params), cell.gates, order)}
+        return {"/w_i": w_ih, "/w_h": w_hh, "/b": _gates.join(_gates.summed_bias(params), cell.gates, order)}
     b_ih, b_hh = (np.zeros_like(params.w_ih[0]) if b is None else b for b in (params.b_ih, params.b_hh))
     one = b_ih + (b_hh - _forget(b_hh))  # in this order, since an imported `b_hh` is the 1 alone
-    return {"/linear/w": np.concatenate([w_ih, w_hh]), "/linear/b": common.join(one, cell.gates, order)}
+    return {"/linear/w": np.concatenate([w_ih, w_hh]), "/linear/b": _gates.join(one, cell.gates, order)}
 
 
 def _decode(cell: Cell, found: dict[str, np.ndarray]) -> GateParams:
     def split(a):
-        return common.split(a, ORDERS[type(cell)], cell.gates)
+        return _gates.split(a, ORDERS[type(cell)], cell.gates)
 
     if isinstance(cell, RNNCell):
         return GateParams(*(split(found[key]) for key in ("/linear/w", "/linear_1/w", "/linear/b", "/linear_1/b")))

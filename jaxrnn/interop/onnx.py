@@ -1,55 +1,107 @@
 """ONNX: recurrent nodes of any graph as modules or as functions, and modules as graphs with recurrent nodes."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxrnn.interop import _common as common
-from jaxrnn.interop import _onnx_chain, _onnx_graph, _onnx_node, _onnx_write
+from jaxrnn.interop import _files, _modules, _onnx_chain, _onnx_find, _onnx_node, _onnx_quantised, _onnx_write
+from jaxrnn.interop._onnx_find import Found, OnnxNodeInfo
 from jaxrnn.interop._onnx_node import OnnxNode
 from jaxrnn.nnx import Recurrent
 
-__all__ = ["OnnxNode", "from_onnx", "onnx_node", "to_onnx"]
+__all__ = ["OnnxNode", "OnnxNodeInfo", "from_onnx", "onnx_node", "onnx_nodes", "to_onnx"]
 
 
-def onnx_node(source: Any, node: str | None = None, *, weights: dict[str, Any] | None = None) -> OnnxNode:
-    """Read a recurrent node as a function of its inputs, whatever ONNX allows it.
+def onnx_nodes(source: Any, *, weights: dict[str, Any] | None = None) -> tuple[OnnxNodeInfo, ...]:
+    """List the recurrent nodes of a graph: RNN, LSTM, GRU and onnxruntime's DynamicQuantizeLSTM, those in bodies included.
+
+    What it returns, whole, in part, or one of it, is a `source` of `from_onnx` and `onnx_node`, which then parse nothing.
 
     Args:
         source: a path, or an onnx ModelProto, GraphProto or NodeProto, of opset 7 or newer.
+        weights: arrays by the names that the graph gives them, for what it does not hold itself.
+
+    Returns:
+        For each node an `OnnxNodeInfo`: its name, operator, sizes, direction, the names of what it reads, and the stack that it
+        can be a layer of.
+
+    Raises:
+        ValueError: there is none, or the file is damaged. TypeError: `source` is of another kind.
+
+    Example:
+        >>> import jaxrnn
+        >>> model = to_onnx(jaxrnn.LSTM(3, 5, num_layers=2, rngs=nnx.Rngs(0)), lengths=True)
+        >>> for node in (nodes := onnx_nodes(model)):
+        ...     print(node.name, node.op, node.input_size, node.hidden_size, node.inputs["sequence_lens"], node.stack, node.layer)
+        layer_0 LSTM 3 5 lengths ('layer_0', 'layer_1') 0
+        layer_1 LSTM 5 5 lengths ('layer_0', 'layer_1') 1
+        >>> from_onnx(nodes[1])
+        LSTM(5, 5, batch_first=False)
+    """
+    with _naming("onnx_nodes", source):
+        stacks = _onnx_chain.stacks(found := _onnx_find.find("onnx_nodes", source, weights))
+        places = {node: (tuple(n.name for n in stack), k) for stack in stacks for k, node in enumerate(stack)}
+        return tuple(node.info(*places.get(node, ((node.name,), 0))) for node in found)
+
+
+def onnx_node(source: Any, node: str | OnnxNodeInfo | None = None, *, weights: dict[str, Any] | None = None) -> OnnxNode:
+    """Read a recurrent node as a function of its inputs, whatever ONNX allows it.
+
+    Args:
+        source: a path, an onnx ModelProto, GraphProto or NodeProto, of opset 7 or newer, or what `onnx_nodes` returned. Of a
+            path, data in other files are not read: pass `onnx.load(path)`, which does.
         node: the name of the node (without a name: of its first output); may be left out if there is one only.
         weights: arrays by the names that the graph gives them, for what it does not hold itself.
 
     Returns:
         An `OnnxNode`: `node(x, sequence_lens=None, initial_h=None, initial_c=None)` gives Y, Y_h and, for an LSTM, Y_c. Lengths
-        and initial states that the graph computes from what it is fed are left to the caller; constant ones are kept.
+        and initial states that the graph is fed, or computes from what it is fed, are left to the caller; those that follow from
+        constants and sizes are kept. Quantised weights come as floats.
 
     Raises:
         ValueError: there is no such node; its weights are not constant, or of wrong shapes; an activation has no counterpart.
         TypeError: `source` or a dtype is of another kind.
     """
-    nodes, _ = _onnx_graph.load("onnx_node", source, weights)
-    return _read("onnx_node", _pick("onnx_node", nodes, node))
+    with _naming("onnx_node", source):
+        found = _onnx_find.find("onnx_node", source, weights)
+        if node is None and len(found) > 1:
+            raise _onnx_chain.refusal("onnx_node", found, "None")
+        return _read("onnx_node", found[0] if node is None else _onnx_find.pick("onnx_node", found, node))
 
 
-def from_onnx(source: Any, node: str | list[str] | None = None, *, weights: dict[str, Any] | None = None, **options) -> Recurrent:
+def from_onnx(
+    source: Any,
+    node: str | OnnxNodeInfo | list[str] | None = None,
+    *,
+    weights: dict[str, Any] | None = None,
+    batch_first: bool | None = None,
+    **options,
+) -> Recurrent:
     """Make a module from recurrent nodes, forward or bidirectional.
 
     Args:
-        source: a path, or an onnx ModelProto, GraphProto or NodeProto, of opset 7 or newer.
+        source: a path, an onnx ModelProto, GraphProto or NodeProto, of opset 7 or newer, or what `onnx_nodes` returned. Of a
+            path, data in other files are not read: pass `onnx.load(path)`, which does.
         node: the name of a node (without a name: of its first output), or a list of names, one for each layer. May be left
-            out if there is one node only, or if all form one chain of layers.
+            out if there is one node only, or if all are layers of one stack. Nodes are that if all between them is known to be
+            the identity on (time, batch, features), whatever the sizes, and they read the same `sequence_lens`.
         weights: arrays by the names that the graph gives them, for what it does not hold itself.
-        options: of `jaxrnn.Recurrent`. The default of `batch_first` is the layout of the nodes, for a graph that `to_onnx`
-            wrote that of the module.
+        batch_first: whether the module takes (batch, time, input). By default it is inferred from the graph: true if what the first
+            node reads is transposed from (batch, time, …) just before, as in the export of a `torch.nn.LSTM(batch_first=True)`, and
+            else false, the layout of ONNX. If the output of the graph then has the other layout, the call asks for it.
+        options: of `jaxrnn.Recurrent`.
 
     Returns:
         A `jaxrnn.RNN`, `LSTM` or `GRU`, or a `Recurrent` with the cell that computes what the nodes compute. An initial state
-        that the graph holds becomes the module's, with `learn_initial_state`; one that it computes from what it is fed is the
-        `h_0` of a call, as `sequence_lens` are its `lengths`.
+        that follows from constants and sizes becomes the module's, with `learn_initial_state`; one that is an input of the graph is
+        the `h_0` of a call, as `sequence_lens` are its `lengths`. One that the graph computes from its inputs is left to the caller
+        if the node is named, and else refused. Quantised weights come as floats.
 
     Raises:
         ValueError: there is no such node, or it is no layer of a module: then `onnx_node` may read it; its weights are not
@@ -60,32 +112,23 @@ def from_onnx(source: Any, node: str | list[str] | None = None, *, weights: dict
         >>> model = to_onnx(jaxrnn.LSTM(3, 5, num_layers=2, bidirectional=True, rngs=nnx.Rngs(0)))
         >>> [node.op_type for node in model.graph.node]
         ['Transpose', 'LSTM', 'Transpose', 'Reshape', 'LSTM', 'Transpose', 'Reshape', 'Transpose', 'Concat', 'Concat']
-        >>> from_onnx(model)
-        LSTM(3, 5, num_layers=2, bidirectional=True)
+        >>> from_onnx(model), from_onnx(model).batch_first
+        (LSTM(3, 5, num_layers=2, bidirectional=True), True)
     """
-    found, metadata = _onnx_graph.load("from_onnx", source, weights)
-    if isinstance(node, list):
-        layers = [_pick("from_onnx", found, name) for name in node]
-    elif node is None and len(found) > 1:
-        layers = _onnx_chain.chain(found) or [_pick("from_onnx", found, node)]
-    else:
-        layers = [_pick("from_onnx", found, node)]
-    read = [_read("from_onnx", layer) for layer in layers]
-    for layer in read:
-        _check_layer(layer, read[0])
-    kept = common.stored_options("from_onnx", metadata)
-    options = {"batch_first": bool(read[0].layout)} | kept | options
-    initial = [layer.initial for layer in read]
-    if any(state is not None for state in initial):
-        options["learn_initial_state"] = True
-    module = common.build("from_onnx", read[0].cells[0], [layer.params for layer in read], **options)
-    for states, layer in zip(module.initial_state or (), read, strict=False):
-        for d, state in enumerate(states):
-            for variable, field in zip(state, state._fields, strict=True):
-                old = variable.get_value()
-                new = np.zeros(old.shape, old.dtype) if layer.initial is None else getattr(layer.initial[d], field)[0]
-                common.assign_array(variable, new)
-    return module
+    with _naming("from_onnx", source):
+        found = _onnx_find.find("from_onnx", source, weights)
+        layers = _layers("from_onnx", found, node)
+        read = [_read("from_onnx", layer) for layer in layers]
+        for layer in read:
+            _check_layer(layer, read[0])
+        _onnx_chain.check_fed("from_onnx", layers, named=node is not None)
+        kept = _files.stored_options("from_onnx", layers[0].graph.metadata)
+        kept["batch_first"] = _onnx_chain.batch_first("from_onnx", layers) if batch_first is None else batch_first
+        if any(layer.initial is not None for layer in read):
+            options = {"learn_initial_state": True} | options
+        module = _modules.build("from_onnx", read[0].cells[0], [layer.params for layer in read], **kept | options)
+        _set_initial_states(module, read)
+        return module
 
 
 def to_onnx(module: nnx.Module, path: str | os.PathLike | None = None, *, lengths: bool = False, states: bool = False):
@@ -112,38 +155,65 @@ def to_onnx(module: nnx.Module, path: str | os.PathLike | None = None, *, length
     """
     model = _onnx_write.model(module, lengths=lengths, states=states)
     if path is not None:
-        common.write_whole(path, model.SerializeToString())
+        _files.write_whole("to_onnx", path, model.SerializeToString())
     return model
 
 
-def _pick(caller: str, found: list[_onnx_graph.Found], name: str | None) -> _onnx_graph.Found:
-    """The node of the name, or the only one."""
-    matching = [node for node in found if name is None or node.name == name]
-    if len(matching) == 1:
-        return matching[0]
-    names = ", ".join(f"{node.name!r} ({node.node.op_type})" for node in found) or "none"
-    wanted = "the name of one recurrent node" if name is None or matching else f"a recurrent node, and {name!r} is none"
-    raise ValueError(f"{caller}: `node` should be {wanted} of those in `source`, which are: {names}.")
+@contextmanager
+def _naming(caller: str, source: Any) -> Iterator[None]:
+    """Say in every error which file it is about; `caller` where a part has not said whose it is."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        text = str(error) if str(error).startswith(caller) else f"{caller}: {_files.cause(error)}."
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        if isinstance(source, str | os.PathLike) and str(source) not in text:
+            text += f"\nThe file is {source}."
+        if text == str(error):
+            raise
+        raise kind(text) from error
 
 
-def _read(caller: str, found: _onnx_graph.Found) -> OnnxNode:
+def _layers(caller: str, found: list[Found], node: Any) -> list[Found]:
+    """The nodes that are to be the layers of a module."""
+    if node is None:
+        if len(found) == 1:
+            return found
+        stacks = _onnx_chain.stacks(found)
+        if len(stacks) != 1 or len(stacks[0]) != len(found):
+            raise _onnx_chain.refusal(caller, found, "None")
+        return stacks[0]
+    if not isinstance(node, list | tuple):
+        return [_onnx_find.pick(caller, found, node)]
+    layers = [_onnx_find.pick(caller, found, name) for name in node]
+    if not layers:
+        raise ValueError(f"{caller}: `node` should name one node at least, got {node}.")
+    if any(_onnx_chain.apart(a, b) for a, b in pairwise(layers)):
+        raise _onnx_chain.refusal(caller, layers, repr([layer.name for layer in layers]))
+    return layers
+
+
+def _read(caller: str, found: Found) -> OnnxNode:
     """The node with its constants."""
-    arrays = {}
-    slots = _onnx_graph.INPUTS[found.node.op_type]
-    beyond = [name for name in found.node.input[len(slots) :] if name]
-    if beyond:
-        raise ValueError(f"{caller}: node {found.name!r} should have the inputs {', '.join(slots)}, got {beyond} beyond.")
-    for slot, name in found.inputs.items():
-        if slot == "X":
-            continue
-        wanted = f"{caller}: {slot} of node {found.name!r} should be constant"
-        try:
-            arrays[slot] = found.scope.constant(name, any_size=slot.startswith("initial"))
-        except _onnx_graph.Unreadable as error:
-            raise ValueError(f"{wanted}; {error}.\nPass weights={{{name!r}: array}}.") from error
-        if arrays[slot] is None and slot in ("W", "R", "B", "P"):
-            raise ValueError(f"{wanted}, got {name!r}, which comes from an input.\nPass weights={{{name!r}: array}}.")
-    return _onnx_node.read(caller, found.name, found.node.op_type, found.attributes, arrays)
+    arrays = _onnx_find.constants(caller, found)
+    arrays, op = _onnx_quantised.as_floats(caller, found.name, found.op, arrays)
+    _onnx_node.check(caller, found.name, op, found.attributes, arrays)
+    directions, hidden = arrays["R"].shape[0], arrays["R"].shape[2]
+    for slot in ("initial_h", "initial_c"):
+        start = _onnx_find.start(caller, found, slot, directions, hidden)
+        arrays |= {slot: start} if isinstance(start, np.ndarray) else {}
+    lengths = _onnx_find.lengths(caller, found)
+    arrays |= {"sequence_lens": lengths} if isinstance(lengths, np.ndarray) else {}
+    return _onnx_node.read(caller, found.name, op, found.attributes, arrays)
+
+
+def _set_initial_states(module: Recurrent, read: list[OnnxNode]):
+    for states, layer in zip(module.initial_state or (), read, strict=False):
+        for d, state in enumerate(states):
+            for variable, field in zip(state, state._fields, strict=True):
+                old = variable.get_value()
+                new = np.zeros(old.shape, old.dtype) if layer.initial is None else getattr(layer.initial[d], field)[0]
+                _modules.assign_array(variable, new)
 
 
 def _check_layer(layer: OnnxNode, first: OnnxNode):

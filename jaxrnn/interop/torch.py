@@ -1,33 +1,32 @@
-"""PyTorch: modules, cells and state_dicts. The key names and shapes of `torch.nn` live here; safetensors files use them too."""
+"""PyTorch: modules, cells, whole models and state_dicts."""
 
-import re
+import os
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from flax import nnx
 
-from jaxrnn.cells import GRUCell, LSTMCell, ProjectedLSTMCell, RNNCell
-from jaxrnn.interop import _common as common
+from jaxrnn.interop import _checks, _modules, _torch_keys, _torch_live
 from jaxrnn.nnx import Recurrent
 
 __all__ = ["from_torch", "load_torch", "to_torch"]
-
-NAMES = {"w_ih": "weight_ih", "w_hh": "weight_hh", "b_ih": "bias_ih", "b_hh": "bias_hh", "w_hr": "weight_hr"}
 
 
 def from_torch(source: Any, prefix: str = "", **options) -> Recurrent:
     """Make the module that computes what a PyTorch module computes.
 
     Args:
-        source: a `torch.nn.RNN`, `LSTM`, `GRU`, or a cell of theirs (it becomes one layer); a module that has one inside; or
-            a state_dict, from whose shapes kind and sizes follow.
+        source: a `torch.nn.RNN`, `LSTM`, `GRU` or a cell of theirs; a list, `ModuleList` or `Sequential` of them, which becomes
+            the layers of one module; a module that has one inside; or a state_dict, from whose shapes kind and sizes follow.
         prefix: of the keys, e.g. "encoder.lstm."; other keys are ignored. It is also the name of the module inside.
         options: of `jaxrnn.Recurrent`, instead of those of `source`. A state_dict does not say `batch_first`, `dropout`
-            and, for an RNN, `nonlinearity`: their defaults are jaxrnn's, so batch_first=True.
+            and, for an RNN, `nonlinearity`: their defaults are jaxrnn's, so batch_first=True. `param_dtype` converts.
 
     Returns:
-        A `jaxrnn.RNN`, `LSTM` or `GRU` with copies of the weights in their dtype; in evaluation mode if `source` is.
+        A `jaxrnn.RNN`, `LSTM` or `GRU` with copies of the weights in their dtype; in evaluation mode if `source` is. A weight that
+        PyTorch computes (`weight_norm`, `spectral_norm`, `prune`, parametrizations) is there as computed in evaluation mode; a
+        state_dict does not hold it. Forward hooks do not come along.
 
     Raises:
         TypeError: `source` or a dtype is of another kind. ValueError: a key is missing, unexpected or of the wrong shape.
@@ -37,69 +36,68 @@ def from_torch(source: Any, prefix: str = "", **options) -> Recurrent:
         LSTM(3, 5, bias=False)
     """
     if isinstance(source, Mapping):
-        return from_arrays("from_torch", "`source`", to_numpy(source), prefix, options)
-    torch = common.require("from_torch", "torch")
-    if prefix and isinstance(source, torch.nn.Module):
-        inside = dict(source.named_modules())
-        if prefix.rstrip(".") not in inside:
-            names = ", ".join(filter(None, inside)) or "none"
-            raise ValueError(f"from_torch: `prefix` should be among the modules in `source`, {names}, got {prefix!r}.")
-        source = inside[prefix.rstrip(".")]
-    kinds = (torch.nn.RNNBase, torch.nn.RNN, torch.nn.LSTM, torch.nn.GRU, torch.nn.modules.rnn.RNNCellBase)
-    if not isinstance(source, kinds):
-        named = source.named_modules() if isinstance(source, torch.nn.Module) else ()
-        inside = " or ".join(f"`.{name}`" for name, m in named if isinstance(m, kinds))
-        raise TypeError(
-            "from_torch: `source` should be a torch.nn.RNN, LSTM, GRU, one of their cells, or a state_dict, got "
-            + type(source).__name__
-            + (f".\nPass its {inside}?" if inside else ".")
-        )
-    given: dict[str, Any] = {}
-    for option in ("nonlinearity", "batch_first", "dropout"):
-        if hasattr(source, option):
-            given[option] = getattr(source, option)
-    found = to_numpy(source.state_dict())
-    module = from_arrays("from_torch", "the state_dict of `source`", found, "", given | options)
-    if not source.training:
-        module.eval()
-    return module
+        found = _checked_state_dict("from_torch", source, prefix)
+        return _torch_keys.from_arrays("from_torch", "`source`", found, prefix, options)
+    _refuse_path("from_torch", source)
+    torch = _checks.require("from_torch", "torch")
+    source = _inside("from_torch", torch, source, prefix)
+    if isinstance(source, list | tuple | torch.nn.ModuleList | torch.nn.Sequential):
+        return _from_layers(torch, list(source), options)
+    return _from_layer(torch, source, options)
 
 
-def load_torch(module: nnx.Module, state_dict: Mapping[str, Any], prefix: str = ""):
-    """Set the parameters of a module from a PyTorch state_dict, all of them or, on any error, none.
+def load_torch(module: nnx.Module, source: Any, prefix: str = ""):
+    """Set the parameters of a module from PyTorch's, all of them or, on any error, none.
 
     Args:
-        module: a `jaxrnn.RNN`, `LSTM` or `GRU`, or a model of `jaxrnn.models`, whose keys begin with "rnn." and "fc.".
-        state_dict: tensors or arrays; the keys of one layer may also be those of a cell, without "_l0".
+        module: a `jaxrnn.RNN`, `LSTM` or `GRU`, a model of `jaxrnn.models`, or any `nnx.Module` whose attributes have the names of
+            those of the PyTorch module: recurrent modules, `nnx.Linear`, `nnx.Embed`, `nnx.LayerNorm`, and parameters of its own,
+            which keep their shape. Lists count as `ModuleList`, `nnx.Sequential` as `Sequential`.
+        source: a state_dict, of tensors or arrays; or the PyTorch module, of which then the options are compared too that arrays
+            do not tell (the epsilon of a LayerNorm, the layout). The keys of one layer may also be those of a cell.
         prefix: of the keys, e.g. "encoder.lstm."; other keys are ignored.
 
     Raises:
-        TypeError: a dtype is of another kind. ValueError: a key is missing, unexpected, or of the wrong shape or dtype.
+        TypeError: a dtype or a layer is of another kind. ValueError: a key is missing, unexpected, or of the wrong shape or dtype;
+        the message lists every difference, on both sides. Or an option is another.
 
     Example:
         >>> import jaxrnn
-        >>> rnn = jaxrnn.RNN(3, 5, bias=False, rngs=nnx.Rngs(0))
-        >>> load_torch(rnn, {"weight_ih_l0": np.ones((5, 3), "float32"), "weight_hh_l0": np.ones((5, 5), "float32")})
+        >>> class Tagger(nnx.Module):
+        ...     def __init__(self, rngs):
+        ...         self.embed, self.rnn = nnx.Embed(7, 3, rngs=rngs), jaxrnn.RNN(3, 5, bias=False, rngs=rngs)
+        >>> sizes = {"embed.weight": (7, 3), "rnn.weight_ih_l0": (5, 3), "rnn.weight_hh_l0": (5, 5)}
+        >>> load_torch(Tagger(nnx.Rngs(0)), {key: np.ones(shape, "float32") for key, shape in sizes.items()})
     """
-    if not isinstance(state_dict, Mapping):
-        hint = "\nPass its .state_dict()?" if hasattr(state_dict, "state_dict") else ""
-        raise TypeError(f"load_torch: `state_dict` should be a dict of tensors or arrays, got {type(state_dict).__name__}.{hint}")
-    load_arrays("load_torch", "`state_dict`", module, to_numpy(state_dict), prefix)
+    if isinstance(source, Mapping):
+        found = _checked_state_dict("load_torch", source, prefix)
+        _torch_keys.load_arrays("load_torch", "`source`", module, found, prefix)
+        return
+    _refuse_path("load_torch", source)
+    if not hasattr(source, "state_dict"):
+        raise TypeError(f"load_torch: `source` should be a state_dict or a module of PyTorch, got {type(source).__name__}.")
+    _torch_live.check_same("load_torch", module, source, "source", prefix)
+    found = _torch_live.to_numpy(_torch_live.weights("load_torch", source, prefix))
+    _torch_keys.load_arrays("load_torch", "`source`", module, found, prefix, epsilon_known=True)
 
 
-def to_torch(module: nnx.Module, prefix: str = "", *, cell: bool = False) -> dict:
+def to_torch(module: nnx.Module, prefix: str = "", *, cell: bool = False, target: Any = None) -> dict:
     """The state_dict of the PyTorch module that computes what `module` computes.
 
     Args:
-        module: a `jaxrnn.RNN`, `LSTM` or `GRU`, a `Recurrent` with one of their cells, or a model of `jaxrnn.models`.
+        module: a `jaxrnn.RNN`, `LSTM` or `GRU`, a `Recurrent` with one of their cells, or a model of `jaxrnn.models`; with
+            `target` any `nnx.Module` that `load_torch` takes.
         prefix: put before every key.
         cell: name the arrays of a single layer as `torch.nn.LSTMCell` does, without "_l0".
+        target: the PyTorch module that is to have the weights, with attributes of the same names; it is left as it is. A
+            state_dict does not say what a module of your own does with its layers, so somebody has to have written that there.
 
     Returns:
         Tensors by key, copies, for `load_state_dict(strict=True)`.
 
     Raises:
-        ValueError: PyTorch has no such cell, or lacks an option of the module.
+        ValueError: PyTorch has no such cell, or lacks an option of the module; or `target` has other keys, shapes, dtypes or
+        options: the message lists every difference, on both sides. TypeError: `module` or a layer of `target` is of another kind.
 
     Example:
         >>> import jaxrnn
@@ -107,140 +105,132 @@ def to_torch(module: nnx.Module, prefix: str = "", *, cell: bool = False) -> dic
         >>> theirs = torch.nn.LSTM(3, 5, num_layers=2, batch_first=True)  # doctest: +SKIP
         >>> theirs.load_state_dict(to_torch(ours))  # doctest: +SKIP
     """
-    torch = common.require("to_torch", "torch")
+    torch = _checks.require("to_torch", "torch")
+    if target is None:
+        _check_own(module)
+        arrays = _torch_keys.to_arrays(_torch_keys.slots_of("to_torch", module, prefix, cell=cell))
+    else:
+        arrays = _to_target(torch, module, prefix, target)
 
     def tensor(a):
-        return torch.from_numpy(a.view(np.int16)).view(torch.bfloat16) if a.dtype == common.BFLOAT16 else torch.from_numpy(a)
+        return torch.from_numpy(a.view(np.int16)).view(torch.bfloat16) if a.dtype == _checks.BFLOAT16 else torch.from_numpy(a)
 
-    return {key: tensor(a) for key, a in to_arrays("to_torch", module, prefix, cell=cell).items()}
-
-
-# With NumPy arrays: what safetensors needs too -------------------------------------------------------------------------
+    return {key: tensor(a) for key, a in arrays.items()}
 
 
-class Slot(NamedTuple):
-    """Where the array of a key belongs: the parameter, and which of a cell's arrays it is."""
+def _check_own(module: Any):
+    try:
+        _checks.check_exportable("to_torch", module)
+    except TypeError as error:
+        hint = "\nOr pass target=, the PyTorch module that is to have the weights, by the same names."
+        raise TypeError(f"{error}{hint if isinstance(module, nnx.Module) else ''}") from None
 
-    variable: nnx.Variable
-    field: str
+
+def _to_target(torch, module: nnx.Module, prefix: str, target: Any) -> dict[str, np.ndarray]:
+    if not isinstance(target, torch.nn.Module):
+        raise TypeError(f"to_torch: `target` should be a module of PyTorch, got {type(target).__name__}.")
+    _torch_live.check_same("to_torch", module, target, "target", prefix)
+    state = target.state_dict()
+    arrays = _torch_keys.to_arrays(_torch_keys.slots_of("to_torch", module, prefix, state))
+    wanted = {key: a for key, a in _torch_live.to_numpy(state).items() if key.startswith(prefix)}
+    hint = _torch_keys.computed(wanted, "").replace("Pass the module itself, or the state_dict after", "First call")
+    _checks.match("to_torch", "`module`, for `target`,", arrays, wanted, hint)
+    return {key: arrays[key] for key in wanted}
 
 
-def from_arrays(caller: str, argument: str, found: common.Arrays, prefix: str, options: dict) -> Recurrent:
-    """`from_torch` for NumPy arrays."""
-    sizes = _sizes(caller, argument, found, prefix)
-    cell = sizes.pop("cell")
-    if isinstance(cell, RNNCell):
-        cell = RNNCell(nonlinearity=options.get("nonlinearity", "tanh"))
-    module = common.blank(cell, **sizes | {name: o for name, o in options.items() if name != "nonlinearity"})
-    load_arrays(caller, argument, module, found, prefix)
+def _from_layer(torch, source: Any, options: dict) -> Recurrent:
+    """The module of one layer, stack or cell."""
+    if not isinstance(source, _torch_live.kinds(torch)) or _torch_live.is_quantized(source):
+        raise TypeError(f"from_torch: {_wanted(torch, source)}")
+    theirs = {option: getattr(source, option) for option in ("nonlinearity", "batch_first", "dropout") if hasattr(source, option)}
+    found = _torch_live.to_numpy(_torch_live.weights("from_torch", source))
+    module = _torch_keys.from_arrays("from_torch", "the state_dict of `source`", found, "", theirs | options)
+    if not source.training:
+        module.eval()
     return module
 
 
-def load_arrays(caller: str, argument: str, module: nnx.Module, found: common.Arrays, prefix: str):
-    """`load_torch` for NumPy arrays."""
-    prefix = _dotted(prefix)
-    slots = _slots(caller, module, prefix, cell=f"{prefix}weight_ih" in found)
-    wanted = {key: _encode(slot.field, common.shape_of(slot.variable)) for key, slot in slots.items()}
-    hint = "" if wanted.keys() & found.keys() else _other_prefixes(found, prefix, next(iter(wanted)).removeprefix(prefix))
-    found = {key: a for key, a in found.items() if key.startswith(prefix)}
-    common.match(caller, argument, found, wanted, hint)
-    for key, slot in slots.items():
-        common.assign_array(slot.variable, _decode(slot.field, found[key], slot.variable.get_value().shape))
+def _from_layers(torch, layers: list, options: dict) -> Recurrent:
+    """The module whose layers are several modules or cells."""
+    if not layers or not all(isinstance(layer, _torch_live.kinds(torch)) for layer in layers):
+        wanted = "RNN, LSTM, GRU or cells of theirs, to be the layers of one module"
+        kinds = ", ".join(type(layer).__name__ for layer in layers) or "nothing"
+        raise TypeError(f"from_torch: `source` should hold torch.nn.{wanted}, got {kinds}.")
+    own = {name: options.pop(name) for name in ("param_dtype", "nonlinearity") if name in options}
+    modules = [_from_layer(torch, layer, own) for layer in layers]
+    for option, found in (
+        ("kind", [module.stack.cell for module in modules]),
+        ("batch_first", [layer.batch_first for layer in layers if hasattr(layer, "batch_first")]),
+    ):
+        if any(one != found[0] for one in found):
+            raise ValueError(f"from_torch: all layers of `source` should have the same {option}, got {found}.")
+    rates = [getattr(layer, "dropout", 0) for layer in layers if getattr(layer, "num_layers", 1) > 1]
+    if any(rates) and len(layers) > 1 and "dropout" not in options:
+        raise ValueError(f"from_torch: `dropout` should be given, since it stands within, not between, the layers, got {rates}.")
+    params = [layer for module in modules for layer in _modules.values(module)]
+    theirs = {"batch_first": modules[0].batch_first, "dropout": rates[0] if rates else 0.0}
+    module = _modules.build("from_torch", modules[0].stack.cell, params, **theirs | options)
+    if not any(layer.training for layer in layers):
+        module.eval()
+    return module
 
 
-def to_arrays(caller: str, module: nnx.Module, prefix: str = "", *, cell: bool = False) -> dict[str, np.ndarray]:
-    """`to_torch` with NumPy arrays: copies, contiguous."""
-    slots = _slots(caller, module, _dotted(prefix), cell=cell)
-    return {key: _encode(slot.field, np.array(slot.variable.get_value())).copy() for key, slot in slots.items()}
+# What came -------------------------------------------------------------------------------------------------------------
 
 
-def to_numpy(tensors: Mapping[str, Any]) -> common.Arrays:
-    """Tensors or arrays as NumPy arrays of the same dtype."""
-
-    def convert(a):
-        if not hasattr(a, "detach"):
-            return np.asarray(a)
-        a, dtype = a.detach().cpu(), str(a.dtype).removeprefix("torch.")
-        if dtype not in map(str, common.DTYPES):
-            return common.Unknown(dtype, tuple(a.shape))
-        if dtype != "bfloat16":  # which NumPy itself does not know
-            return a.numpy()
-        import torch
-
-        return a.view(torch.int16).numpy().view(common.BFLOAT16)
-
-    return {key: convert(a) for key, a in tensors.items()}
+def _refuse_path(caller: str, source: Any):
+    if isinstance(source, str | os.PathLike):
+        path = os.fspath(source)
+        call = f"torch.load({path!r}, weights_only=True)"
+        call = f"{caller.replace('torch', 'safetensors')}, which reads the file" if str(path).endswith(".safetensors") else call
+        raise TypeError(f"{caller}: `source` should be a module or a state_dict, got a path, {path!r}.\nPass {call}?")
 
 
-def _slots(caller: str, module: nnx.Module, prefix: str, *, cell: bool = False) -> dict[str, Slot]:
-    """The keys of a module and the parameters they belong to, in PyTorch's order."""
-    if hasattr(module, "rnn") and hasattr(module, "fc"):
-        head = {f"{prefix}fc.weight": Slot(module.fc.kernel, "kernel"), f"{prefix}fc.bias": Slot(module.fc.bias, "b_ih")}
-        return _slots(caller, module.rnn, f"{prefix}rnn.") | head
-    if not isinstance(module, Recurrent):
-        raise TypeError(f"{caller}: `module` should be a jaxrnn.RNN, LSTM, GRU or a model of theirs, got {type(module).__name__}.")
-    stack = module.stack
-    common.check_cell(caller, stack.cell, (RNNCell, LSTMCell, ProjectedLSTMCell, GRUCell), "PyTorch")
-    common.refuse_options(caller, stack)
-    if len(set(stack.hidden_sizes)) > 1:
-        raise ValueError(f"{caller}: `hidden_size` should be one for all layers, as in PyTorch, got {stack.hidden_size}.")
-    if cell and (stack.num_layers > 1 or stack.bidirectional):
-        raise ValueError(f"{caller}: a PyTorch cell should have one layer and one direction, got {module}.")
-    return {
-        f"{prefix}{NAMES[field]}" + ("" if cell else f"_l{layer}" + "_reverse" * direction): Slot(variable, field)
-        for layer, directions in enumerate(module.params)
-        for direction, params in enumerate(directions)
-        for field, variable in params._asdict().items()
-        if variable is not None
-    }
+def _checked_state_dict(caller: str, source: Mapping, prefix: str) -> _checks.Arrays:
+    """The arrays of a state_dict; or of a checkpoint that has it inside, the way to it."""
+    prefix = f"{prefix.rstrip('.')}." if prefix else ""
+    flat = any(str(key).startswith(prefix) and hasattr(a, "shape") for key, a in source.items())
+    if not flat and (nested := _nested(source)):
+        keys = _checks.listed([repr(key) for key in source])
+        calls = " or ".join(f"source{way}" for way in nested)
+        raise ValueError(f"{caller}: `source` should be a state_dict, got a dict of {keys}.\nPass {calls}?")
+    return _torch_live.to_numpy(source)
 
 
-def _encode(field: str, a: np.ndarray) -> np.ndarray:
-    """One of our arrays in PyTorch's shape: (gates * hidden, in), (gates * hidden,) or (out, in)."""
-    if field in ("w_ih", "w_hh"):
-        return a.transpose(1, 2, 0).reshape(-1, a.shape[0])
-    return a.T if field in ("w_hr", "kernel") else a.reshape(-1)
+def _nested(source: Mapping, way: str = "", depth: int = 3) -> list[str]:
+    """The subscripts of the dicts within that hold arrays; or a module."""
+    found = []
+    for key, value in source.items():
+        if isinstance(value, Mapping) and depth:
+            names = [name for name, a in value.items() if hasattr(a, "shape")]
+            optimizer = key == "optimizer" or {"state", "param_groups"} <= value.keys()
+            inner = [] if optimizer else [f"{way}[{key!r}]"] if names else _nested(value, f"{way}[{key!r}]", depth - 1)
+            found += inner
+        elif hasattr(value, "state_dict"):
+            found.append(f"{way}[{key!r}].state_dict()")
+    return found
 
 
-def _decode(field: str, a: np.ndarray, shape: tuple) -> np.ndarray:
-    """The inverse of `_encode`, onto `shape`."""
-    return a.reshape(shape) if field in ("b_ih", "b_hh") else a.T.reshape(shape)
+def _inside(caller: str, torch, source: Any, prefix: str) -> Any:
+    """The module of the name within `source`."""
+    if not prefix or not isinstance(source, torch.nn.Module):
+        return source
+    inside = dict(source.named_modules())
+    if prefix.rstrip(".") not in inside:
+        names = _checks.listed([name for name in inside if name]) or "none"
+        raise ValueError(f"{caller}: `prefix` should be among the modules in `source`, {names}, got {prefix!r}.")
+    return inside[prefix.rstrip(".")]
 
 
-def _other_prefixes(found: common.Arrays, prefix: str, *names: str) -> str:
-    """A question to end a message with: before what else the keys have one of the names."""
-    others = {key.removesuffix(name) for key in found for name in names if f".{key}".endswith(f".{name}")} - {prefix}
-    return f"\nIs the prefix {' or '.join(map(repr, sorted(others)))}?" if others else ""
-
-
-def _sizes(caller: str, argument: str, found: common.Arrays, prefix: str) -> dict[str, Any]:
-    """The cell and the sizes that a state_dict tells by its shapes."""
-    prefix = _dotted(prefix)
-    layers = [m for key in found if (m := re.fullmatch(re.escape(prefix) + r"weight_ih(?:_l(\d+)(_reverse)?)?", key))]
-    suffix = "" if f"{prefix}weight_ih" in found else "_l0"
-    arrays = [found.get(f"{prefix}{name}{suffix}") for name in ("weight_ih", "weight_hh")]
-    if not layers or any(a is None or len(a.shape) != 2 for a in arrays):
-        hint = _other_prefixes(found, prefix, "weight_ih", "weight_ih_l0")
-        keys = ", ".join(f"{key} {tuple(a.shape)}" for key, a in found.items())
-        needs = f"{prefix}weight_ih_l0 and {prefix}weight_hh_l0 (or, for a cell, without _l0), both of two axes"
-        raise ValueError(f"{caller}: {argument} should hold {needs}, got {keys or 'nothing'}.{hint}")
-    (rows, input_size), (_, output_size) = (a.shape for a in arrays)
-    w_hr = found.get(f"{prefix}weight_hr{suffix}")
-    hidden_size = output_size if w_hr is None else w_hr.shape[-1]
-    cells = {hidden_size: RNNCell(), 3 * hidden_size: GRUCell(), 4 * hidden_size: LSTMCell()}
-    if rows not in cells:
-        times = f"1 (RNN), 3 (GRU) or 4 (LSTM) times {hidden_size}, the hidden size that {prefix}weight_hh{suffix} tells"
-        raise ValueError(f"{caller}: {prefix}weight_ih{suffix} should have as many rows as {times}, got {rows}.")
-    return {
-        "cell": cells[rows] if w_hr is None else ProjectedLSTMCell(proj_size=output_size),
-        "input_size": input_size,
-        "hidden_size": hidden_size,
-        "num_layers": 1 + max(int(m[1] or 0) for m in layers),
-        "bidirectional": any(m[2] for m in layers),
-        "bias": f"{prefix}bias_ih{suffix}" in found,
-        "param_dtype": common.check_dtype(caller, f"{prefix}weight_ih{suffix}", arrays[0]),
-    }
-
-
-def _dotted(prefix: str) -> str:
-    return prefix if prefix.endswith(".") or not prefix else f"{prefix}."
+def _wanted(torch, source: Any) -> str:
+    """What `source` should be, what came, and what to pass in its place."""
+    wanted = "`source` should be a torch.nn.RNN, LSTM, GRU, one of their cells, a list of them, or a state_dict, got "
+    if _torch_live.is_quantized(source):
+        return f"{wanted}a quantized {type(source).__name__}, whose weights are rounded.\nPass the module from before quantization."
+    inside = dict(source.named_modules()) if isinstance(source, torch.nn.Module) else {}
+    names = [f"`.{name}`" for name, one in inside.items() if isinstance(one, _torch_live.kinds(torch))]
+    if isinstance(source, torch.jit.ScriptModule):
+        return f"{wanted}a {type(source).__name__}.\nPass its .state_dict()?"
+    if quantized := [f"`.{name}`" for name, one in inside.items() if _torch_live.is_quantized(one) and not names]:
+        return f"{wanted}{type(source).__name__}, quantized at {', '.join(quantized)}.\nPass the module from before quantization."
+    return wanted + type(source).__name__ + (f".\nPass its {' or '.join(names)}?" if names else ".")

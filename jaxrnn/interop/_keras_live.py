@@ -1,0 +1,74 @@
+"""Layers of Keras that are there as objects. Keras is never imported: they describe themselves."""
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from jaxrnn.interop import _keras_layers as layers
+
+
+def is_recurrent(source: Any) -> bool:
+    """Whether it is one of Keras's own layers or cells that we could read."""
+    kinds = (*layers.LAYERS, *layers.CELLS, "StackedRNNCells", *layers.CUDNN)
+    return type(source).__name__ in kinds and _package(source) is not None
+
+
+def described(caller: str, source: Any, path: str | None = None) -> layers.Layer:
+    """What a layer, or a cell, says of itself."""
+    if not is_recurrent(source):
+        kinds = f"a Keras {', '.join(layers.LAYERS)}, a cell, a list of them, a model, or the path of a .keras or .h5 file"
+        own = [kind.__name__ for kind in type(source).__mro__[1:] if kind.__name__ in layers.LAYERS]
+        hint = f"\nIf it computes what a {own[0]} does, make a keras.layers.{own[0]} with its weights." if own else ""
+        raise TypeError(f"{caller}: `source` should be {kinds}, got {type(source).__name__}.{hint}")
+    path = source.name if path is None else path
+    entry = {"class_name": type(source).__name__, "config": source.get_config()}
+    found = layers.Layer(path, f"layer {path!r}", entry, _version(source), lambda spec: _weights(source), id(source))
+    for cell in [cell for direction in _cells(source) for cell in direction]:
+        for option in ("activation", "recurrent_activation"):
+            function = getattr(cell, option, None)
+            if function is not None and str(getattr(function, "__module__", "")).split(".")[0] not in layers.PACKAGES:
+                raise ValueError(f"{caller}: `{option}` of {found.where} should be a function of Keras, got {function!r}.")
+    return found
+
+
+def in_model(caller: str, model: Any, outer: str = "") -> Iterator[layers.Layer]:
+    """The recurrent layers of a model, of models in it, and of layers that hold layers."""
+    for layer in _inside(model):
+        if is_recurrent(layer):
+            path = f"{outer}{layer.name}"
+            entry = {"class_name": type(layer).__name__, "config": {}}  # until it is picked
+            yield layers.Layer(path, f"layer {path!r}", entry, None, lambda spec: [], layer)
+        else:
+            yield from in_model(caller, layer, f"{outer}{layer.name}/")
+
+
+def _inside(holder: Any) -> list[Any]:
+    if hasattr(holder, "layers"):
+        return list(holder.layers)
+    flat = getattr(holder, "_flatten_layers", None)
+    return [] if flat is None else list(flat(include_self=False, recursive=False))
+
+
+def _package(source: Any) -> str | None:
+    name = type(source).__module__.split(".")[0]
+    return name if name in layers.PACKAGES else None
+
+
+def _version(source: Any) -> int | None:
+    """The first number of the version of the Keras that a layer is of; what is inside TensorFlow is 2."""
+    package = _package(source)
+    version = "2" if package == "tensorflow" else str(getattr(sys.modules[package], "__version__", "2"))
+    return int(version.split(".")[0])
+
+
+def _cells(source: Any) -> list[list[Any]]:
+    """`[direction][depth]`."""
+    parts = [source.forward_layer, source.backward_layer] if hasattr(source, "forward_layer") else [source]
+    cells = [getattr(part, "cell", part) for part in parts]
+    return [list(cell.cells) if hasattr(cell, "cells") else [cell] for cell in cells]
+
+
+def _weights(source: Any) -> list[list[list[np.ndarray]]]:
+    return [[[np.asarray(a) for a in cell.get_weights()] for cell in direction] for direction in _cells(source)]
