@@ -117,10 +117,47 @@ def test_no_mask_no_select(cell):
     params, xs, _ = abstract(cell)
     state = jax.eval_shape(lambda p, x: cell.initial_state(p, x[0]), params, xs)
     gates = tuple(jax.ShapeDtypeStruct((BATCH, HIDDEN), jnp.float32) for _ in cell.gates)
-    own = jax.make_jaxpr(lambda *args: jax.vjp(cell.update, *args)[0])(state, gates, gates, *params[4:]).jaxpr
-    allowed = 3 * count(own, "select_n")  # forward; and twice where the backward loop computes again
-    assert selects(gradient_of(cell, params, xs, None)) <= allowed
-    assert selects(gradient_of(cell, *abstract(cell, lengths=True))) > allowed
+    own = jax.make_jaxpr(lambda *args: jax.vjp(cell.update, *args)[1](args[0]))(state, gates, gates, *params[4:]).jaxpr
+    without = selects(gradient_of(cell, params, xs, None))
+    assert without <= 3 * count(own, "select_n")  # forward; and twice where the backward loop computes again
+    assert selects(gradient_of(cell, *abstract(cell, lengths=True))) > without
+
+
+STORED = {
+    "RNN": (1, 0),
+    "LSTM": (6, 0),
+    "GRU": (5, 0),
+    "PeepholeLSTM": (6, 0),
+    "CoupledLSTM": (5, 0),
+    "LayerNormLSTM": (10, 0),
+    "LayerNormGRU": (7, 0),
+    "LiGRU": (4, 1),
+    "SLSTM": (12, 4),
+}
+"""For gated cells: how many floats and how many bits of every entry of a step the forward loop of training gives out, outputs included."""
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_what_the_backward_pass_stores(name):
+    """The gates and the states, each once; nothing in the dtype of pre-activations comes on top, whatever JAX calls its primitives."""
+    cell = CELLS[name]()
+    loop = innermost_loops(gradient_of(cell, *abstract(cell)))[0]
+    stacked = [v.aval for v in loop.outvars[loop.params["num_carry"] :]]
+    assert {a.shape for a in stacked} == {(TIME, BATCH, HIDDEN)}
+    assert {str(a.dtype) for a in stacked} <= {"float32", "bool"}
+    floats, bits = (sum(a.dtype == kind for a in stacked) for kind in (jnp.float32, jnp.bool_))
+    if name in STORED:
+        assert (floats, bits) == STORED[name]
+    assert floats <= 2 * len(cell.gates) + len(cell.State._fields)
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU"])
+def test_the_count_of_what_is_stored_sees_a_primitive_renamed(name, monkeypatch):
+    monkeypatch.setattr("jaxrnn.engine.residuals.COSTLY", {"nonsense"})
+    jax.clear_caches()
+    with pytest.raises(AssertionError):
+        test_what_the_backward_pass_stores(name)
+    jax.clear_caches()
 
 
 def test_remat_stores_one_state_per_segment():
@@ -335,6 +372,19 @@ def test_outside_of_jit_the_second_call_traces_nothing(options):
     traces.clear()
     gradient(params)
     assert not traces
+
+
+@pytest.mark.parametrize(("platform", "segmented"), [("cpu", True), ("cuda", False), ("tpu", False)])
+def test_time_runs_in_segments_on_a_cpu_only(platform, segmented, monkeypatch):
+    """One traced program, which is lowered otherwise for each platform."""
+    cell = CELLS["GRU"]()
+    jaxpr = gradient_of(cell, *abstract(cell, time=200, batch=32, hidden=64))
+    monkeypatch.setattr("support.PLATFORM", platform)
+    loops = innermost_loops(jaxpr)
+    nested = [eqn for eqn in equations(jaxpr) if eqn.primitive.name == "scan" and eqn not in loops]
+    assert bool(nested) == segmented
+    assert {products(loop) for loop in loops} == {1}
+    assert ({loop.params["length"] for loop in loops} == {200}) != segmented
 
 
 # Other devices -----------------------------------------------------------------------------------------------------------
