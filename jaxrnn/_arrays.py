@@ -101,8 +101,8 @@ def zeros_beside(x, w):
     """Zeros (*leading axes of `x`, last axis of `w`), laid as those axes are; at least in float32."""
     zeros = jnp.zeros((*x.shape[:-1], w.shape[-1]), promote(w.dtype, jnp.float32))
     of_x, of_w = jax.typeof(x).sharding, jax.typeof(w).sharding
-    if any(name is not None for name in (*of_x.spec, *of_w.spec)):
-        meshed = of_w if of_x.mesh.empty else of_x
+    meshed = of_w if of_x.mesh.empty else of_x
+    if AxisType.Explicit in meshed.mesh.axis_types:
         zeros = jax.reshard(zeros, meshed.update(spec=jax.P(*of_x.spec[:-1], of_w.spec[-1])))
     return same_varying_axes(zeros, x, w)[0]
 
@@ -110,7 +110,7 @@ def zeros_beside(x, w):
 def lay_beside(a, like, axes: int):
     """`a`, whose first `axes` axes are the first of `like`, laid as those are on an explicit mesh."""
     of_like, of_a = jax.typeof(like).sharding, jax.typeof(a).sharding
-    if not any(name is not None for name in of_like.spec[:axes]):
+    if AxisType.Explicit not in of_like.mesh.axis_types:
         return a
     rest = of_a.spec[axes:] if of_a.mesh == of_like.mesh else (None,) * (a.ndim - axes)
     wanted = of_like.update(spec=jax.P(*of_like.spec[:axes], *rest))

@@ -428,7 +428,7 @@ def scan_by_hand(cell, params, xs, state, initial, mask, reset, h_mask, zoneout)
         before = type(state)(*(select(restart, a, b) for a, b in zip(initial, state, strict=True)))
         x_gates = cell.project(params, select(valid, x, jnp.zeros_like(x)))
         after = cell.recur(params, before, x_gates, before.h * h_mask)
-        kept = [0.3 if h is None else h.astype(x.dtype) for h in hold]
+        kept = [z if isinstance(z, float) else 0.0 if h is None else h.astype(x.dtype) for z, h in zip(zoneout, hold, strict=True)]
         settled = type(state)(*(k * old + (1 - k) * new for k, old, new in zip(kept, before, after, strict=True)))
         state = type(state)(*(select(valid, new, old) for new, old in zip(settled, state, strict=True)))
         return state, (select(valid, state.h, jnp.zeros_like(state.h)), state)
@@ -448,6 +448,8 @@ def test_the_derivative_rule_is_plain_autodiff_with_every_option_at_once(name):
     zoneout = type(state)(
         *(0.3 if field == "c" else jnp.asarray(rng.random((TIME, BATCH, HIDDEN)) < 0.3) for field in state._fields)
     )
+    if cell.zoneout_fields is not None:
+        zoneout = type(state)(*(z if f in cell.zoneout_fields else None for f, z in zip(state._fields, zoneout, strict=True)))
 
     def ours(cell, params, xs, state, initial, mask, reset, h_mask, zoneout):
         return jaxrnn.unroll(

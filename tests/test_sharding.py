@@ -228,7 +228,7 @@ def specs_of(stack, params, initial):
     """What the rules make of the names, written out by hand."""
     whole, row = P(None, None, "model"), P(None, "model")
     layers = tuple((jaxrnn.GateParams(whole, whole, row, row),) for _ in params)
-    return layers, tuple((jaxrnn.LSTMState(P(None), P("model")),) for _ in initial)
+    return layers, tuple((jaxrnn.LSTMState(P("model"), P("model")),) for _ in initial)
 
 
 def test_rules_make_specs_of_the_names_for_nnx():
