@@ -68,7 +68,7 @@ def call(
     masked = any(a is not None for a in (lengths, mask, reset))
     check_arrays(name, stack, params, None, initial, xs, batch if masked else ())
     states = unstack(name, stack, params, h_0, xs)
-    if per_step is not None:
+    if isinstance(per_step, dict):
         # One key for each step, for the whole batch, has no batch axis to swap.
         steps_first = lambda a: x_first(a) if getattr(a, "ndim", 0) > 1 else a
         per_step = {field: jax.tree.map(steps_first, tree) for field, tree in per_step.items()}
