@@ -15,7 +15,7 @@ from flax import linen as nn
 from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from support import equal
+from support import RESIDUAL, SKIP, equal
 
 import jaxrnn
 
@@ -72,7 +72,7 @@ CASES = {
     "relu, residual, sum, remat, reset": (
         "RNN",
         (INPUT, HIDDEN, 3),
-        {"nonlinearity": "relu", "connection": "residual", "merge": "sum", "remat": True} | BOTH,
+        {"nonlinearity": "relu", **RESIDUAL, "merge": "sum", "remat": True} | BOTH,
         {"reset": RESET},
     ),
     "projection, no bias, truncation, bfloat16": (
@@ -84,7 +84,7 @@ CASES = {
     "any cell, hidden sizes, skip, learned start, every state": (
         "Recurrent",
         (jaxrnn.MGUCell(), INPUT, (HIDDEN, 4), 2),
-        {"connection": "skip", "learn_initial_state": True, "merge": "none"} | BOTH,
+        {**SKIP, "learn_initial_state": True, "merge": "none"} | BOTH,
         {"reset": RESET, "lengths": LENGTHS, "return_states": True},
     ),
 }
@@ -455,7 +455,7 @@ def test_linen_draws_from_the_stream_dropout():
 
 # Several devices ----------------------------------------------------------------------------------------------------------
 
-EVERYTHING = RATES | BOTH | {"learn_initial_state": True, "connection": "skip"}
+EVERYTHING = RATES | BOTH | {"learn_initial_state": True, **SKIP}
 SHARDED = {
     "LSTM, lengths": ("LSTM", BOTH, lambda shard: {"lengths": shard(LENGTHS)}),
     "GRU, unsharded lengths": ("GRU", {}, lambda shard: {"lengths": LENGTHS}),

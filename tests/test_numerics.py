@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax import export
-from support import close, drawn_like, equal, equations, jit, normal, small_segments, weighted
+from support import SKIP, close, drawn_like, equal, equations, jit, normal, small_segments, weighted
 
 import jaxrnn
 from jaxrnn import Stack, initializers
@@ -86,7 +86,7 @@ def test_cells_described_alike_are_equal():
 # Dtypes ------------------------------------------------------------------------------------------------------------------
 
 FAMILY = {"dropout": 0.5, "input_dropout": 0.3, "recurrent_dropout": 0.4, "zoneout": 0.2, "weight_dropout": 0.1}
-EVERYTHING = FAMILY | {"bidirectional": True, "learn_initial_state": True, "connection": "skip"}
+EVERYTHING = FAMILY | {"bidirectional": True, "learn_initial_state": True, **SKIP}
 
 
 @pytest.mark.parametrize(
