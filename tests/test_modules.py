@@ -130,8 +130,8 @@ RATES = {"dropout": 0.5, "input_dropout": 0.3, "recurrent_dropout": 0.4, "zoneou
 
 def test_nnx_linen_and_functions_draw_the_same_from_the_same_key():
     sizes, options = (INPUT, HIDDEN, 2), RATES | BOTH
-    module = make("LSTM", *sizes, **options)
-    linen, variables = as_linen("LSTM", module, *sizes, **options)
+    module = make("RNN", *sizes, **options)
+    linen, variables = as_linen("RNN", module, *sizes, **options)
     run = jit(lambda params, key: by_functions(module.stack, True, params, None, X, key=key, lengths=LENGTHS))
     key = copy.deepcopy(module)._key()
     graph, state = nnx.split(module)
@@ -459,7 +459,7 @@ EVERYTHING = RATES | BOTH | {"learn_initial_state": True, **SKIP}
 SHARDED = {
     "LSTM, lengths": ("LSTM", BOTH, lambda shard: {"lengths": shard(LENGTHS)}),
     "GRU, unsharded lengths": ("GRU", {}, lambda shard: {"lengths": LENGTHS}),
-    "everything": ("LSTM", EVERYTHING, lambda shard: {"mask": shard(MASK), "reset": RESET}),
+    "everything": ("RNN", EVERYTHING, lambda shard: {"mask": shard(MASK), "reset": RESET}),
 }
 
 
@@ -490,7 +490,7 @@ def test_a_batch_sharded_over_an_explicit_mesh_gives_the_single_device_result(ca
 
 @pytest.mark.parametrize("name", ["LSTM", "GRU"])
 def test_shard_map_with_its_default_checks_gives_the_single_device_result(name):
-    module = make(name, INPUT, HIDDEN, 2, zoneout=0.2, learn_initial_state=True, **BOTH)
+    module = make(name, INPUT, HIDDEN, zoneout=0.2, learn_initial_state=True, **BOTH)
     module.eval()
     graph, params, rest = nnx.split(module, nnx.Param, ...)
 
@@ -509,7 +509,7 @@ def test_shard_map_with_its_default_checks_gives_the_single_device_result(name):
 
 
 def test_shard_map_draws_too():
-    module = make("LSTM", INPUT, HIDDEN, 2, **EVERYTHING)
+    module = make("RNN", INPUT, HIDDEN, 2, **EVERYTHING)
     graph, state = nnx.split(module)
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     run = jax.shard_map(lambda state, x: nnx.merge(graph, state)(x)[0], mesh=mesh, in_specs=(P(), P("data")), out_specs=P("data"))
