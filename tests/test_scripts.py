@@ -4,12 +4,14 @@ losses of the regression are PyTorch's."""
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import jax
@@ -159,6 +161,14 @@ def test_a_reader_that_goes_away_ends_the_regression_quietly(tmp_path):
         assert process.stderr.read() == ""
         assert process.wait() == 141
     assert (tmp_path / "here").is_dir()
+
+
+@pytest.mark.parametrize("script", TINY, ids=lambda script: script.__name__)
+def test_every_flag_of_a_script_is_read(script):
+    """By the script, or by what all scripts share."""
+    files = [Path(script.__file__), *Path(training.__file__).parent.glob("*.py")]
+    text = "".join(file.read_text() for file in files)
+    assert [f.name for f in fields(script.Config) if not re.search(rf"\bconfig\.{f.name}\b", text)] == []
 
 
 # The other scripts -----------------------------------------------------------------------------------------------------
