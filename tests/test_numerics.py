@@ -133,6 +133,8 @@ def test_a_cell_state_adds_up_in_float32_where_bfloat16_would_stall():
     np.testing.assert_allclose(state.c, 10.0, rtol=1e-2)
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_every_product_of_small_floats_adds_up_in_float32(dtype):
     """Of every cell, forward and in the gradient; in float16 of one cell of each kind."""
@@ -198,6 +200,8 @@ def test_float64_inputs_meet_float32_parameters(x64):
         assert jax.eval_shape(jax.grad(total), params, xs) == params, name
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_the_strictest_promotion_of_dtypes_and_ranks_is_enough():
     assert jax.config.jax_numpy_dtype_promotion == "strict"  # as for every test
     with jax.numpy_rank_promotion("raise"):
