@@ -68,7 +68,12 @@ def loss(module, x, *args, **kwargs):
 BOTH = {"bidirectional": True}
 CASES = {
     "two directions, lengths": ("LSTM", (INPUT, HIDDEN, 2), BOTH, {"lengths": LENGTHS}),
-    "start, mask, time first": ("GRU", (INPUT, HIDDEN, 2), {"batch_first": False}, {"mask": MASK, "h_0": normal(2, BATCH, HIDDEN)}),
+    "start of two layers and directions, mask, time first": (
+        "RNN",
+        (INPUT, HIDDEN, 2),
+        {"batch_first": False} | BOTH,
+        {"mask": MASK, "h_0": normal(4, BATCH, HIDDEN)},
+    ),
     "relu, residual, sum, remat, reset": (
         "RNN",
         (INPUT, HIDDEN, 3),
