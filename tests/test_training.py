@@ -485,6 +485,7 @@ def test_tensorboard_gets_the_same_numbers(folder):
 
     run = Run(folder, "toy", save_every=4, tensorboard=True)
     go(run, 3)
+    folder.at_exit.close()  # its writer works in a thread of its own
     (events,) = (folder.path / "toy/tensorboard").iterdir()
     data, got = events.read_bytes(), {}
     while data:  # records: a length of 8 bytes, its checksum of 4, an event, its checksum
