@@ -145,6 +145,15 @@ def test_every_array_of_every_cell_is_drawn_and_no_two_parts_are_alike(name, bia
         equal(norm, type(norm)(jnp.ones_like(norm.gain), jnp.zeros_like(norm.shift)))
 
 
+@every_cell
+def test_every_parameter_and_learned_start_is_stored_in_param_dtype(name):
+    stack = Stack(make(name), INPUT, HIDDEN, 2, learn_initial_state=True, param_dtype=jnp.bfloat16)
+    params = jax.eval_shape(stack.init, jax.random.key(0))
+    start = jax.eval_shape(stack.init_state, params)
+    assert jax.tree.leaves(start)
+    assert {a.dtype for a in jax.tree.leaves((params, start))} == {jnp.dtype(jnp.bfloat16)}
+
+
 # Stacks ------------------------------------------------------------------------------------------------------------------
 
 CONNECTIONS = {"none": {}, "residual": RESIDUAL, "skip": SKIP}
