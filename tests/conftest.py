@@ -1,11 +1,22 @@
 """Settings and fixtures that every test shares. No test lives here."""
 
+import os
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
 
+# What is compiled once is read again: by later tests, by other workers, by the processes that tests start, in the next run.
+CACHE = {
+    "jax_compilation_cache_dir": str(Path(__file__).parents[1] / ".pytest_cache" / "jax"),
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+}
+for name, default in CACHE.items():
+    jax.config.update(name, type(default)(os.environ.setdefault(name.upper(), str(default))))
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_num_cpu_devices", 2)
 

@@ -5,9 +5,16 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 quickly = {"xla_backend_optimization_level": 0}  # compiles in half the time
 jit = partial(jax.jit, compiler_options=quickly)
+
+RESIDUAL = {"residual": True}
+SKIP = {"skip_connections": True}
+"""The connections of a stack, as options."""
+H_MASK = "h_mask"
+"""The argument of `unroll` that multiplies what the recurrent products read of `h`."""
 
 
 def small_segments(monkeypatch):
@@ -72,3 +79,46 @@ def equations(jaxpr):
 
 def count(jaxpr, primitive):
     return sum(eqn.primitive.name == primitive for eqn in equations(jaxpr))
+
+
+def residual_bytes(function, *args):
+    """Bytes of what the forward pass of `function` stores for the backward pass."""
+    kept = jax.eval_shape(lambda *args: jax.vjp(function, *args)[1], *args)
+    return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(kept))
+
+
+def keys_drawn_from(function, *args):
+    """The data of the key of every draw that `function` makes, in any order; its other arithmetic is not carried out.
+
+    The program is read, not what the library calls: so it does not matter which function draws.
+    """
+    found = []
+
+    def once(compute):
+        results = []
+        return lambda: (results or results.append(compute()) or results)[0]
+
+    def walk(jaxpr, consts, inputs):
+        known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *inputs], strict=True))
+        read = lambda v: (lambda: v.val) if hasattr(v, "val") else known[v]
+        for eqn in jaxpr.eqns:
+            now = [read(v) for v in eqn.invars]
+            inner = next((eqn.params[k] for k in ("jaxpr", "call_jaxpr") if k in eqn.params), None)
+            if inner is not None and eqn.primitive.name not in ("scan", "while", "cond"):
+                closed = [] if not hasattr(inner, "consts") else [lambda c=c: c for c in inner.consts]
+                outs = walk(getattr(inner, "jaxpr", inner), closed, now)
+            else:
+                values = once(lambda eqn=eqn, now=now: bind(eqn, [one() for one in now]))
+                outs = [lambda k=k, values=values: values()[k] for k in range(len(eqn.outvars))]
+            if eqn.primitive.name == "random_bits":
+                found.append(now[0])
+            known.update(zip(eqn.outvars, outs, strict=True))
+        return [read(v) for v in jaxpr.outvars]
+
+    def bind(eqn, values):
+        out = eqn.primitive.bind(*values, **eqn.params)
+        return out if eqn.primitive.multiple_results else [out]
+
+    closed = jax.make_jaxpr(function)(*args)
+    walk(closed.jaxpr, [lambda c=c: c for c in closed.consts], [lambda a=a: a for a in jax.tree.leaves(args)])
+    return [np.asarray(jax.random.key_data(key())) for key in found]

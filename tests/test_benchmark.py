@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_a_quick_run_measures_every_contender_it_can(tmp_path):
     """Times, compile times and memory of both modes; what needs a GPU is skipped with a line."""
     command = [sys.executable, ROOT / "scripts" / "benchmark.py", "--quick", "--lines", "grid"]

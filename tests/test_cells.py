@@ -360,7 +360,7 @@ def test_nan_in_padding_changes_no_bit_of_anything(cell, reverse, draw):
 def test_nan_in_padding_reaches_nothing_in_segments_with_one_product_per_gate(name, draw, monkeypatch):
     """As large layers have them: nine steps in segments of three."""
     small_segments(monkeypatch)
-    monkeypatch.setattr(sys.modules["jaxrnn.unroll"], "MIN_SEGMENT", 4)
+    monkeypatch.setattr("jaxrnn.engine.tuning.MIN_SEGMENT", 4)
     cell, gradients = CELLS[name](), weighted(jaxrnn.unroll)
     params, state, xs = draw(cell)
     lengths, valid = jnp.asarray(LENGTHS), padded(LENGTHS)

@@ -68,6 +68,8 @@ def images(book):
     }
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_every_cell_runs_in_a_copy(path, tmp_path):
     missing = [package for package in NEEDED.get(path.stem, ()) if util.find_spec(package) is None]
     if missing:

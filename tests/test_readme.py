@@ -16,15 +16,18 @@ TEXT = README.read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"^```python\n(.*?)^```$", TEXT, flags=re.MULTILINE | re.DOTALL)
 TRAINING = sorted((ROOT / "scripts").glob("train_*.py"))
 KERAS = "ignore:__array__ implementation:DeprecationWarning"  # Keras's own, with NumPy 2
+CACHE = "ignore:Error reading persistent compilation cache:UserWarning"  # of an entry that another test is writing: compiled again
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
 def test_every_example_of_the_readme_runs(number):
     example = EXAMPLES[number]
     for package in ("torch", "keras"):
         if f"import {package}" in example and importlib.util.find_spec(package) is None:
             pytest.skip(f"no {package}")
-    command = [sys.executable, "-W", "error", "-W", KERAS, "-"]
+    command = [sys.executable, "-W", "error", "-W", KERAS, "-W", CACHE, "-"]
     run = subprocess.run(command, input=example, capture_output=True, text=True, encoding="utf-8")
     assert run.returncode == 0, run.stderr
 

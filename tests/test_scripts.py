@@ -4,12 +4,14 @@ losses of the regression are PyTorch's."""
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import jax
@@ -21,7 +23,6 @@ import train_classify
 import train_forecast
 import train_memory
 import train_regression
-from jax.experimental.compilation_cache import compilation_cache
 
 from jaxrnn import training
 
@@ -42,26 +43,10 @@ def promotion():
         yield
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """What two runs of a script have in common is compiled once."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("cache")),
-        "jax_persistent_cache_min_compile_time_secs": 0,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-
-
 # Regression ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", train_regression.MODELS)
 @pytest.mark.parametrize(("num_layers", "precision", "tolerance"), [(1, "float64", 1e-9), (2, "float32", 5e-5)])
 def test_every_loss_of_the_regression_is_pytorchs(name, num_layers, precision, tolerance, capsys):
@@ -104,6 +89,7 @@ def test_every_loss_of_the_regression_is_pytorchs(name, num_layers, precision, t
     assert f"{name} Epoch [10/100], Loss: {losses[9]:.4f}\n" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_regression_prints_lines_and_a_table_and_saves_a_plot(tmp_path, capsys):
     train_regression.main(["--epochs", "20", "--bidirectional", "--out", str(tmp_path / "new/folder")])
     out, err = capsys.readouterr()
@@ -164,6 +150,7 @@ def test_a_file_in_place_of_the_folder_is_named_and_left_alone(script, tmp_path,
     assert file.read_text() == "important"
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_ends_the_regression_quietly(tmp_path):
     """As in `train_regression.py | head -1`, in another working directory; without a terminal no bar is drawn."""
     command = [sys.executable, ROOT / "scripts/train_regression.py", "--cell", "RNN", "--epochs", "3000", "--out", "here"]
@@ -174,6 +161,14 @@ def test_a_reader_that_goes_away_ends_the_regression_quietly(tmp_path):
         assert process.stderr.read() == ""
         assert process.wait() == 141
     assert (tmp_path / "here").is_dir()
+
+
+@pytest.mark.parametrize("script", TINY, ids=lambda script: script.__name__)
+def test_every_flag_of_a_script_is_read(script):
+    """By the script, or by what all scripts share."""
+    files = [Path(script.__file__), *Path(training.__file__).parent.glob("*.py")]
+    text = "".join(file.read_text() for file in files)
+    assert [f.name for f in fields(script.Config) if not re.search(rf"\bconfig\.{f.name}\b", text)] == []
 
 
 # The other scripts -----------------------------------------------------------------------------------------------------
@@ -234,6 +229,8 @@ def assert_same_end(one, other):
         np.testing.assert_array_equal(ends[0][name], ends[1][name], err_msg=name)
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize(
     ("script", "amount", "steps", "files"),
     [
@@ -305,6 +302,7 @@ def test_vowels_are_read_from_the_package_without_importing_it(vowels):
     np.testing.assert_allclose(series[5][:, 1], [float(n) for n in line.split(":")[1].split(",")], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_a_script(tmp_path):
     """So large a step that the second loss overflows."""
     said = r"sunspots: loss is (inf|nan) at step [23]\. The last good checkpoint is of step 1, in .*checkpoints/1\."
@@ -316,6 +314,7 @@ def test_a_loss_that_is_not_finite_stops_a_script(tmp_path):
     assert not list((tmp_path / "run").glob("*.png"))
 
 
+@pytest.mark.slow
 def test_two_devices_train_as_one(tmp_path):
     """Their share of the states that are carried from stretch to stretch included."""
     for devices in (1, 2):
@@ -350,9 +349,8 @@ def test_a_missing_package_is_named_before_anything_is_written(package, script, 
 
 
 def environment(cache=None):
-    """Of a script in a process of its own; with `cache`, what is compiled is kept there."""
-    kept = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"} if cache else {}
-    return os.environ | {"PYTHONPATH": str(ROOT)} | kept
+    """Of a script in a process of its own. One that may be killed in the middle of a write keeps what it compiles in `cache`."""
+    return os.environ | {"PYTHONPATH": str(ROOT)} | ({"JAX_COMPILATION_CACHE_DIR": str(cache)} if cache else {})
 
 
 class Started:
@@ -378,6 +376,7 @@ class Started:
         return self.process.returncode, out, err
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_and_started_again_it_ends_the_same(tmp_path):
     """A checkpoint every other step of a fast model: most of the time a save is on its way."""
     words = "--steps 50 --save-every 2 --out "
@@ -401,6 +400,7 @@ def test_killed_at_any_moment_and_started_again_it_ends_the_same(tmp_path):
     assert (tmp_path / "whole/sample.txt").read_text() == (tmp_path / "killed/sample.txt").read_text()
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_and_survive_the_loss_of_one(tmp_path):
     """One is killed: the other says so and ends. Both started again: the result is that of one process on one device."""
     words = "--steps 150 --save-every 10 --out "

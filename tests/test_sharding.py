@@ -14,7 +14,7 @@ from flax import linen as nn
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from support import small_segments
+from support import jit, small_segments
 
 import jaxrnn
 from jaxrnn import CELLS, Stack
@@ -135,6 +135,8 @@ def four_devices():
     assert gathered(text) == []
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_four_devices_give_the_result_of_one_and_gather_what_they_must():
     """Over batch, hidden and both, automatic and explicit axes."""
     lines = [
@@ -154,35 +156,37 @@ def test_pieces_of_time_with_a_batch_on_an_explicit_mesh():
     params, xs = cell.init(jax.random.key(0), INPUT, HIDDEN), jax.random.normal(jax.random.key(1), (7, BATCH, INPUT))
     mesh = jax.make_mesh((2,), ("data",), axis_types=(EXPLICIT,))
     for options in ({"truncate": 9}, {"truncate": 5, "remat": True}):
-        run = jax.jit(jax.grad(lambda params, xs, options=options: jnp.sum(jnp.sin(jaxrnn.unroll(cell, params, xs, **options)[1]))))
+        run = jit(jax.grad(lambda params, xs, options=options: jnp.sum(jnp.sin(jaxrnn.unroll(cell, params, xs, **options)[1]))))
         want = run(params, xs)
         with jax.set_mesh(mesh):
             close(run(params, jax.device_put(xs, NamedSharding(mesh, P(None, "data")))), want)
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize("name", ["LSTM", "GRU", "ChungGRU"])
 def test_segments_of_time_with_a_batch_on_an_explicit_mesh_and_in_shard_map(name, monkeypatch):
     """37 steps in two segments and a rest, forward and backward."""
     cell = CELLS[name]()
     params, xs = cell.init(jax.random.key(0), INPUT, HIDDEN), jax.random.normal(jax.random.key(1), (37, BATCH, INPUT))
     total = lambda params, xs: jnp.sum(jnp.sin(jaxrnn.unroll(cell, params, xs)[1]))
-    want = jax.jit(jax.value_and_grad(total))(params, xs)
+    want = jit(jax.value_and_grad(total))(params, xs)
     small_segments(monkeypatch)
     mesh = jax.make_mesh((2,), ("data",), axis_types=(EXPLICIT,))
     with jax.set_mesh(mesh):
         sharded = jax.device_put(xs, NamedSharding(mesh, P(None, "data")))
-        close(jax.jit(jax.value_and_grad(lambda params, xs: total(params, xs)))(params, sharded), want)
-    close(jax.jit(jax.value_and_grad(lambda params, xs: total(params, xs)))(params, sharded), want)  # not entered
+        close(jit(jax.value_and_grad(lambda params, xs: total(params, xs)))(params, sharded), want)
+    close(jit(jax.value_and_grad(lambda params, xs: total(params, xs)))(params, sharded), want)  # not entered
     whole = jax.device_put(params, NamedSharding(mesh, P()))
-    close(jax.jit(jax.value_and_grad(lambda params, xs: total(params, xs)))(whole, xs), want)
+    close(jit(jax.value_and_grad(lambda params, xs: total(params, xs)))(whole, xs), want)
     mesh = jax.make_mesh((2, 1), ("data", "model"), axis_types=(EXPLICIT, AUTO))
     with jax.set_mesh(mesh):
         sharded = jax.device_put(xs, NamedSharding(mesh, P(None, "data")))
-        close(jax.jit(jax.value_and_grad(lambda params, xs: total(params, xs)))(params, sharded), want)
+        close(jit(jax.value_and_grad(lambda params, xs: total(params, xs)))(params, sharded), want)
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AUTO,))
     each = lambda params, xs: jax.lax.psum(total(params, xs), "data")
     mapped = jax.shard_map(each, mesh=mesh, in_specs=(P(), P(None, "data")), out_specs=P())
-    close(jax.jit(jax.value_and_grad(mapped))(params, xs), want)
+    close(jit(jax.value_and_grad(mapped))(params, xs), want)
 
 
 @pytest.mark.parametrize("name", ["LSTM", "MGU"])

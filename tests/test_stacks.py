@@ -8,7 +8,7 @@ import jaxtyping
 import numpy as np
 import pytest
 from flax import nnx
-from support import close, count, drawn_like, equal, equations, inner_jaxprs, jit, normal
+from support import RESIDUAL, SKIP, close, count, drawn_like, equal, equations, inner_jaxprs, jit, normal
 
 import jaxrnn
 from jaxrnn import Hidden, LSTMState, Stack
@@ -18,7 +18,7 @@ TIME, BATCH, INPUT, HIDDEN = 6, 4, 3, 5
 # Layers ------------------------------------------------------------------------------------------------------------------
 
 
-def by_hand(stack, params, xs, lengths):
+def by_hand(stack, params, xs, lengths, *, residual, skip):
     """Layer by layer, direction by direction."""
     run = partial(jaxrnn.unroll, stack.cell, lengths=lengths)
     reads, ys, outputs, finals = [xs] * stack.num_directions, None, [], []
@@ -31,35 +31,40 @@ def by_hand(stack, params, xs, lengths):
             merged = [jnp.concatenate(outs, axis=-1)] * 2
         else:
             merged = [(outs[0] + outs[1]) * (0.5 if stack.merge == "mean" else 1.0)] * 2
-        if stack.residual and k > 0:
+        if residual and k > 0:
             merged = [out + x for out, x in zip(merged, ys, strict=True)]
         reads = ys = merged
         outputs.append(ys)
-        if stack.skip_connections:
+        if skip:
             reads = [jnp.concatenate([xs, y], axis=-1) for y in ys]
-    if stack.skip_connections:
+    if skip:
         ys = [jnp.concatenate(layers, axis=-1) for layers in zip(*outputs, strict=True)]
     return tuple(ys) if stack.bidirectional and stack.merge == "none" else ys[0], tuple(finals)
 
 
+UNEQUAL, EQUAL = (HIDDEN, 4, 6), (HIDDEN,) * 3
+CONNECTIONS = [({}, UNEQUAL), (RESIDUAL, EQUAL), (SKIP, UNEQUAL)]
+
+
 @pytest.mark.parametrize(
-    ("options", "width"),
+    ("merge", "connection", "hidden"),
     [
-        ({"hidden_size": (HIDDEN, 4, 6), "num_layers": 3}, 6),
-        ({"num_layers": 2, "residual": True, "bidirectional": True}, 2 * HIDDEN),
-        ({"num_layers": 2, "residual": True, "bidirectional": True, "merge": "mean"}, HIDDEN),
-        ({"hidden_size": (HIDDEN, 4), "num_layers": 2, "skip_connections": True, "bidirectional": True, "merge": "sum"}, 9),
-        ({"hidden_size": (HIDDEN, 4), "num_layers": 2, "skip_connections": True, "bidirectional": True, "merge": "none"}, 9),
+        *((merge, *connection) for merge in ("one direction", "concat", "none") for connection in CONNECTIONS),
+        ("mean", RESIDUAL, EQUAL),
+        ("sum", SKIP, UNEQUAL),
     ],
 )
-def test_a_stack_is_its_layers_put_together_by_hand(options, width, x64):
-    stack = Stack(jaxrnn.GRUCell(), INPUT, **({"hidden_size": HIDDEN} | options), param_dtype=jnp.float64)
-    params, xs, lengths = drawn_like(stack.init(jax.random.key(0))), normal(TIME, BATCH, INPUT), jnp.array([6, 0, 3, 1])
+def test_a_stack_is_its_layers_put_together_by_hand(merge, connection, hidden, x64):
+    """Ways to merge, with every connection, where each layer can be told from the others: three of them."""
+    directions = {} if merge == "one direction" else {"bidirectional": True, "merge": merge}
+    stack = Stack(jaxrnn.RNNCell(), INPUT, hidden, 3, **directions, **connection, param_dtype=jnp.float64)
+    params, xs, lengths = drawn_like(stack.init(jax.random.key(0))), normal(3, BATCH, INPUT), jnp.array([3, 0, 2, 1])
     got = jit(lambda params, xs: stack.apply(params, xs, lengths=lengths))(params, xs)
-    close(got, jit(lambda params, xs: by_hand(stack, params, xs, lengths))(params, xs))
-    assert stack.output_size == width
-    assert {a.shape for a in jax.tree.leaves(got[0])} == {(TIME, BATCH, width)}
-    assert all((np.asarray(a)[np.arange(TIME)[:, None] >= lengths] == 0).all() for a in jax.tree.leaves(got[0]))
+    used = {"residual": connection == RESIDUAL, "skip": connection == SKIP}
+    close(got, jit(lambda params, xs: by_hand(stack, params, xs, lengths, **used))(params, xs))
+    assert {a.shape[-1] for a in jax.tree.leaves(got[0])} == {stack.output_size}
+    padding = np.arange(3)[:, None] >= lengths
+    assert all((np.asarray(a)[padding] == 0).all() for a in jax.tree.leaves(got[0]))
 
 
 # Dropout -----------------------------------------------------------------------------------------------------------------

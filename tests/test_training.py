@@ -159,6 +159,52 @@ def test_an_order_goes_on_where_it_was_left():
     assert whole[:4] != whole[4:8]  # the next epoch is shuffled anew
 
 
+def epoch(order):
+    return [order.next() for _ in range(order.batches)]
+
+
+def test_batches_come_in_no_order_of_length():
+    """Short and long buckets at the beginning of an epoch as at its end."""
+    lengths = np.random.default_rng(0).integers(1, 40, 240)
+    limits = np.array([[limit for _, limit in epoch(Order(lengths, 8, seed=seed, buckets=5))] for seed in range(30)])
+    place = np.arange(limits.shape[1])
+    assert abs(np.mean([np.corrcoef(place, row)[0, 1] for row in limits])) < 5 / (30 * len(place)) ** 0.5
+    assert limits[:, 0].min() < limits[:, 0].max()
+    assert limits[:, -1].min() < limits[:, -1].max()
+
+
+@pytest.mark.parametrize("buckets", [1, 3])
+def test_epochs_and_seeds_are_all_shuffled_apart(buckets):
+    """No epoch of a seed is an epoch of another one, nor the same rows put into batches alike."""
+    seen = []
+    for seed in range(4):
+        order = Order(np.arange(1, 25), 4, seed=seed, buckets=buckets)
+        seen += [epoch(order) for _ in range(4)]
+    as_dealt = {str([(rows.tolist(), limit) for rows, limit in one]) for one in seen}
+    as_sets = {str(sorted(sorted(rows.tolist()) for rows, _ in one)) for one in seen}
+    assert len(as_dealt) == len(as_sets) == len(seen) == 16
+
+
+def test_every_row_may_stand_anywhere_in_an_epoch():
+    """Over many seeds the first place of an epoch is taken by each row about as often."""
+    first = [int(Order([5] * 6, 2, seed=seed).next()[0][0]) for seed in range(600)]
+    counts = np.bincount(first, minlength=6)
+    assert np.abs(counts - 100).max() < 5 * 100**0.5
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, np.int32, np.int64, np.uint8, np.bool_])
+@pytest.mark.parametrize("shape", [(), (2,), (2, 3)])
+def test_padding_keeps_values_dtype_and_other_axes(dtype, shape):
+    rng = np.random.default_rng(1)
+    sequences = [rng.integers(1, 2 if dtype == np.bool_ else 200, (n, *shape)).astype(dtype) for n in (3, 0, 5, 1)]
+    padded = training.pad(sequences, 6)
+    assert padded.dtype == dtype
+    assert padded.shape == (4, 6, *shape)
+    for row, sequence in zip(padded, sequences, strict=True):
+        np.testing.assert_array_equal(row[: len(sequence)], sequence)
+        assert not row[len(sequence) :].any()
+
+
 def test_more_rows_in_a_batch_than_there_are():
     rows, _ = Order([2, 3], 5, seed=0).next()
     assert rows.shape == (5,)
@@ -256,8 +302,8 @@ def start():
     return {"w": jnp.arange(6.0).reshape(2, 3), "key": key, "order": Order(LENGTHS, 4, seed=2).state}
 
 
-def go(run, last, *, bad=None, at=lambda step: None):
-    """Train the toy; `at` is called after each step is logged. The value of step `bad` is infinite."""
+def go(run, last, *, bad=None, value=jnp.inf, name="loss", at=lambda step: None):
+    """Train the toy; `at` is called after each step is logged. What is logged as `name` in step `bad` is `value`."""
     order = Order(LENGTHS, 4, seed=2)
     now = run.restore(start())
     order.state = now["order"]
@@ -267,7 +313,8 @@ def go(run, last, *, bad=None, at=lambda step: None):
         now["w"] = now["w"] * 0.9 + noise * rows.sum().astype(np.float32)
         now["key"] = jax.random.key_data(jax.random.split(jax.random.wrap_key_data(now["key"]))[0])
         now["order"] = order.state
-        run.log(step, loss=now["w"].mean() if step != bad else jnp.inf, rows=rows.sum())
+        metrics = {"loss": now["w"].mean(), "rows": rows.sum()}
+        run.log(step, **(metrics | ({name: value} if step == bad else {})))
         at(step)
         run.checkpoint(step, now)
     return now
@@ -317,13 +364,33 @@ def test_a_second_signal_stops_at_once(folder, capfd):
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_a_number_that_is_not_finite_stops_the_run(folder):
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, np.float32(np.nan), jnp.array(np.nan)], ids=repr)
+@pytest.mark.parametrize("name", ["loss", "rows"])
+def test_a_number_that_is_not_finite_stops_the_run(folder, value, name):
+    """Whichever kind, and whichever of the metrics it is."""
     with pytest.raises(
-        Failure, match=r"toy: loss is inf at step 11. The last good checkpoint is of step 8, in .*toy/checkpoints/8\."
+        Failure, match=rf"toy: {name} is {float(value)} at step 6. The last good checkpoint is of step 4, in .*toy/checkpoints/4\."
     ):
-        go(Run(folder, "toy", save_every=4), 17, bad=11)
+        go(Run(folder, "toy", save_every=4), 9, bad=6, value=value, name=name)
     steps = [json.loads(line)["step"] for line in (folder.path / "toy/metrics.jsonl").read_text().splitlines()]
-    assert steps == list(range(1, 11))
+    assert steps == list(range(1, 6))
+
+
+def test_what_was_logged_is_what_is_read_again(folder):
+    """Each number under its name at its step, in the file and in `metrics`, some of them at some of the steps only."""
+    run = Run(folder, "toy", save_every=100)
+    run.restore(start())
+    want = {"loss": {}, "accuracy": {}}
+    for step in run.steps(7):
+        metrics = {"loss": jnp.float32(step) / 8} | ({"accuracy": np.float64(step + 0.5)} if step % 3 == 0 else {})
+        for name, value in metrics.items():
+            want[name][step] = float(value)
+        run.log(step, **metrics)
+    assert [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()] == [
+        {"step": step} | {name: at[step] for name, at in want.items() if step in at} for step in range(1, 8)
+    ]
+    read = run.metrics()
+    assert {name: dict(zip(steps.tolist(), values.tolist(), strict=True)) for name, (steps, values) in read.items()} == want
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "gone", "not sealed"])
@@ -412,10 +479,25 @@ def test_of_a_figure_that_cannot_be_saved_nothing_is_left(tmp_path):
 
 
 def test_tensorboard_gets_the_same_numbers(folder):
+    """Each value under its name at its step."""
     pytest.importorskip("tensorboardX")
-    go(Run(folder, "toy", save_every=4, tensorboard=True), 3)
+    from tensorboardX.proto.event_pb2 import Event
+
+    run = Run(folder, "toy", save_every=4, tensorboard=True)
+    go(run, 3)
+    folder.at_exit.close()  # its writer works in a thread of its own
     (events,) = (folder.path / "toy/tensorboard").iterdir()
-    assert b"loss" in events.read_bytes()
+    data, got = events.read_bytes(), {}
+    while data:  # records: a length of 8 bytes, its checksum of 4, an event, its checksum
+        length = int.from_bytes(data[:8], "little")
+        for value in Event.FromString(data[12 : 12 + length]).summary.value:
+            got.setdefault(value.tag, []).append((Event.FromString(data[12 : 12 + length]).step, value.simple_value))
+        data = data[16 + length :]
+    assert set(got) == {"loss", "rows"}
+    for name, (steps, values) in run.metrics().items():
+        assert [step for step, _ in got[name]] == steps.tolist() == [1, 2, 3]
+        np.testing.assert_allclose([value for _, value in got[name]], values, rtol=1e-6)
+        assert np.abs(values).min() > 0
 
 
 # Devices ---------------------------------------------------------------------------------------------------------------
