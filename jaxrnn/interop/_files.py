@@ -66,7 +66,7 @@ def write_whole(caller: str, path: str | os.PathLike, data: bytes):
         return
     if there is not None:
         _check_kind(caller, "path", path, there.st_mode)
-        if not os.access(path, os.W_OK):
+        if not os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
             raise PermissionError(f"{caller}: `path` should be a file that may be written, got {os.fspath(path)}.")
     target = os.path.realpath(path)
     part = os.path.join(os.path.dirname(target), f".{secrets.token_hex(8)}.part")

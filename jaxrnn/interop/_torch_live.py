@@ -1,5 +1,6 @@
 """Live modules of PyTorch: their weights as they compute with them, and whether they compute what a module here does."""
 
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -91,12 +92,16 @@ def _weight(caller: str, torch, path: str, layer: Any, name: str):
             finally:
                 for module, mode in training.items():
                     module.training = mode
-        hooks = [hook for hook in layer._forward_pre_hooks.values() if name in (_named(hook, "name"), _named(hook, "_tensor_name"))]
-        if len(hooks) == 1 and isinstance(hooks[0], torch.nn.utils.weight_norm.WeightNorm):
+        hooks = [
+            hook
+            for hook in layer._forward_pre_hooks.values()
+            if name in (getattr(hook, "name", None), getattr(hook, "_tensor_name", None))
+        ]
+        if len(hooks) == 1 and _is(hooks[0], "weight_norm", "WeightNorm"):
             return hooks[0].compute_weight(layer)
-        if len(hooks) == 1 and isinstance(hooks[0], torch.nn.utils.spectral_norm.SpectralNorm):
+        if len(hooks) == 1 and _is(hooks[0], "spectral_norm", "SpectralNorm"):
             return hooks[0].compute_weight(layer, do_power_iteration=False)
-        if len(hooks) == 1 and isinstance(hooks[0], torch.nn.utils.prune.BasePruningMethod):
+        if len(hooks) == 1 and _is(hooks[0], "prune", "BasePruningMethod"):
             return hooks[0].apply_mask(layer)
     if name not in layer._parameters or hooks:
         wanted = "a parameter, parametrized, or computed by weight_norm, spectral_norm or prune"
@@ -104,8 +109,9 @@ def _weight(caller: str, torch, path: str, layer: Any, name: str):
     return layer._parameters[name]
 
 
-def _named(hook: Any, attribute: str) -> Any:
-    return getattr(hook, attribute, None)
+def _is(hook: Any, module: str, kind: str) -> bool:
+    """Whether a hook is of this kind; functions hide some of the modules that have them."""
+    return isinstance(hook, getattr(importlib.import_module(f"torch.nn.utils.{module}"), kind))
 
 
 def _check_forward(caller: str, torch, path: str, layer: Any):

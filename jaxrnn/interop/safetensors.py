@@ -17,8 +17,8 @@ DTYPES = dict(zip(("F64", "F32", "F16", "BF16"), _checks.DTYPES, strict=True))
 BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "BOOL": 8, "C64": 64} | {
     f"{kind}{bits}": bits for kind in "UI" for bits in (8, 16, 32, 64)
 }
-LONGEST_HEADER = 8 * 2**20
-"""Enough for 80,000 tensors; Python needs 20 bytes for one of a header made to harm."""
+LONGEST_HEADER = 2 * 2**20
+"""Enough for 20,000 tensors, and read in a second; Python needs 20 bytes for one of a header made to harm."""
 
 MOST_AXES = 64  # as NumPy
 

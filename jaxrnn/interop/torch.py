@@ -36,7 +36,7 @@ def from_torch(source: Any, prefix: str = "", **options) -> Recurrent:
         LSTM(3, 5, bias=False)
     """
     if isinstance(source, Mapping):
-        found = _checked_state_dict("from_torch", source, prefix)
+        found = _checked_state_dict("from_torch", source)
         return _torch_keys.from_arrays("from_torch", "`source`", found, prefix, options)
     _refuse_path("from_torch", source)
     torch = _checks.require("from_torch", "torch")
@@ -70,7 +70,7 @@ def load_torch(module: nnx.Module, source: Any, prefix: str = ""):
         >>> load_torch(Tagger(nnx.Rngs(0)), {key: np.ones(shape, "float32") for key, shape in sizes.items()})
     """
     if isinstance(source, Mapping):
-        found = _checked_state_dict("load_torch", source, prefix)
+        found = _checked_state_dict("load_torch", source)
         _torch_keys.load_arrays("load_torch", "`source`", module, found, prefix)
         return
     _refuse_path("load_torch", source)
@@ -186,11 +186,9 @@ def _refuse_path(caller: str, source: Any):
         raise TypeError(f"{caller}: `source` should be a module or a state_dict, got a path, {path!r}.\nPass {call}?")
 
 
-def _checked_state_dict(caller: str, source: Mapping, prefix: str) -> _checks.Arrays:
+def _checked_state_dict(caller: str, source: Mapping) -> _checks.Arrays:
     """The arrays of a state_dict; or of a checkpoint that has it inside, the way to it."""
-    prefix = f"{prefix.rstrip('.')}." if prefix else ""
-    flat = any(str(key).startswith(prefix) and hasattr(a, "shape") for key, a in source.items())
-    if not flat and (nested := _nested(source)):
+    if nested := _nested(source):
         keys = _checks.listed([repr(key) for key in source])
         calls = " or ".join(f"source{way}" for way in nested)
         raise ValueError(f"{caller}: `source` should be a state_dict, got a dict of {keys}.\nPass {calls}?")
@@ -198,15 +196,13 @@ def _checked_state_dict(caller: str, source: Mapping, prefix: str) -> _checks.Ar
 
 
 def _nested(source: Mapping, way: str = "", depth: int = 3) -> list[str]:
-    """The subscripts of the dicts within that hold arrays; or a module."""
+    """The subscripts of the dicts within that hold arrays, or a module; not those of an optimizer."""
     found = []
     for key, value in source.items():
-        if isinstance(value, Mapping) and depth:
-            names = [name for name, a in value.items() if hasattr(a, "shape")]
-            optimizer = key == "optimizer" or {"state", "param_groups"} <= value.keys()
-            inner = [] if optimizer else [f"{way}[{key!r}]"] if names else _nested(value, f"{way}[{key!r}]", depth - 1)
-            found += inner
-        elif hasattr(value, "state_dict"):
+        if isinstance(value, Mapping) and depth and not str(key).endswith("_extra_state") and "param_groups" not in value:
+            arrays = any(hasattr(a, "shape") for a in value.values())
+            found += [f"{way}[{key!r}]"] if arrays else _nested(value, f"{way}[{key!r}]", depth - 1)
+        elif hasattr(value, "state_dict") and not hasattr(value, "shape"):
             found.append(f"{way}[{key!r}].state_dict()")
     return found
 
