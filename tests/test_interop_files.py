@@ -400,6 +400,8 @@ def mutate(data, rng):
     data = bytearray(data)
     length = 8 + int.from_bytes(data[:8], "little")
     for _ in range(rng.integers(1, 4)):
+        if not data:
+            break
         at = int(rng.integers(length if rng.random() < 0.8 else len(data)))
         at = min(at, max(len(data) - 1, 0))
         kind = rng.integers(8)
