@@ -48,8 +48,8 @@ def assert_same(got, want):
     jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
-unroll = jax.jit(jaxrnn.unroll, static_argnums=0, static_argnames=("reverse", "remat", "dtype"))
-QUICKLY = {"xla_backend_optimization_level": 0}  # what is only compared with compiles in half the time
+QUICKLY = {"xla_backend_optimization_level": 0}  # compiles in half the time
+unroll = jax.jit(jaxrnn.unroll, static_argnums=0, static_argnames=("reverse", "remat", "dtype"), compiler_options=QUICKLY)
 
 
 @partial(jax.jit, static_argnums=0, compiler_options=QUICKLY)
@@ -260,7 +260,8 @@ def test_two_batch_axes_are_one_folded(cell, draw):
 def test_vmap_over_the_batch_is_the_batch(cell, draw):
     params, state, xs = draw(cell)
     lengths = jnp.asarray(LENGTHS)
-    mapped = jax.jit(jax.vmap(partial(run_ragged, cell, params), in_axes=(1, 0, 0), out_axes=(0, 1)))
+    run = jax.vmap(partial(run_ragged, cell, params), in_axes=(1, 0, 0), out_axes=(0, 1))
+    mapped = jax.jit(run, compiler_options=QUICKLY)
     assert_close(mapped(xs, state, lengths), unroll(cell, params, xs, state, lengths=lengths))
 
 
@@ -272,7 +273,7 @@ def test_other_lengths_trace_nothing_again(cell, draw):
     params, state, xs = draw(cell)
     traces = []
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=QUICKLY)
     def run(lengths):
         traces.append(lengths)
         return jaxrnn.unroll(cell, params, xs, state, lengths=lengths)
@@ -322,7 +323,7 @@ def weighted(run, compiler_options=None):
     return gradients
 
 
-engine_gradients = weighted(jaxrnn.unroll)
+engine_gradients = weighted(jaxrnn.unroll, QUICKLY)
 plain_gradients = weighted(scan_of_steps, QUICKLY)
 
 
