@@ -513,8 +513,13 @@ def fuzz_safetensors(count, folder, seed):
             refused += 1
             assert "mutated.safetensors" in str(error), (k, error)
             _, error = attempt(load_safetensors, ours, path, "m.")
-            assert "mutated.safetensors" in str(error), (k, error)
-            assert bits(ours) == before, k
+            if error is None:  # the metadata alone are wrong, and the arrays happen to fit
+                theirs = as_library(path)
+                assert all(a.numpy().tobytes() == theirs[key].tobytes() for key, a in to_torch(ours, "m.").items()), k
+                before = bits(ours)
+            else:
+                assert "mutated.safetensors" in str(error), (k, error)
+                assert bits(ours) == before, k
         else:
             read += 1
             theirs = as_library(path)
