@@ -81,6 +81,8 @@ def array(name: str, argument: str, value, kind: Any = jnp.floating):
     if not isinstance(value, jax.Array | np.ndarray):
         hint = " One array is wanted." if isinstance(value, tuple) else " Pass it through jnp.asarray."
         hint = " Pass its value, `.get_value()`." if hasattr(value, "get_value") else hint
+        if type(value).__name__ == "PackedSequence":
+            hint = " Unpack it: torch.nn.utils.rnn.pad_packed_sequence gives the padded array and its `lengths`."
         raise TypeError(f"{name}: `{argument}` should be an array, got {type(value).__name__}.{hint}")
     if kind is not None and not jnp.issubdtype(value.dtype, kind):
         kinds = {jnp.floating: "a floating-point", jnp.integer: "an integer", jnp.bool_: "a boolean"}

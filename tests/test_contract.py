@@ -536,19 +536,27 @@ def test_parameters_of_another_cell_or_shape_are_refused_by_name(name):
 
 
 def test_parameters_that_are_no_arrays_are_named():
-    import torch
-
     cell = jaxrnn.GRUCell()
     params, xs = setting(cell)
     for wrong, text in (
         (nnx.Param(params.w_hh), r"`params\.w_hh` should be an array, got Param\. Pass its value, `\.get_value\(\)`\."),
-        (torch.zeros(5, 3, 5), r"`params\.w_hh` should be an array, got Tensor\. Pass it through jnp\.asarray\."),
         ([[0.0]], r"`params\.w_hh` should be an array, got list"),
     ):
         with pytest.raises(TypeError, match=text):
             unroll(cell, params._replace(w_hh=wrong), xs)
     with pytest.raises(TypeError, match=r"`params` should come from `cell\.init`, got dict"):
         unroll(cell, params._asdict(), xs)
+
+
+def test_tensors_and_packed_sequences_of_torch_are_named():
+    torch = pytest.importorskip("torch")
+    cell = jaxrnn.GRUCell()
+    params, xs = setting(cell)
+    with pytest.raises(TypeError, match=r"`params\.w_hh` should be an array, got Tensor\. Pass it through jnp\.asarray\."):
+        unroll(cell, params._replace(w_hh=torch.zeros(5, 3, 5)), xs)
+    packed = torch.nn.utils.rnn.pack_sequence([torch.ones(3, INPUT), torch.ones(2, INPUT)])
+    with pytest.raises(TypeError, match=r"`x` should be an array, got PackedSequence\. Unpack it: .*pad_packed_sequence"):
+        jaxrnn.GRU(INPUT, HIDDEN, rngs=nnx.Rngs(0))(packed)
 
 
 def test_a_cell_names_the_axes_of_its_own_parameters():
