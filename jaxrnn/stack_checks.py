@@ -12,6 +12,7 @@ from jaxrnn.cells.base import Cell
 def check_options(name: str, s):
     """The options of a `Stack`."""
     checks.kind(name, "cell", s.cell, Cell)
+    conform.check_hashable(name, s.cell)
     checks.size(name, "input_size", s.input_size)
     checks.size(name, "num_layers", s.num_layers)
     if isinstance(s.hidden_size, list):

@@ -63,7 +63,7 @@ def axis_names(cell, arrays):
             name, known = type(cell).__name__, ", ".join(cell.axes)
             raise TypeError(
                 f"{name}: `axes` should name the axes of `{field}`, so that rules for meshes find them, got those of {known}.\n"
-                f'Write axes: ClassVar = Cell.axes | {{"{field}": (…)}}, a name or None for each of its {value.ndim} axes.'
+                f'Write axes: ClassVar = Cell.axes | {{"{field}": (…)}}, a name or None for each axis.'
             )
         named[field] = None if value is None else _align(cell.axes[field], value)
     return type(arrays)(**named)

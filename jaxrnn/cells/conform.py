@@ -16,10 +16,16 @@ def check_cell(name: str, cell, wanted: type, params):
     if isinstance(params, wanted):
         raise TypeError(f"{name}: `cell` should come first and `params` second, got {type(cell).__name__} and a cell.")
     checks.kind(name, "cell", cell, wanted)
+    check_hashable(name, cell)
+
+
+def check_hashable(name: str, cell):
+    """`cell` can be a static argument: its fields are numbers, names and functions, its arrays are parameters."""
     try:
         hash(cell)
     except TypeError as error:
-        raise TypeError(f"{name}: `cell` should be hashable, and each of its fields: {error}.") from None
+        hint = "\nArrays belong into the parameters that `init` makes."
+        raise TypeError(f"{name}: `cell` should be hashable, and each of its fields: {error}.{hint}") from None
 
 
 # Parameters --------------------------------------------------------------------------------------------------------------
