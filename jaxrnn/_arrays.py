@@ -129,15 +129,14 @@ def stacked_buffer(row, time: int, state):
     """Zeros for `time` rows of the kind of `row`, which the loop over `state` fills."""
     everywhere = tuple(jax.typeof(jax.tree.leaves(state)[0]).mat.varying)
     if jnp.issubdtype(row.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(jnp.zeros((time, *row.shape, *_key_words(row)), jnp.uint32), impl=jax.random.key_impl(row))
+        words = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct((), row.dtype)).shape
+        zeros = jnp.zeros((time, *row.shape, *words), jnp.uint32)
+        zeros = lax.pcast(zeros, everywhere, to="varying") if everywhere else zeros
+        return jax.random.wrap_key_data(zeros, impl=jax.random.key_impl(row))
     zeros = lax.broadcast(jnp.zeros((), row.dtype), (time, *row.shape))
     if AxisType.Explicit in row.sharding.mesh.axis_types:
         zeros = jax.reshard(zeros, row.sharding.update(spec=jax.P(None, *row.sharding.spec)))
     return lax.pcast(zeros, everywhere, to="varying") if everywhere else zeros
-
-
-def _key_words(keys) -> tuple[int, ...]:
-    return jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct((), keys.dtype)).shape
 
 
 def same_varying_axes(*trees):

@@ -12,6 +12,7 @@ import numpy as np
 from jaxrnn import checks, layers
 from jaxrnn.cells import Cell, LSTMCell, ProjectedLSTMCell, RNNCell, conform
 from jaxrnn.cells.lstm_variants import check_proj_size
+from jaxrnn.engine.outside import read_from_outside
 from jaxrnn.stack import Stack
 from jaxrnn.stack_checks import check_arrays, check_nesting, check_one_direction
 
@@ -72,7 +73,7 @@ def call(
         # One key for each step, for the whole batch, has no batch axis to swap.
         steps_first = lambda a: x_first(a) if getattr(a, "ndim", 0) > 1 else a
         per_step = {field: jax.tree.map(steps_first, tree) for field, tree in per_step.items()}
-    conform.check_further_inputs(name, stack.cell, per_step, context, xs.shape[0])
+    conform.check_further_inputs(name, stack.cell, per_step, context, batch, xs.shape[0])
     mask, reset = (None if a is None else x_first(a) for a in (mask, reset))
     output, finals, *every = layers.run(
         stack, params, xs, states, initial=initial, lengths=lengths, mask=mask, reset=reset, per_step=per_step, context=context,
@@ -94,14 +95,14 @@ def step(caller: Caller, params, x, state=None, *, initial=None, per_step=None, 
     checks.last_axis(name, "x", x, stack.input_size, "the module's `input_size`")
     xs = jax.ShapeDtypeStruct((1, *x.shape), x.dtype)
     check_arrays(name, stack, params, None, initial, xs)
-    conform.check_further_inputs(name, stack.cell, per_step, context)
+    conform.check_further_inputs(name, stack.cell, per_step, context, x.shape[: x.ndim - stack.cell.event_ndim])
     check_states(name, stack, params, state, xs)
-    return _step(stack, params, x, state, initial, per_step, context)
+    return _step(stack, read_from_outside(stack.cell), params, x, state, initial, per_step, context)
 
 
-@partial(jax.jit, static_argnums=0)
-def _step(stack: Stack, params, x, state, initial, per_step, context):
-    y, states = layers.run_step(stack, params, x, _unstacked(stack, state), initial, per_step, context)
+@partial(jax.jit, static_argnums=(0, 1))
+def _step(stack: Stack, outside: tuple, params, x, state, initial, per_step, context):
+    y, states = layers.run_step(stack, outside, params, x, _unstacked(stack, state), initial, per_step, context)
     return y, restack(stack, states)
 
 
@@ -151,10 +152,7 @@ def check_states(name: str, stack: Stack, params, h_0, xs):
             hint = " Lengths and masks go by name." if not jnp.issubdtype(h_0.dtype, jnp.floating) else ""
         raise TypeError(f"{name}: the initial state should be a tuple ({', '.join(names)}), got {came}.{hint}")
     for argument, value, wanted in zip(names, (h_0,) if len(names) == 1 else h_0, like[0][0], strict=True):
-        real = jnp.issubdtype(wanted.dtype, jnp.floating)
-        checks.array(name, argument, value, jnp.floating if real else None)
-        if not real and value.dtype != wanted.dtype:
-            raise TypeError(f"{name}: `{argument}` should be {wanted.dtype}, as the cell starts it, got {value.dtype}.")
+        conform.check_kind(name, argument, value, wanted)
         if value.shape != (count, *wanted.shape):
             layout = "(num_layers * num_directions, *batch, hidden), whatever `batch_first` says"
             raise ValueError(f"{name}: `{argument}` should have shape {(count, *wanted.shape)}, {layout}, got {value.shape}.")

@@ -11,9 +11,9 @@ from jaxrnn.cells import conform
 from jaxrnn.engine.core import unrolled
 
 
-@partial(jax.jit, static_argnums=0)
-def run_step(stack, params, x, states, initial, per_step, context):
-    """`Stack.step` without its checks; one `jit`, so that a call outside of any compiles once."""
+@partial(jax.jit, static_argnums=(0, 1))
+def run_step(stack, outside: tuple, params, x, states, initial, per_step, context):
+    """`Stack.step` without its checks; one `jit`, so that a call outside of any compiles once for what the cell reads `outside`."""
     x, per_step = jax.tree.map(lambda a: a[None], (x, per_step))
     output, states = run(stack, params, x, states, initial=initial, per_step=per_step, context=context)
     return output[0], states

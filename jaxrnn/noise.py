@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxrnn._arrays import is_differentiable
+from jaxrnn.cells.conform import is_free
 
 
 def split(key, count: int):
@@ -38,11 +38,6 @@ def h_mask(key, like, rate: float):
     return None if key is None or rate == 0 else dropout(key, jnp.ones(like.h.shape, jnp.float32), rate)
 
 
-def is_zoned_out(cell, field: str, like) -> bool:
-    """Whether zoneout may act on a field of a cell's state: on no counters or keys, and on what the cell says."""
-    return is_differentiable(like) and (cell.zoneout_fields is None or field in cell.zoneout_fields)
-
-
 def zoneout(key, cell, like, rate: float, time):
     """For each field of a state, where its entries keep their value (Krueger et al., 2017, arXiv:1606.01305), drawn anew at each
     step; without a key, the rate. None for fields that it does not act on."""
@@ -50,7 +45,7 @@ def zoneout(key, cell, like, rate: float, time):
         return None
 
     def of_field(k, name, field):
-        if not is_zoned_out(cell, name, field):
+        if not is_free(cell, name, field):
             return None
         return float(rate) if k is None else bernoulli(k, rate, (time, *field.shape))
 

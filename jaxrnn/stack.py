@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn import checks, layers
-from jaxrnn._arrays import is_differentiable
 from jaxrnn.cells import conform
 from jaxrnn.cells.base import Cell, axis_names
+from jaxrnn.engine.outside import read_from_outside
 from jaxrnn.initializers import non_default_fields
 from jaxrnn.stack_checks import check_arrays, check_one_direction, check_options
 
@@ -155,7 +155,7 @@ class Stack:
     def init_state(self, params):
         """The learned initial state before training, which is the cell's own, without batch axes: `[layer][direction]`; or None.
 
-        Fields that are no floating-point numbers are not learned, and None.
+        Fields that are not learned (counters, keys, and what the cell's `free_fields` leave out) are None.
         """
         if not self.learn_initial_state:
             return None
@@ -163,8 +163,9 @@ class Stack:
         def start(cell_params):
             space = (1,) * (self.cell.event_ndim - 1)
             own = self.cell.initial_state(cell_params, jnp.zeros((*space, cell_params.w_ih.shape[-3]), self.param_dtype))
-            one = lambda field: field[(0,) * len(space)].astype(self.param_dtype) if is_differentiable(field) else None
-            return jax.tree.map(one, own)
+            free = lambda name, field: conform.is_free(self.cell, name, field)
+            one = lambda name, field: field[(0,) * len(space)].astype(self.param_dtype) if free(name, field) else None
+            return type(own)(*map(one, own._fields, own))
 
         return tuple(tuple(start(p) for p in layer) for layer in params)
 
@@ -231,7 +232,9 @@ class Stack:
         checks.flag(name, "return_states", return_states)
         masked = any(a is not None for a in (lengths, mask, reset))
         check_arrays(name, self, params, states, initial, xs, batch if masked else ())
-        conform.check_further_inputs(name, cell, per_step, context, xs.shape[0])
+        conform.check_further_inputs(name, cell, per_step, context, batch, xs.shape[0])
+        if key is not None:
+            checks.prng_key(name, key)
         return layers.run(
             self, params, jnp.asarray(xs), states, initial=initial, lengths=lengths, mask=mask, reset=reset, per_step=per_step,
             context=context, key=key, return_states=return_states,
@@ -253,7 +256,9 @@ class Stack:
         name = "Stack.step"
         check_one_direction(name, self)
         checks.array(name, "x", x)
+        if x.ndim < self.cell.event_ndim:
+            raise ValueError(f"{name}: `x` should have shape (*batch, {checks.event_axes(self.cell.event_ndim)}), got {x.shape}.")
         checks.last_axis(name, "x", x, self.input_size, "the stack's `input_size`")
-        check_arrays(name, self, params, states, initial, x[None])
-        conform.check_further_inputs(name, self.cell, per_step, context)
-        return layers.run_step(self, params, x, states, initial, per_step, context)
+        check_arrays(name, self, params, states, initial, jax.ShapeDtypeStruct((1, *x.shape), x.dtype))
+        conform.check_further_inputs(name, self.cell, per_step, context, x.shape[: x.ndim - self.cell.event_ndim])
+        return layers.run_step(self, read_from_outside(self.cell), params, x, states, initial, per_step, context)

@@ -17,6 +17,7 @@ import jaxrnn
 from jaxrnn import Stack, unroll
 from jaxrnn.cells import CELLS, Cell, GatedCell, GateParams, Hidden
 from jaxrnn.cells.base import contract, split_gates
+from jaxrnn.engine.strategies import STRATEGIES
 
 TIME, BATCH, INPUT, HIDDEN = 9, 4, 3, 5
 both_directions = pytest.mark.parametrize("reverse", [False, True])
@@ -501,6 +502,203 @@ def test_a_changed_global_is_seen_by_a_second_call(monkeypatch):
         monkeypatch.setitem(globals(), "SCALE", value)
         _, ys = unroll(cell, params, xs)
         close(ys[0], cell.step(params, cell.initial_state(params, xs[0]), xs[0])[1], 1e-6)
+
+
+def multiplied_by(factor):
+    namespace = {}
+    exec(f"def act(x): return {factor} * x", namespace)
+    return namespace["act"]
+
+
+ACT, TABLE = multiplied_by(1.0), {"a": 1.0}
+
+
+@dataclass(frozen=True)
+class OutsideCell(GatedCell):
+    """Reads a function, a table and an attribute of its class."""
+
+    gates: ClassVar = ("n",)
+    factor: ClassVar = 1.0
+
+    def update(self, state, x_gates, h_gates):
+        return Hidden(self.factor * TABLE["a"] * SCALE * ACT(x_gates[0] + h_gates[0]))
+
+
+@pytest.mark.parametrize("call", ["unroll", "Stack.step", "module.step", "module"])
+@pytest.mark.parametrize("what", ["global", "function", "table", "attribute"])
+def test_whatever_changes_outside_of_a_cell_is_seen_by_the_next_call(what, call, monkeypatch):
+    cell = OutsideCell()
+    params, xs = setting(cell)
+    module, stack = jaxrnn.Recurrent(cell, INPUT, HIDDEN, rngs=nnx.Rngs(0)), Stack(cell, INPUT, HIDDEN)
+
+    def change(value):
+        if what == "global":
+            monkeypatch.setitem(globals(), "SCALE", value)
+        elif what == "function":
+            monkeypatch.setitem(globals(), "ACT", multiplied_by(value))
+        elif what == "table":
+            monkeypatch.setitem(TABLE, "a", value)
+        else:
+            monkeypatch.setattr(OutsideCell, "factor", value)
+
+    def run():
+        calls = {
+            "unroll": lambda: unroll(cell, params, xs[:1])[1],
+            "Stack.step": lambda: stack.step(((params,),), xs[0])[0],
+            "module.step": lambda: module.step(xs[0])[0],
+            "module": lambda: module(jnp.swapaxes(xs[:1], 0, 1))[0],
+        }
+        return calls[call]()
+
+    change(1.0)
+    one = run()
+    for value in (2.0, 3.0, 4.0, 5.0, 1.0):
+        change(value)
+        close(run(), value * one, 1e-5)
+
+
+# Cells that the library's rule does not fit ------------------------------------------------------------------------------
+
+
+def test_a_gated_cell_with_complex_weights_runs_by_jaxs_own_derivative(x64):
+    @dataclass(frozen=True)
+    class Complex(GatedCell):
+        gates: ClassVar = ("n",)
+
+        def initial_state(self, params, x):
+            return jax.tree.map(lambda a: a.astype(jnp.complex128), super().initial_state(params, x))
+
+        def update(self, state, x_gates, h_gates):
+            return Hidden(jnp.tanh(x_gates[0] + h_gates[0]))
+
+    cell = Complex()
+    params, xs = setting(cell)
+    params = jax.tree.map(lambda a: a + 0.3j * a[::-1], params)
+    state, want = cell.initial_state(params, xs[0]), []
+    for x in xs:
+        state, y = cell.step(params, state, x)
+        assert y.dtype == jnp.complex128
+        want.append(y)
+    final, ys = unroll(cell, params, xs)
+    close((final, ys), (state, jnp.stack(want)))
+    assert np.abs(ys.imag).max() > 1e-2
+    with pytest.raises(
+        ValueError, match=r"unroll: `strategy` should be one that runs this cell, got 'scan_gated': .*should be real"
+    ):
+        unroll(cell, params, xs, strategy="scan_gated")
+
+
+def test_a_gated_cell_with_a_recur_of_its_own_is_run_by_it():
+    @dataclass(frozen=True)
+    class Half(jaxrnn.RNNCell):
+        def recur(self, params, state, x_gates, h):
+            return Hidden(0.5 * super().recur(params, state, x_gates, h).h)
+
+    cell = Half()
+    params, xs = setting(cell)
+    state, want = cell.initial_state(params, xs[0]), []
+    for x in xs:
+        state, y = cell.step(params, state, x)
+        want.append(y)
+    close(unroll(cell, params, xs)[1], jnp.stack(want), 1e-6)
+
+
+def test_what_all_examples_share_at_a_step_is_not_masked():
+    """Also where its width is the number of examples; what has other axes is refused, and so are raw keys."""
+    cell = AttendingCell()
+    context, per_step = memory_and_side()
+    params, xs = setting(cell)
+    shared = per_step["side"][:, :1]
+    run = lambda side, lengths: unroll(cell, params, xs, lengths=lengths, per_step={"side": side}, context=context)
+    close(run(shared, LENGTHS)[1][:, 0], run(jnp.broadcast_to(shared, (TIME, BATCH, HIDDEN)), LENGTHS)[1][:, 0], 1e-6)
+    with pytest.raises(ValueError, match=r"`per_step\['side'\]` should have the axes \(9, 4\) in front, or \(9, 1\)"):
+        run(shared[:, 0], LENGTHS)
+    noisy = GatedVariationalCell()
+    with pytest.raises(TypeError, match=r"should be no uint32 array.*\nRaw keys draw alike in every layer"):
+        unroll(noisy, setting(noisy)[0], xs, per_step={"key": jax.random.split(jax.random.PRNGKey(0), TIME)})
+
+
+def test_a_start_is_learned_for_fields_that_mean_something_by_themselves():
+    module = jaxrnn.Recurrent(jaxrnn.SLSTMCell(), INPUT, HIDDEN, learn_initial_state=True, rngs=nnx.Rngs(0))
+    learned = module.initial_state[0][0]
+    assert learned.h is not None
+    assert (learned.c, learned.n, learned.m) == (None, None, None)
+    gradient = jax.grad(lambda module: jnp.sum(module(normal(BATCH, TIME, INPUT))[0]))(module)
+    assert np.abs(gradient.initial_state[0][0].h.get_value()).max() > 1e-4
+
+
+def test_nothing_kept_from_32_bits_is_used_in_64_and_initialisers_may_compute_on_the_host():
+    @dataclass(frozen=True)
+    class Clocked(CountingCell):
+        def initial_state(self, params, x):
+            return super().initial_state(params, x)._replace(n=jnp.zeros(x.shape[:-1], int))
+
+        def update(self, state, x_gates, h_gates):
+            return state._replace(h=jnp.tanh(x_gates[0] + h_gates[0]))
+
+    host = lambda key, shape, dtype: jnp.asarray(
+        np.random.default_rng(int(np.asarray(jax.random.key_data(key))[0])).normal(size=shape)
+    )
+    for cell in (Clocked(), jaxrnn.RNNCell(w_hh_init=host)):
+        for wide in (False, True):
+            with jax.enable_x64(wide):
+                params, xs = cell.init(jax.random.key(0), INPUT, HIDDEN), normal(TIME, BATCH, INPUT, dtype=jnp.float32)
+                state, _ = unroll(cell, params, xs)
+                unroll(cell, params, xs, state)
+
+
+# Strategies --------------------------------------------------------------------------------------------------------------
+
+OPTIONS = {
+    "plain": {},
+    "ragged, reset, reverse": {"lengths": LENGTHS, "reset": True, "reverse": True},
+    "every state, remat, zoneout": {"return_states": True, "remat": True, "zoneout": 0.3},
+    "mask, start, truncation, h_mask": {"mask": True, "truncate": 4, "h_mask": True, "initial": True},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("name", [name for name, cell in CELLS.items() if issubclass(cell, GatedCell)])
+def test_every_strategy_gives_the_values_and_gradients_of_the_plain_scan(name, options, x64):
+    """The conformance run: strategies x cells x options; whatever refuses says so."""
+    cell, options = CELLS[name](), dict(OPTIONS[options])
+    params, xs = setting(cell)
+    rng = np.random.default_rng(2)
+    like = cell.initial_state(params, xs[0])
+    start = drawn_like(jax.tree.map(jnp.ones_like, like), 5)
+    for argument, value in (
+        ("reset", lambda: jnp.asarray(rng.random((TIME, BATCH)) < 0.3)),
+        ("mask", lambda: jnp.asarray(rng.random((TIME, BATCH)) < 0.6)),
+        ("h_mask", lambda: jnp.asarray(2.0 * (rng.random((BATCH, HIDDEN)) < 0.5))),
+        ("initial", lambda: jax.tree.map(lambda a: a[0], start)),
+    ):
+        if options.get(argument) is True:
+            options[argument] = value()
+    if "zoneout" in options:
+        free = cell.free_fields or like._fields
+        options["zoneout"] = type(like)(*(options["zoneout"] if field in free else None for field in like._fields))
+
+    def compute(strategy):
+        def loss(params, xs, state):
+            result = unroll(cell, params, xs, state, strategy=strategy, **options)
+            return weighted(result), result
+
+        return jit(jax.grad(loss, (0, 1, 2), has_aux=True))(params, xs, start)
+
+    want = compute("scan_plain")
+    for strategy in STRATEGIES:
+        close(compute(strategy), want, 1e-10)
+
+
+def test_a_strategy_that_does_not_run_a_cell_says_why():
+    cell = jaxrnn.MGUCell()
+    params, xs = setting(cell)
+    text = "unroll: `strategy` should be one that runs this cell, got 'scan_gated': a MGUCell is not a GatedCell."
+    with pytest.raises(ValueError) as caught:
+        unroll(cell, params, xs, strategy="scan_gated")
+    assert text in str(caught.value)
+    with pytest.raises(ValueError, match="`strategy` should be one of 'scan_gated', 'scan_plain', got 'fast'"):
+        unroll(cell, params, xs, strategy="fast")
 
 
 # Parameters of the wrong cell --------------------------------------------------------------------------------------------

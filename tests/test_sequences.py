@@ -448,8 +448,8 @@ def test_the_derivative_rule_is_plain_autodiff_with_every_option_at_once(name):
     zoneout = type(state)(
         *(0.3 if field == "c" else jnp.asarray(rng.random((TIME, BATCH, HIDDEN)) < 0.3) for field in state._fields)
     )
-    if cell.zoneout_fields is not None:
-        zoneout = type(state)(*(z if f in cell.zoneout_fields else None for f, z in zip(state._fields, zoneout, strict=True)))
+    if cell.free_fields is not None:
+        zoneout = type(state)(*(z if f in cell.free_fields else None for f, z in zip(state._fields, zoneout, strict=True)))
 
     def ours(cell, params, xs, state, initial, mask, reset, h_mask, zoneout):
         return jaxrnn.unroll(

@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxrnn import checks
-from jaxrnn._arrays import apply_product, broadcast_like, computing_dtype, contract, promote, zeros_beside, zeros_like
+from jaxrnn._arrays import apply_product, broadcast_like, computing_dtype, contract, is_real, promote, zeros_beside, zeros_like
 from jaxrnn.cells import conform
 from jaxrnn.initializers import Initializer, PerGate, check_initializer, draw, non_default_fields, uniform
 
@@ -72,6 +72,10 @@ def axis_names(cell, arrays):
 def _align(names: tuple, value):
     if isinstance(value, tuple):
         return type(value)(*(_align(n, v) for n, v in zip(names, value, strict=True)))
+    if len(names) > value.ndim:
+        raise ValueError(
+            f"axis_names: `axes` should name at most the {value.ndim} axes of an array of shape {value.shape}, got {names}."
+        )
     return (None,) * (value.ndim - len(names)) + names
 
 
@@ -107,8 +111,9 @@ class Cell:
     """How many of the last axes of `x` belong to one example at one step."""
     per_step: ClassVar[tuple[str, ...]] = ()
     """Names of further inputs of each step that are not projected: keyword arguments of `recur` and `update`."""
-    zoneout_fields: ClassVar[tuple[str, ...] | None] = None
-    """The fields of the state that zoneout may act on; None: all that are floating-point numbers."""
+    free_fields: ClassVar[tuple[str, ...] | None] = None
+    """The fields of the state that mean something by themselves, so that zoneout may keep their values and a start be learned for
+    them; None: all that are floating-point numbers."""
     context: ClassVar[tuple[str, ...]] = ()
     """Names of what every step of a sequence reads (a memory to attend to): keyword arguments of `recur` and `update`."""
     axes: ClassVar[dict[str, Any]] = {
@@ -232,7 +237,7 @@ class Cell:
             raise TypeError(f"{name}: further inputs should be {', '.join(wanted) or 'none'}, got {', '.join(further) or 'none'}.")
         new = self.recur(params, state, self.project(params, x), state.h, **further)
         conform.check_new_state(self, state, new)
-        return new, new.h.astype(computing_dtype(x, params.w_ih))
+        return new, new.h.astype(computing_dtype(x, params.w_ih)) if is_real(new.h) else new.h
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,16 @@
 """Whether parameters, states and further inputs conform to a cell: what is checked once, where the user calls. Every message names
 the argument, the rule and what came. Nothing is computed here but shapes."""
 
+from copy import copy
 from functools import lru_cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.nn.initializers import zeros
 
 from jaxrnn import checks
-from jaxrnn._arrays import is_real
+from jaxrnn._arrays import is_differentiable, is_real
 
 
 def check_cell(name: str, cell, wanted: type, params):
@@ -45,7 +47,7 @@ def check_params(name: str, cell, params, argument: str = "params"):
         wanted = f"{len(cell.gates)} gates for a {kind} ({', '.join(cell.gates)})"
         raise ValueError(f"{name}: `{argument}` should have {wanted}, got {w_ih.shape[-2]}.")
     shapes = tuple(sorted((path.removeprefix(argument), leaf.shape) for path, leaf in _leaves(params, argument)))
-    misfit = _misfit(cell, shapes)
+    misfit = _misfit(cell, shapes, jax.config.jax_enable_x64)
     if misfit:
         sizes = f"for a {kind} of input_size={w_ih.shape[-3]} and hidden_size={w_ih.shape[-1]} (the axes of `{argument}.w_ih`)"
         path, wanted, came = misfit
@@ -64,12 +66,15 @@ def _leaves(params, path: str):
 
 
 @lru_cache(maxsize=1024)
-def _misfit(cell, shapes: tuple) -> tuple[str, str, str] | None:
+def _misfit(cell, shapes: tuple, x64: bool) -> tuple[str, str, str] | None:
     """The first parameter that is not as `cell.init` would make it: where, what it should, what came. None if all are."""
     found = dict(shapes)
     w_ih = found[".w_ih"]
     if any(map(checks.is_symbolic, w_ih)):
         return None
+    cell = copy(cell)
+    for argument in ("w_ih_init", "w_hh_init", "b_ih_init", "b_hh_init"):  # the shapes are what counts, and are known without
+        object.__setattr__(cell, argument, zeros)
     init = lambda bias: jax.eval_shape(partial(cell.init, input_size=w_ih[-3], hidden_size=w_ih[-1], bias=bias), jax.random.key(0))
     wanted, least = ({path: leaf.shape for path, leaf in _leaves(init(bias), "")} for bias in (True, False))
     for path, shape in wanted.items():
@@ -92,11 +97,11 @@ def state_like(cell, params, x):
     leaves, structure = jax.tree.flatten(params)
     arrays = tuple((a.shape, a.dtype) for a in (*leaves, x))
     symbolic = any(checks.is_symbolic(n) for shape, _ in arrays for n in shape)
-    return (_state_like.__wrapped__ if symbolic else _state_like)(cell, structure, arrays)
+    return (_state_like.__wrapped__ if symbolic else _state_like)(cell, structure, arrays, jax.config.jax_enable_x64)
 
 
 @lru_cache(maxsize=1024)
-def _state_like(cell, structure, arrays: tuple):
+def _state_like(cell, structure, arrays: tuple, x64: bool):
     *leaves, x = (jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in arrays)
     return jax.eval_shape(cell.initial_state, jax.tree.unflatten(structure, leaves), x)
 
@@ -113,12 +118,22 @@ def check_state(name: str, argument: str, value, like, *, broadcast: bool = Fals
     for field, came, wanted in zip(kind._fields, value, like, strict=True):
         if came is None and broadcast:
             continue
-        checks.array(name, f"{argument}.{field}", came, jnp.floating if is_real(wanted) else None)
-        if not is_real(wanted) and came.dtype != wanted.dtype:
-            raise TypeError(f"{name}: `{argument}.{field}` should be {wanted.dtype}, as the cell starts it, got {came.dtype}.")
+        check_kind(name, f"{argument}.{field}", came, wanted)
         fits = wanted.shape[len(wanted.shape) - came.ndim :] == came.shape if broadcast else wanted.shape == came.shape
         if not fits:
             raise ValueError(f"{name}: `{argument}.{field}` should have shape {wanted.shape}, got {came.shape}.")
+
+
+def check_kind(name: str, argument: str, value, like):
+    """`value` is an array of floating-point numbers if `like` is; else of its dtype."""
+    checks.array(name, argument, value, jnp.floating if is_real(like) else None)
+    if not is_real(like) and value.dtype != like.dtype:
+        raise TypeError(f"{name}: `{argument}` should be {like.dtype}, as the cell starts it, got {value.dtype}.")
+
+
+def is_free(cell, field: str, like) -> bool:
+    """Whether a field of a cell's state means something by itself: no counter or key, nor what the cell leaves out."""
+    return is_differentiable(like) and (cell.free_fields is None or field in cell.free_fields)
 
 
 def check_batch_axes(name: str, like, batch: tuple):
@@ -146,15 +161,12 @@ def check_new_state(cell, old, new):
 # Further inputs ----------------------------------------------------------------------------------------------------------
 
 
-def check_further_inputs(name: str, cell, per_step: dict[str, Any] | None, context: dict[str, Any] | None, time=None):
-    """`per_step` and `context` hold what the cell names, each a pytree of arrays; those of `per_step` have `time` in front."""
+def check_further_inputs(name: str, cell, per_step: dict[str, Any] | None, context: dict[str, Any] | None, batch: tuple, time=None):
+    """`per_step` and `context` hold what the cell names, each a pytree of arrays; those of `per_step` have `time`, if it is given,
+    and the batch axes in front."""
     for argument, value, names in (("per_step", per_step, cell.per_step), ("context", context, cell.context)):
-        value = {} if value is None else value
-        takes = (
-            f"hold {', '.join(names)}, which a {type(cell).__name__} reads"
-            if names
-            else f"be None: a {type(cell).__name__} reads none"
-        )
+        value, kind = {} if value is None else value, type(cell).__name__
+        takes = f"hold {', '.join(names)}, which a {kind} reads" if names else f"be None: a {kind} reads none"
         if not isinstance(value, dict):
             raise TypeError(f"{name}: `{argument}` should be a dict, and {takes}, got {type(value).__name__}.")
         if set(value) != set(names):
@@ -162,7 +174,17 @@ def check_further_inputs(name: str, cell, per_step: dict[str, Any] | None, conte
         for key, tree in value.items():
             for leaf in jax.tree.leaves(tree):
                 checks.array(name, f"{argument}[{key!r}]", leaf, None)
-                if argument == "per_step" and time is not None and leaf.shape[:1] != (time,):
-                    raise ValueError(
-                        f"{name}: `per_step[{key!r}]` should begin with the {time} steps of time, got shape {leaf.shape}."
-                    )
+                if argument == "per_step":
+                    _check_per_step(name, f"per_step[{key!r}]", leaf, batch, () if time is None else (time,))
+
+
+def _check_per_step(name: str, argument: str, a, batch: tuple, time: tuple):
+    if a.dtype == jnp.uint32:
+        hint = "Raw keys draw alike in every layer: write jax.random.key(0), and jax.random.split of it. Numbers go as int32."
+        raise TypeError(f"{name}: `{argument}` should be no uint32 array, got shape {a.shape}.\n{hint}")
+    if a.shape[: len(time)] != time:
+        raise ValueError(f"{name}: `{argument}` should begin with the {time[0]} steps of time, got shape {a.shape}.")
+    shared, axes = (1,) * len(batch), a.shape[len(time) : len(time) + len(batch)]
+    if is_differentiable(a) and axes not in (batch, shared):
+        rule = f"have the axes {(*time, *batch)} in front, or {(*time, *shared)} for what all examples share"
+        raise ValueError(f"{name}: `{argument}` should {rule}, got shape {a.shape}.")

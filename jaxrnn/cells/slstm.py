@@ -38,8 +38,8 @@ class SLSTMCell(GatedCell):
 
     Variant: one head, so that `w_hh` is dense; the paper's has a block for each head. The state starts, and a reset returns to,
     h = c = n = 0 and m = −10³⁰: an empty memory, of which the first step reads nothing, with finite gradients (m = 0, the start
-    of the authors' code, loses the first inputs where all pre-activations are very negative). Zoneout acts on `h` alone: c and n
-    have their scale in m. The authors begin with `w_hh` zero and large biases in f.
+    of the authors' code, loses the first inputs where all pre-activations are very negative). Zoneout acts on `h` alone, and a
+    start is learned for it alone: c and n have their scale in m. The authors begin with `w_hh` zero and large biases in f.
 
     Args:
         forget_gate: "sigmoid" or "exp", for f; the paper has both.
@@ -50,7 +50,7 @@ class SLSTMCell(GatedCell):
     gates: ClassVar = ("i", "f", "z", "o")
     State: ClassVar = SLSTMState
     axes: ClassVar = GatedCell.axes | {"n": ("hidden",), "m": ("hidden",)}
-    zoneout_fields: ClassVar = ("h",)
+    free_fields: ClassVar = ("h",)
 
     def __post_init__(self):
         super().__post_init__()

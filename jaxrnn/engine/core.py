@@ -1,17 +1,15 @@
 """Behind the door: arguments that were checked to a problem, its solution to a result. No argument is checked here."""
 
 from functools import partial
-from types import CodeType, FunctionType
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from jaxrnn._arrays import broadcast_like, cast, computing_dtype, is_differentiable, is_real, lay_beside, same_varying_axes
 from jaxrnn.checks import is_symbolic
 from jaxrnn.engine import strategies
+from jaxrnn.engine.outside import read_from_outside
 from jaxrnn.engine.problem import Semantics, Steps, Weights
 from jaxrnn.engine.transition import resets_in_loop_order
 
@@ -25,14 +23,16 @@ def unrolled(cell, params, xs, state, *, zoneout=None, dtype=None, per_step=None
     dtype = computing_dtype(xs, params.w_ih) if dtype is None else jnp.dtype(dtype)
     return _unrolled(
         cell, params, xs, state, rates=rates, masks=masks, per_step=per_step or {}, context=context or {}, dtype=dtype,
-        outside=values_read_from_outside(type(cell)), **options,
+        outside=read_from_outside(cell), **options,
     )  # fmt: skip
 
 
-@partial(jax.jit, static_argnames=("cell", "rates", "reverse", "return_states", "remat", "truncate", "dtype", "outside"))
+@partial(
+    jax.jit, static_argnames=("cell", "rates", "reverse", "return_states", "remat", "truncate", "dtype", "strategy", "outside")
+)
 def _unrolled(
     cell, params, xs, state, *, initial=None, lengths=None, mask=None, reset=None, reverse=False, return_states=False, remat=False,
-    truncate=None, h_mask=None, rates, masks, per_step, context, dtype, outside,
+    truncate=None, h_mask=None, strategy=None, rates, masks, per_step, context, dtype, outside,
 ):  # fmt: skip
     """One `jit`: layers of the same shapes are traced and lowered once, and a call outside of any `jit` compiles once."""
     time, batch = xs.shape[0], xs.shape[1 : xs.ndim - cell.event_ndim]
@@ -52,12 +52,12 @@ def _unrolled(
     per_step = {name: jax.tree.map(partial(_readable, valid), tree) for name, tree in per_step.items()}
 
     if not is_symbolic(time) and time == 0:
-        ys = jnp.zeros((0, *own.h.shape), dtype)
+        ys = jnp.zeros((0, *own.h.shape), dtype if is_real(own.h) else own.h.dtype)
         return (state, ys, jax.tree.map(lambda s: s[None], state)) if return_states else (state, ys)
     what = Semantics(cell, rates, reverse, return_states, truncate, dtype)
     weights = Weights(params, None if reset is None else initial, h_mask, context)
     steps = Steps(xs, valid, resets_in_loop_order(reset, valid, reverse), masks, per_step)
-    final, (ys, states) = strategies.run(what, remat, weights, state, steps)
+    final, (ys, states) = strategies.run(what, remat, strategy, weights, state, steps)
     ys = ys.astype(dtype) if is_real(ys) else ys
     if not return_states:
         return final, ys
@@ -78,46 +78,7 @@ def _beside_state(mask, field):
 
 
 def _readable(valid, a):
-    """A further input, zero where the step is not valid; one without batch axes is what all examples read."""
-    if valid is None or a.shape[: valid.ndim] != valid.shape or not is_differentiable(a):
+    """A further input, zero where the step is not valid; but keys, counts, and what all examples share."""
+    if valid is None or not is_differentiable(a) or a.shape[: valid.ndim] != valid.shape:
         return a
-    keep = lax.broadcast_in_dim(valid, a.shape, tuple(range(valid.ndim)))
-    return jnp.where(keep, a, jnp.zeros_like(a))
-
-
-def values_read_from_outside(kind: type) -> tuple:
-    """What the methods of a cell's class read from its module and from enclosing functions: compiled programs hold these values,
-    so that another value must be another program. The library's own classes read nothing that changes."""
-    found: dict[str, Any] = {}
-    for cls in kind.__mro__:
-        if cls.__module__.split(".")[0] not in ("jaxrnn", "builtins"):
-            for function in vars(cls).values():
-                _read_by(function, found, set())
-    return tuple(sorted(found.items()))
-
-
-def _read_by(function, found: dict, seen: set):
-    function = getattr(function, "__func__", getattr(function, "fget", function))
-    if not isinstance(function, FunctionType) or id(function) in seen or function.__module__.split(".")[0] in ("jax", "jaxrnn"):
-        return
-    seen.add(id(function))
-    names, codes = set(), [function.__code__]
-    for code in codes:
-        names.update(code.co_names)
-        codes.extend(c for c in code.co_consts if isinstance(c, CodeType))
-    values = {f"{function.__module__}.{name}": function.__globals__[name] for name in names if name in function.__globals__}
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        try:
-            values[f"{function.__qualname__}.{name}"] = cell.cell_contents
-        except ValueError:  # not bound yet
-            continue
-    for name, value in values.items():
-        if isinstance(value, FunctionType):
-            found[name] = id(value)
-            _read_by(value, found, seen)
-        elif isinstance(value, bool | int | float | complex | str | tuple | frozenset | np.generic):
-            found[name] = repr(value)
-        elif isinstance(value, np.ndarray):
-            found[name] = value.tobytes()
-        elif not isinstance(value, type):
-            found[name] = id(value)
+    return select(valid, lay_beside(a, valid, valid.ndim), jnp.zeros_like(a))

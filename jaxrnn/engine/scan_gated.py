@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxrnn._arrays import cast, contract, may_join_axes
+from jaxrnn._arrays import cast, contract, is_real, may_join_axes
 from jaxrnn.cells.base import GatedCell, split_gates
 from jaxrnn.engine.gates import Layout, additive_gates, gate_inputs
 from jaxrnn.engine.problem import Semantics, Steps, Weights
@@ -17,9 +17,16 @@ from jaxrnn.engine.transition import after, before, output, zero_invalid
 from jaxrnn.engine.tuning import Tuning
 
 
-def refuses(what: Semantics, platform: str) -> str | None:
-    """Cells that are not gated."""
-    return None if isinstance(what.cell, GatedCell) else f"{type(what.cell).__name__} is not a GatedCell"
+def refuses(what: Semantics, weights: Weights, state, platform: str) -> str | None:
+    """Cells that are not gated, or have a `recur` of their own; and gates that are not real."""
+    kind = type(what.cell)
+    if not isinstance(what.cell, GatedCell):
+        return f"a {kind.__name__} is not a GatedCell"
+    if kind.recur is not GatedCell.recur:
+        return f"a {kind.__name__} has a `recur` of its own"
+    if not all(is_real(a) for a in jax.tree.leaves((weights.params[:4], state.h))):
+        return f"weights, biases and `h` should be real, and those of the {kind.__name__} are not"
+    return None
 
 
 def run(what: Semantics, tuned: Tuning, weights: Weights, state, steps: Steps):

@@ -7,7 +7,7 @@ from jaxrnn.engine.transition import after, before, output, zero_invalid
 from jaxrnn.engine.tuning import Tuning
 
 
-def refuses(what: Semantics, platform: str) -> str | None:
+def refuses(what: Semantics, weights: Weights, state, platform: str) -> str | None:
     """Nothing is refused."""
     return None
 

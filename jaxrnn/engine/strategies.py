@@ -3,7 +3,7 @@ on the machine that traces it: one traced program, one export, serves all. No ar
 
 from functools import partial
 from math import prod
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jax import lax
@@ -15,46 +15,56 @@ from jaxrnn.engine.segments import rematerialised, steps_in, truncated
 from jaxrnn.engine.tuning import CACHES, Tuning, remat_segment, tune
 
 
+@runtime_checkable
 class Strategy(Protocol):
     """A way to run the loop over time."""
 
-    def refuses(self, what: Semantics, platform: str) -> str | None:
+    def refuses(self, what: Semantics, weights: Weights, state, platform: str) -> str | None:
         """None if it can run; else why not, in words that a user understands."""
 
     def run(self, what: Semantics, tuned: Tuning, weights: Weights, state, steps: Steps):
         """The state after all steps, and (outputs, states or None): equal to every other strategy's, up to rounding."""
 
 
-STRATEGIES: tuple[Strategy, ...] = (scan_gated, scan_plain)
-"""The first that does not refuse runs; the last refuses nothing."""
+STRATEGIES: dict[str, Strategy] = {"scan_gated": scan_gated, "scan_plain": scan_plain}
+"""By name. The first that does not refuse runs; the last refuses nothing."""
 
 PLATFORMS = (*CACHES, "default")
 """Those that have a row in `tuning`, and all others."""
 
 
-def run(what: Semantics, remat: bool, weights: Weights, state, steps: Steps):
-    """Run all steps by the first strategy that can, on whatever platform the program is lowered for."""
+def run(what: Semantics, remat: bool, name: str | None, weights: Weights, state, steps: Steps):
+    """Run all steps, on whatever platform the program is lowered for: by the strategy of that name, or the first that can."""
     time = steps_in(steps)
-    piece = remat_segment(time, what.truncate) if remat else None
+    segment = remat_segment(time, what.truncate) if remat else None
     w_ih, x = weights.params.w_ih, steps.x
     step_bytes = prod(x.shape[1:-1]) * w_ih.shape[-2] * w_ih.shape[-1] * promote(what.dtype, jnp.float32).itemsize
     choices = {}
     for platform in PLATFORMS:
-        strategy = next(s for s in STRATEGIES if s.refuses(what, platform) is None)
-        choices[platform] = strategy, tune(platform, time if piece is None else piece, step_bytes, what.truncate)
+        strategy = _choose(what, name, weights, state, platform)
+        choices[platform] = strategy, tune(platform, time if segment is None else segment, step_bytes, what.truncate)
 
     def run_on(choice, state, steps):
         strategy, tuned = choice
         return strategy.run(what, tuned, weights, state, steps)
 
-    def run_piece(state, steps):
+    def run_segment(state, steps):
         first = choices[PLATFORMS[0]]
         if all(choice == first for choice in choices.values()):
             return run_on(first, state, steps)
         return lax.platform_dependent(state, steps, **{p: partial(run_on, c) for p, c in choices.items()})
 
     if remat:
-        run_piece = partial(rematerialised, run_piece, length=piece, reverse=what.reverse)
+        run_segment = partial(rematerialised, run_segment, length=segment, reverse=what.reverse)
     if what.truncate is not None:
-        run_piece = partial(truncated, run_piece, length=what.truncate, reverse=what.reverse)
-    return run_piece(state, steps)
+        run_segment = partial(truncated, run_segment, length=what.truncate, reverse=what.reverse)
+    return run_segment(state, steps)
+
+
+def _choose(what: Semantics, name: str | None, weights: Weights, state, platform: str) -> Strategy:
+    if name is None:
+        return next(s for s in STRATEGIES.values() if s.refuses(what, weights, state, platform) is None)
+    reason = STRATEGIES[name].refuses(what, weights, state, platform)
+    if reason is not None:
+        raise ValueError(f"unroll: `strategy` should be one that runs this cell, got {name!r}: {reason}.")
+    return STRATEGIES[name]

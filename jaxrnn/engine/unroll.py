@@ -11,7 +11,7 @@ from jaxrnn import checks
 from jaxrnn.cells import conform
 from jaxrnn.cells.base import Cell
 from jaxrnn.engine.core import unrolled
-from jaxrnn.noise import is_zoned_out
+from jaxrnn.engine.strategies import STRATEGIES
 
 
 def unroll(
@@ -33,6 +33,7 @@ def unroll(
     h_mask: Float[Array, "..."] | None = None,
     zoneout: Any = None,
     dtype: Any = None,
+    strategy: str | None = None,
 ):
     """Run a cell over a sequence, time first, state first, as `jax.lax.scan` does.
 
@@ -50,7 +51,8 @@ def unroll(
         mask: True where a step is valid, in any pattern. Not together with `lengths`.
         reset: where True, the state is replaced by `initial` before the step. With `reverse`, the same boundaries are respected.
         per_step: what the cell's `per_step` names, each a pytree of arrays with time in front: a key for each step, noise, a side
-            input that is not projected. Arrays that also have the batch axes are zero at invalid steps.
+            input that is not projected. Floating-point arrays have the batch axes behind time, and are zero at invalid steps; or 1
+            in their place, for what all examples share. Keys are typed, from `jax.random.key`.
         context: what the cell's `context` names, each a pytree of arrays that every step reads: a memory to attend to.
         reverse: run from the last valid step to the first; outputs stay aligned with `xs`.
         return_states: also return every state, `time + 1` of them, the first one (with `reverse`, the last one) being `state`.
@@ -62,6 +64,8 @@ def unroll(
         zoneout: a state of rates in [0, 1] (the state moves by the expected share), or of boolean arrays
             (time, *batch, hidden), True where an entry keeps its value; None for fields that move freely.
         dtype: to compute in. Default: what `xs` and `params` promote to.
+        strategy: how the loop runs, for tests and benchmarks: "scan_gated" (one product per step, the library's derivative) or
+            "scan_plain" (JAX's derivative). Default: the first that can.
 
     Returns:
         (state, ys), or (state, ys, states) with `return_states`: the state after the last valid step, and the outputs
@@ -90,7 +94,7 @@ def unroll(
     checks.last_axis(name, "xs", xs, params.w_ih.shape[-3], "the third axis from the end of `params.w_ih`")
     time, batch = xs.shape[0], xs.shape[1 : xs.ndim - cell.event_ndim]
     checks.validity(name, lengths, mask, reset, time, batch)
-    conform.check_further_inputs(name, cell, per_step, context, time)
+    conform.check_further_inputs(name, cell, per_step, context, batch, time)
     for argument, value in (("reverse", reverse), ("return_states", return_states), ("remat", remat)):
         checks.flag(name, argument, value)
     if truncate is not None:
@@ -99,6 +103,8 @@ def unroll(
             raise ValueError(f"{name}: `truncate` should come with a known number of steps, got time={time}.")
     if dtype is not None:
         checks.floating_dtype(name, "dtype", dtype)
+    if strategy is not None:
+        checks.choice(name, "strategy", strategy, tuple(STRATEGIES))
 
     xs = jnp.asarray(xs)
     like = conform.state_like(cell, params, jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype))
@@ -110,7 +116,7 @@ def unroll(
     return unrolled(
         cell, params, xs, state, initial=initial, lengths=lengths, mask=mask, reset=reset, per_step=per_step, context=context,
         reverse=bool(reverse), return_states=bool(return_states), remat=bool(remat), truncate=truncate, h_mask=h_mask,
-        zoneout=zoneout, dtype=dtype,
+        zoneout=zoneout, dtype=dtype, strategy=strategy,
     )  # fmt: skip
 
 
@@ -125,7 +131,7 @@ def _check_noise(name: str, cell, h_mask, zoneout, like, time):
     checks.kind(name, "zoneout", zoneout, type(like))
     for field, value, wanted in zip(like._fields, zoneout, like, strict=True):
         argument = f"zoneout.{field}"
-        if value is not None and not is_zoned_out(cell, field, wanted):
+        if value is not None and not conform.is_free(cell, field, wanted):
             kind = type(cell).__name__
             raise ValueError(f"{name}: `{argument}` should be None, since a {kind} lets zoneout not act on it, got {value!r}.")
         if isinstance(value, float):
