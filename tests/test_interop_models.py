@@ -151,7 +151,8 @@ def test_what_is_left_over_on_either_side_is_listed_and_nothing_is_filled():
     before = bits(ours)
     message = (
         r"(?s)^load_torch: `source` should hold the arrays of the module.*bonus should be float32 \(3,\), got none.*"
-        r"heads.1.weight should not be there, got float32 \(3, 10\).*heads.0.weight should be float32 \(7, 10\), got float32 \(2, 10\)"
+        r"heads.1.weight should not be there, got float32 \(3, 10\).*"
+        r"heads.0.weight should be float32 \(7, 10\), got float32 \(2, 10\)"
     )
     for source in (theirs, theirs.state_dict()):
         with pytest.raises(ValueError, match=message):
