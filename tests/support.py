@@ -5,7 +5,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 quickly = {"xla_backend_optimization_level": 0}  # compiles in half the time
 jit = partial(jax.jit, compiler_options=quickly)

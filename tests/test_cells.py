@@ -1,6 +1,5 @@
 """Every registered cell: its step against its oracle, and the engine against its step."""
 
-import sys
 from functools import partial
 from typing import get_args
 

@@ -134,12 +134,13 @@ STORED = {
     "LiGRU": (4, 1),
     "SLSTM": (12, 4),
 }
-"""For gated cells: how many floats and how many bits of every entry of a step the forward loop of training gives out, outputs included."""
+"""For gated cells: how many floats and how many bits of every entry of a step the forward loop of training gives out,
+outputs included."""
 
 
 @pytest.mark.parametrize("name", GATED)
 def test_what_the_backward_pass_stores(name):
-    """The gates and the states, each once; nothing in the dtype of pre-activations comes on top, whatever JAX calls its primitives."""
+    """The gates and the states, each once; nothing in the dtype of pre-activations on top, whatever JAX calls its primitives."""
     cell = CELLS[name]()
     loop = innermost_loops(gradient_of(cell, *abstract(cell)))[0]
     stacked = [v.aval for v in loop.outvars[loop.params["num_carry"] :]]

@@ -550,7 +550,7 @@ def test_what_onnx_lacks_is_refused_by_name():
         to_onnx(make_module(jaxrnn.GRUCell(), 2, 3, bidirectional=True, merge="sum"))
     with pytest.raises(ValueError, match=r"`skip_connections` should be False.*got True"):
         to_onnx(make_module(jaxrnn.GRUCell(), 2, 3, 2, skip_connections=True))
-    with pytest.raises(TypeError, match=r"`module` should be a jaxrnn.Recurrent or .* got Linear"):
+    with pytest.raises(TypeError, match=r"`module` should be a jaxrnn.RNN, .* or a model of jaxrnn.models, got Linear"):
         to_onnx(nnx.Linear(2, 3, rngs=nnx.Rngs(0)))
 
 

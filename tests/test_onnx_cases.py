@@ -123,7 +123,8 @@ STATES = {
 }
 SMALL = {
     "one": sizes(1), "two": sizes(2), "zero": sizes(0), "four": sizes(HIDDEN), "at": np.int64(1), "three": sizes(1, 1, 1),
-    "three_long": sizes(3), "minus": sizes(-1), "row": ROW, "half": np.float32(0.5), "width": sizes(INPUT), "square": random(INPUT, INPUT),
+    "three_long": sizes(3), "minus": sizes(-1), "row": ROW, "half": np.float32(0.5),
+    "width": sizes(INPUT), "square": random(INPUT, INPUT),
 }  # fmt: skip
 
 
@@ -148,8 +149,10 @@ def test_an_initial_state_that_depends_on_sizes_is_the_modules(batch, state):
         ([node("Mystery", "row", "h", domain="elsewhere")], r"elsewhere::Mystery is not evaluated here"),
         ([node("RandomNormal", "", "h", shape=[1, 1, HIDDEN])], r"RandomNormal: it draws at random"),
         ([node("RandomNormalLike", "x", "h")], r"RandomNormalLike: it draws at random"),
-        ([node("Mystery", "x", "m", domain="elsewhere"), node("Shape", "m", "s"), node("Expand", "row s", "h")], r"axes of what it reads"),
-        ([node("Shape", "x", "s"), node("Cast", "s", "f", to=1), node("Expand", "f one", "g"), node("Mul", "row g", "h")], r"depends on the sizes"),
+        ([node("Mystery", "x", "m", domain="elsewhere"), node("Shape", "m", "s"),
+             node("Expand", "row s", "h")], r"axes of what it reads"),
+        ([node("Shape", "x", "s"), node("Cast", "s", "f", to=1),
+             node("Expand", "f one", "g"), node("Mul", "row g", "h")], r"depends on the sizes"),
         ([node("Expand", "row nowhere", "h")], r"'nowhere' is neither an input of the graph nor computed in it"),
     ],
 )  # fmt: skip
@@ -202,9 +205,12 @@ IDENTITIES = {
     "Transpose, Reshape": ([node("Transpose", "a", "t", perm=[0, 2, 1, 3]), node("Reshape", "t keep", "y")], 2),
     "Reshape alone, one direction": ([node("Reshape", "a keep3", "y")], 1),
     "Split, Concat": ([*SIDES, node("Concat", "g s", "y", axis=2)], 2),
-    "Identity, Dropout, Cast": ([node("Squeeze", "a one", "p"), node("Identity", "p", "q"), node("Dropout", "q", "r"), node("Cast", "r", "y", to=1)], 1),
-    "there and back": ([node("Squeeze", "a one", "p"), node("Shape", "p", "s"), node("Reshape", "p rows", "q"), node("Reshape", "q s", "y")], 1),
-    "two swaps": ([node("Squeeze", "a one", "p"), node("Transpose", "p", "q", perm=[1, 0, 2]), node("Transpose", "q", "y", perm=[1, 0, 2])], 1),
+    "Identity, Dropout, Cast": ([node("Squeeze", "a one", "p"), node("Identity", "p", "q"),
+         node("Dropout", "q", "r"), node("Cast", "r", "y", to=1)], 1),
+    "there and back": ([node("Squeeze", "a one", "p"), node("Shape", "p", "s"),
+         node("Reshape", "p rows", "q"), node("Reshape", "q s", "y")], 1),
+    "two swaps": ([node("Squeeze", "a one", "p"), node("Transpose", "p", "q", perm=[1, 0, 2]),
+         node("Transpose", "q", "y", perm=[1, 0, 2])], 1),
 }  # fmt: skip
 
 
@@ -222,10 +228,12 @@ def test_nodes_with_the_identity_between_them_are_a_stack(case):
 
 
 OTHERS = {
-    "all rows as one sequence": ([node("Squeeze", "a one", "p"), node("Reshape", "p flat", "y")], 1, r"Squeeze, Reshape to \(-1, 1, 4\)"),
+    "all rows as one sequence": ([node("Squeeze", "a one", "p"),
+         node("Reshape", "p flat", "y")], 1, r"Squeeze, Reshape to \(-1, 1, 4\)"),
     "directions exchanged": ([*SIDES, node("Concat", "s g", "y", axis=2)], 2, "Split, Squeeze, Concat"),
     "one direction of two, twice": ([*SIDES, node("Concat", "g g", "y", axis=2)], 2, "Split, Squeeze, Concat"),
-    "time and batch exchanged": ([node("Squeeze", "a one", "p"), node("Transpose", "p", "y", perm=[1, 0, 2])], 1, r"Transpose \(1, 0, 2\)"),
+    "time and batch exchanged": ([node("Squeeze", "a one", "p"),
+         node("Transpose", "p", "y", perm=[1, 0, 2])], 1, r"Transpose \(1, 0, 2\)"),
     "directions not joined": ([node("Reshape", "a keep", "y")], 2, r"Reshape to \(0, 0, -1\)"),
     "a relu": ([node("Squeeze", "a one", "p"), node("Relu", "p", "y")], 1, "Squeeze, Relu"),
     "the last step first": ([node("Squeeze", "a one", "p"), node("Slice", "p minus lowest zero minus", "y")], 1, "Squeeze, Slice"),
@@ -272,7 +280,7 @@ def test_two_nodes_are_a_stack_only_with_the_same_lengths(first, second, same):
         node("Shape", "x", "t", start=0, end=1), node("Shape", "x", "k", start=1, end=2), node("Expand", "t k", "f"),
         node("Cast", "f", "full", to=TensorProto.INT32),
     ]  # fmt: skip
-    lens = {name: (("b",), np.int32) for name in "nm"}
+    lens = dict.fromkeys("nm", (("b",), np.int32))
     made = two_layers(
         [node("Squeeze", "a one", "y")], lengths=(first, second), inputs=lens, constants={"ones": np.ones(1, np.int32)}
     )

@@ -1,5 +1,7 @@
 """What an ONNX file claims is checked before it is believed or computed; quantised weights; what is named where nothing fits."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -86,7 +88,7 @@ def test_a_long_row_of_nodes_ends(count):
     """Each value is computed once, and without recursion: of v + v, and of what changes nothing."""
     doubled = [node("Add", f"{'w' if k == 0 else f'v{k}'} {'w' if k == 0 else f'v{k}'}", f"v{k + 1}") for k in range(30)]
     names = [*(f"v{k}" for k in range(30, 30 + count)), "a.W"]
-    model, w = computed([*doubled, *(node("Identity", a, b) for a, b in zip(names, names[1:], strict=False))])
+    model, w = computed([*doubled, *(node("Identity", a, b) for a, b in pairwise(names))])
     np.testing.assert_allclose(from_onnx(model).params[0][0].w_ih[...][:, 1].T, 2.0**30 * w[0, :HIDDEN])
 
 
@@ -103,7 +105,8 @@ def test_a_cycle_is_named():
         ([node("Tile", "w huge", "b"), node("ReduceSum", "b", "a.W")], "Tile: it takes more memory"),
         ([node("Expand", "w huge", "b"), node("ReduceSum", "b", "a.W")], "Expand: "),
         ([node("Range", "at huge1 at", "b"), node("Cast", "b", "a.W", to=1)], "Range: it takes more memory"),
-        ([node("Reshape", "w long", "b"), node("Reshape", "w wide", "c"), node("MatMul", "b c", "a.W")], "MatMul: it takes more memory|too much"),
+        ([node("Reshape", "w long", "b"), node("Reshape", "w wide", "c"), node("MatMul", "b c", "a.W")],
+         "MatMul: it takes more memory|too much"),
         ([node("Add", "w nowhere", "a.W")], "'nowhere' is neither an input of the graph nor computed in it"),
         ([node("Mystery", "w", "a.W")], "Mystery is not evaluated here"),
     ],

@@ -17,7 +17,7 @@ from jaxrnn.interop import from_onnx, onnx_node, onnx_nodes, to_onnx
 onnx = pytest.importorskip("onnx")
 
 from flax import nnx  # noqa: E402
-from onnx import TensorProto, helper  # noqa: E402
+from onnx import helper  # noqa: E402
 from test_onnx_random import Maker  # noqa: E402
 
 HUGE = [2**31 - 1, 2**31, 2**62, -1, -(2**63), 2**63 - 1, 10**6, 0]
@@ -107,7 +107,7 @@ def check(path: Path, *, call=from_onnx) -> str:
         kind = "read"
     except (ValueError, TypeError, OSError) as error:
         kind, text = "refused", str(error)
-        assert str(path) in text and len(text) < 20_000, text  # noqa: PT017
+        assert str(path) in text and len(text) < 20_000, text
     assert time.process_time() - begin < 5
     return kind
 

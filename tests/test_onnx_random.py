@@ -426,7 +426,8 @@ def try_graph(seed, *, mutated=False, compiled=None):
     try:
         module = from_onnx(model)
     except ValueError as error:
-        assert not maker.right, f"seed {seed}: {error}"
+        if maker.right:
+            raise AssertionError(f"seed {seed}: {error}") from error
         return "refused", str(error)
     for rows in ROWS:
         fed = maker.feeds(rows)

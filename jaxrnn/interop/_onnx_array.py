@@ -136,7 +136,7 @@ def fresh_shape(name: str, rank: int) -> tuple[Length, ...]:
 # Moves -------------------------------------------------------------------------------------------------------------------
 
 
-def _like(array: Array, base: np.ndarray, opens) -> Array:
+def like(array: Array, base: np.ndarray, opens) -> Array:
     """From the simple form: the axes that are not open are closed."""
     axes = [(Atom(n),) if atoms is None else atoms for n, atoms in zip(base.shape, opens, strict=True)]
     return made(base, axes, array.source, array.dtype)
@@ -240,12 +240,12 @@ def take(array: Array, axis: int, index) -> Array:
     if opens[axis] is not None:
         raise Unreadable(f"it takes entries of axis {axis}, whose size is open")
     if isinstance(index, slice):
-        return _like(array, base[(slice(None),) * axis + (index,)], opens)
+        return like(array, base[(slice(None),) * axis + (index,)], opens)
     n = base.shape[axis]
     if index.size and not (-n <= index.min() and index.max() < n):
         raise Unreadable(f"it takes entries beyond the {n} of axis {axis}")
     entries = np.asarray(np.take(base, index % max(n, 1), axis))
-    return _like(array, entries, [*opens[:axis], *[None] * index.ndim, *opens[axis + 1 :]])
+    return like(array, entries, [*opens[:axis], *[None] * index.ndim, *opens[axis + 1 :]])
 
 
 def concatenate(arrays: list[Array], axis: int) -> Array:
@@ -262,45 +262,8 @@ def concatenate(arrays: list[Array], axis: int) -> Array:
         bases = [base.astype(object) for base in bases]
     elif len({base.dtype for base in bases}) > 1:
         raise Unreadable("it joins arrays of several dtypes")
-    return _like(first, np.concatenate(bases, axis), forms[0][1])
+    return like(first, np.concatenate(bases, axis), forms[0][1])
 
 
 def _without(items, k: int) -> list:
     return [*items[:k], *items[k + 1 :]]
-
-
-# Constants -----------------------------------------------------------------------------------------------------------------
-
-
-def combine(function, arrays: list[Array]) -> Array:
-    """A function of the entries of constants, one by one, their axes broadcast."""
-    rank = max(len(a.axes) for a in arrays)
-    forms = [unsqueeze(a, list(range(rank - len(a.axes)))).simple() for a in arrays]
-    opens: list[tuple[Atom, ...] | None] = []
-    for k in range(rank):
-        wide = [base.shape[k] for base, atoms in forms if atoms[k] is None and base.shape[k] != 1]
-        given = [atoms[k] for _, atoms in forms if atoms[k] is not None]
-        if not wide and any(atoms != given[0] for atoms in given):
-            raise Unreadable("it broadcasts axes whose sizes are open")
-        opens.append(given[0] if given and not wide else None)
-    base = np.asarray(function(*(base for base, _ in forms)))
-    return _like(Array(base, (), None, base.dtype), base, opens)
-
-
-def expand(array: Array, target: list[Length]) -> Array:
-    """Broadcast to a shape and an array together; what is fed may only stay as it is."""
-    rank = max(len(target), len(array.axes))
-    array, target = unsqueeze(array, list(range(rank - len(array.axes)))), [1] * (rank - len(target)) + list(target)
-    same = [n == 1 or n == own for n, own in zip(target, array.shape, strict=True)]
-    if all(same):
-        return array
-    if not array.constant:
-        raise Unreadable("it repeats what the graph is fed")
-    base, opens = array.simple()
-    lengths = list(base.shape)
-    for k, (n, own) in enumerate(zip(target, array.shape, strict=True)):
-        if own == 1:
-            lengths[k], opens[k] = (1, (Atom(n, True),)) if isinstance(n, Size) else (n, None)
-        elif not same[k] and (isinstance(own, Size) or isinstance(n, int)):
-            raise Unreadable(f"{list(array.shape)} as {target} is not known to fit")
-    return _like(array, np.broadcast_to(base, lengths), opens)

@@ -193,7 +193,8 @@ def _inferred(onnx, model):
             _keep(onnx, graph, node.attribute[0].t, node.output[0])
         else:
             graph.node.add().CopyFrom(node)
-    for data in (True, False):
+    ranges = any(node.op_type == "Range" for node in _nodes(model.graph.node))  # onnx would write out each number of one
+    for data in (False,) if ranges else (True, False):
         try:
             return onnx.shape_inference.infer_shapes(bare, data_prop=data).graph
         except (onnx.shape_inference.InferenceError, RuntimeError, ValueError, TypeError):

@@ -146,7 +146,7 @@ class Graph:
         values = {read: self.values[read] for read in reads}
         names = [n for n in node.output if n]
         given: list[Value | None] = [self.values[self.find(scope, n)] if n else None for n in node.input]
-        fed = any(_fed(value) for value in values.values())
+        fed = any(is_fed(value) for value in values.values())
         recurrent = is_recurrent(node)
         try:
             if recurrent:
@@ -248,7 +248,7 @@ def is_recurrent(node) -> bool:
     return node.op_type in INPUTS and node.domain in DOMAINS.get(node.op_type, ("", "ai.onnx"))
 
 
-def _fed(value: Value) -> bool:
+def is_fed(value: Value) -> bool:
     return isinstance(value, Source) or (isinstance(value, Array) and not value.constant)
 
 

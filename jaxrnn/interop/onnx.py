@@ -10,7 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxrnn.interop import _files, _modules, _onnx_chain, _onnx_find, _onnx_node, _onnx_quantised, _onnx_write
+from jaxrnn.interop import _files, _modules, _onnx_find, _onnx_node, _onnx_quantised, _onnx_write
+from jaxrnn.interop import _onnx_chain as _chain
+from jaxrnn.interop import _onnx_fed as _fed
+from jaxrnn.interop import _onnx_words as _words
 from jaxrnn.interop._onnx_find import Found, OnnxNodeInfo
 from jaxrnn.interop._onnx_node import OnnxNode
 from jaxrnn.nnx import Recurrent
@@ -45,7 +48,7 @@ def onnx_nodes(source: Any, *, weights: dict[str, Any] | None = None) -> tuple[O
         LSTM(5, 5, batch_first=False)
     """
     with _naming("onnx_nodes", source):
-        stacks = _onnx_chain.stacks(found := _onnx_find.find("onnx_nodes", source, weights))
+        stacks = _chain.stacks(found := _onnx_find.find("onnx_nodes", source, weights))
         places = {node: (tuple(n.name for n in stack), k) for stack in stacks for k, node in enumerate(stack)}
         return tuple(node.info(*places.get(node, ((node.name,), 0))) for node in found)
 
@@ -71,7 +74,7 @@ def onnx_node(source: Any, node: str | OnnxNodeInfo | None = None, *, weights: d
     with _naming("onnx_node", source):
         found = _onnx_find.find("onnx_node", source, weights)
         if node is None and len(found) > 1:
-            raise _onnx_chain.refusal("onnx_node", found, "None")
+            raise _words.refusal("onnx_node", found, "None")
         return _read("onnx_node", found[0] if node is None else _onnx_find.pick("onnx_node", found, node))
 
 
@@ -121,9 +124,9 @@ def from_onnx(
         read = [_read("from_onnx", layer) for layer in layers]
         for layer in read:
             _check_layer(layer, read[0])
-        _onnx_chain.check_fed("from_onnx", layers, named=node is not None)
+        _fed.check_fed("from_onnx", layers, named=node is not None)
         kept = _files.stored_options("from_onnx", layers[0].graph.metadata)
-        kept["batch_first"] = _onnx_chain.batch_first("from_onnx", layers) if batch_first is None else batch_first
+        kept["batch_first"] = _chain.batch_first("from_onnx", layers) if batch_first is None else batch_first
         if any(layer.initial is not None for layer in read):
             options = {"learn_initial_state": True} | options
         module = _modules.build("from_onnx", read[0].cells[0], [layer.params for layer in read], **kept | options)
@@ -179,17 +182,17 @@ def _layers(caller: str, found: list[Found], node: Any) -> list[Found]:
     if node is None:
         if len(found) == 1:
             return found
-        stacks = _onnx_chain.stacks(found)
+        stacks = _chain.stacks(found)
         if len(stacks) != 1 or len(stacks[0]) != len(found):
-            raise _onnx_chain.refusal(caller, found, "None")
+            raise _words.refusal(caller, found, "None")
         return stacks[0]
     if not isinstance(node, list | tuple):
         return [_onnx_find.pick(caller, found, node)]
     layers = [_onnx_find.pick(caller, found, name) for name in node]
     if not layers:
         raise ValueError(f"{caller}: `node` should name one node at least, got {node}.")
-    if any(_onnx_chain.apart(a, b) for a, b in pairwise(layers)):
-        raise _onnx_chain.refusal(caller, layers, repr([layer.name for layer in layers]))
+    if any(_chain.apart(a, b) for a, b in pairwise(layers)):
+        raise _words.refusal(caller, layers, repr([layer.name for layer in layers]))
     return layers
 
 
