@@ -83,6 +83,7 @@ class OnnxLSTMCell(GatedCell):
     coupled: bool = False
     peepholes: bool = False
 
+    axes: ClassVar = GatedCell.axes | {"p": (None, "hidden")}
     gates: ClassVar = ("i", "f", "g", "o")
     State: ClassVar = LSTMState
 
