@@ -573,7 +573,7 @@ def test_a_gated_cell_with_complex_weights_runs_by_jaxs_own_derivative(x64):
 
     cell = Complex()
     params, xs = setting(cell)
-    params = jax.tree.map(lambda a: a + 0.3j * a[::-1], params)
+    params = jax.tree.map(lambda a: jax.lax.complex(a, 0.3 * a[::-1]), params)
     state, want = cell.initial_state(params, xs[0]), []
     for x in xs:
         state, y = cell.step(params, state, x)

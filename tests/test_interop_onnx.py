@@ -311,10 +311,10 @@ def test_weights_that_cannot_be_had_are_asked_for(tmp_path):
         from_onnx(apart)
     whole = (tmp_path / "data").read_bytes()
     (tmp_path / "data").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"`source` should be a whole ONNX file, got .*m: "):
+    with pytest.raises(ValueError, match=r"(?s)in another file, which is not opened here.*The file is .*m\.$"):
         from_onnx(tmp_path / "m")
     (tmp_path / "data").unlink()
-    with pytest.raises(ValueError, match=r"`source` should be a whole ONNX file, got .*m: "):
+    with pytest.raises(ValueError, match="in another file, which is not opened here"):
         from_onnx(tmp_path / "m")
 
 

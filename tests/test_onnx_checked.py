@@ -161,11 +161,14 @@ def test_a_quantised_lstm_is_read_with_its_weights_as_floats(kind, per_channel, 
         [layer("LSTM", "a", "x", "n", "h", "c", direction="bidirectional")], weights("LSTM", "a", INPUT, 2), ["a", "a_h"], fed
     )
     onnx.save(plain, tmp_path / "plain.onnx")
-    quantize_dynamic(tmp_path / "plain.onnx", tmp_path / "m.onnx", weight_type=getattr(QuantType, kind), per_channel=per_channel)
+    # Weights of seven bits: products of eight overflow onnxruntime's 16 bits on CPUs without VNNI.
+    options = {"weight_type": getattr(QuantType, kind), "per_channel": per_channel, "reduce_range": True}
+    quantize_dynamic(tmp_path / "plain.onnx", tmp_path / "m.onnx", **options)
     (info,) = onnx_nodes(tmp_path / "m.onnx")
     assert (info.op, info.input_size, info.hidden_size) == ("DynamicQuantizeLSTM", INPUT, HIDDEN)
-    x, n = random(TIME, BATCH, INPUT), np.array([5, 2], np.int32)
-    h, c = random(2, BATCH, HIDDEN), random(2, BATCH, HIDDEN)
+    # Eight bits of what is fed are about this precise where it is of the size of a recurrent layer's outputs.
+    x, n = random(TIME, BATCH, INPUT) / 4, np.array([5, 2], np.int32)
+    h, c = random(2, BATCH, HIDDEN) / 4, random(2, BATCH, HIDDEN) / 4
     want = run_onnxruntime(onnx.load(tmp_path / "m.onnx"), {"x": x, "n": n, "h": h, "c": c})
     got = run_node(onnx_node(tmp_path / "m.onnx"), {"X": x, "sequence_lens": n, "initial_h": h, "initial_c": c})
     np.testing.assert_allclose(got[0], want[0], rtol=0, atol=1e-2)
@@ -241,8 +244,8 @@ UNROLLED = [n for k in range(3) for n in (node("MatMul", f"h{k} r", f"m{k}"), no
 @pytest.mark.parametrize(
     ("nodes", "words"),
     [
-        ([], "got none; it holds no nodes at all"),
-        ([node("Relu", "x", "a")], "got none; it holds Relu"),
+        ([], "it holds no nodes at all"),
+        ([node("Relu", "x", "a")], "it holds Relu"),
         ([node("Attention", "x w b", "a", domain="com.microsoft")], "com.microsoft::Attention, which other runtimes define"),
         ([node("LSTM", "x w r", "a", domain="custom")], "custom::LSTM, which other runtimes define"),
         ([node("Scan", "x", "a", body=body(), num_scan_inputs=1)], "its Scan computes the steps itself, from MatMul, Tanh"),

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxrnn._arrays import broadcast_like, cast, computing_dtype, is_differentiable, is_real, lay_beside, same_varying_axes
+from jaxrnn._arrays import broadcast_like, cast, computing_dtype, is_differentiable, is_real, lay_beside, same_varying_axes, select
 from jaxrnn.checks import is_symbolic
 from jaxrnn.engine import strategies
 from jaxrnn.engine.outside import read_from_outside
