@@ -14,7 +14,7 @@ from jaxrnn.engine.problem import Semantics, Steps, Weights
 from jaxrnn.engine.residuals import Linear, gate_values, join, partition
 from jaxrnn.engine.segments import over_segments, scan, scan_in_place
 from jaxrnn.engine.transition import after, before, output, zero_invalid
-from jaxrnn.engine.tuning import Tuning
+from jaxrnn.engine.tuning import Tuning, one_stream
 
 
 def refuses(what: Semantics, weights: Weights, state, platform: str) -> str | None:
@@ -98,8 +98,7 @@ def _run_jvp(what: Semantics, tuned: Tuning, additive: tuple, primals, tangents)
 
         return join(new, others), store
 
-    # One stream pays for cells like the LSTM, not for the GRU: see `tuning`.
-    layout = Layout(additive, tuned.small_projection, one_stream=tuned.small_projection and all(additive))
+    layout = Layout(additive, tuned.small_projection, one_stream=one_stream(tuned, additive))
     final, (out, (h, linear)) = _forward(what, tuned, layout, advance, weights, state, steps)
     if outputs_are_states:
         first, others = state.h[None], (out[0][1:] if what.reverse else out[0][:-1])
