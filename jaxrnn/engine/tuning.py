@@ -70,8 +70,8 @@ def tune(platform: str, time, step_bytes, truncate: int | None) -> Tuning:
 def one_stream(tuned: Tuning, additive_gates: tuple[bool, ...]) -> bool:
     """Whether a step that stores its gates reads the projected input of all of them as one array.
 
-    Training then takes 0.83 to 0.91 of the time for an LSTM at (T, B, I, H) = (100, 1, 32, 64) and (20, 8, 32, 50). For a GRU, which
-    is not additive in all gates, it did not pay, and under `vmap` it cost 45 %.
+    Training then takes 0.83 to 0.91 of the time for an LSTM at (T, B, I, H) = (100, 1, 32, 64) and (20, 8, 32, 50). For a GRU,
+    which is not additive in all gates, it did not pay, and under `vmap` it cost 45 %.
     """
     return tuned.small_projection and all(additive_gates)
 
