@@ -1,6 +1,7 @@
 """The engine's structure: what its loops hold, what it compiles, what it lowers to, and who may do what in the package."""
 
 import ast
+from collections import deque
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -335,8 +336,8 @@ def test_a_second_call_compiles_nothing():
 
 
 def counting_cell():
-    """A cell, and a list that grows when its `update` is traced."""
-    traces = []
+    """A cell, and a queue that grows when its `update` is traced; what a list holds would count as read by the cell."""
+    traces = deque()
 
     class Counted(CELLS["GRU"]):
         def update(self, state, x_gates, h_gates):
