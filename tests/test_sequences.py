@@ -360,11 +360,12 @@ def steps_by_hand(cell, params, xs, initial, mask, reset, reverse):
 
     def body(state, now):
         x, valid, restart = now
-        before = jax.tree.map(lambda a, b: select(restart, a, b), initial, state)
+        before = jax.tree.map(lambda a, b: select(restart, a, b), start, state)
         after, y = cell.step(params, before, select(valid, x, jnp.zeros_like(x)))
         return jax.tree.map(lambda a, b: select(valid, a, b), after, state), select(valid, y, jnp.zeros_like(y))
 
-    start = jax.tree.map(lambda a, b: jnp.broadcast_to(a, b.shape), initial, cell.initial_state(params, xs[0]))
+    own = cell.initial_state(params, xs[0])  # of the fields that are not learned
+    start = type(own)(*(b if a is None else jnp.broadcast_to(a, b.shape) for a, b in zip(initial, own, strict=True)))
     return jax.lax.scan(body, start, (xs, jnp.asarray(mask), jnp.asarray(restart)), reverse=reverse)
 
 
