@@ -500,7 +500,7 @@ def test_unroll_names_a_cell_and_parameters_and_noise_that_do_not_fit(params):
     unhashable = jaxrnn.initializers.PerGate(jax.nn.initializers.zeros, [("f", jax.nn.initializers.ones)])
     text = (
         "unroll: `cell` should be hashable, and each of its fields: unhashable type: 'list'.\n"
-        "Arrays belong into the parameters that `init` makes."
+        "Arrays belong in the parameters that `init` makes."
     )
     refuses(TypeError, text, jaxrnn.unroll, jaxrnn.LSTMCell(b_ih_init=unhashable), params, XS)
     text = "unroll: `params` should have 3 gates for a GRUCell (r, z, n), got 4."

@@ -26,7 +26,7 @@ def check_hashable(name: str, cell):
     try:
         hash(cell)
     except TypeError as error:
-        hint = "\nArrays belong into the parameters that `init` makes."
+        hint = "\nArrays belong in the parameters that `init` makes."
         raise TypeError(f"{name}: `cell` should be hashable, and each of its fields: {error}.{hint}") from None
 
 
