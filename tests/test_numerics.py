@@ -150,7 +150,7 @@ def test_every_product_of_small_floats_adds_up_in_float32(dtype):
 
         found = list(equations(jax.make_jaxpr(jax.grad(total, (0, 1)))(params, xs).jaxpr))
         products = [eqn for eqn in found if eqn.primitive.name in ("dot_general", "conv_general_dilated")]
-        assert len(products) >= 4, name
+        assert len(products) >= 3, name  # the input's, and the two of its gradient
         assert {v.aval.dtype for eqn in products for v in eqn.outvars} == {jnp.dtype(jnp.float32)}, name
 
 

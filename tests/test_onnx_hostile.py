@@ -198,10 +198,20 @@ def claimed(op, *shape) -> bytes:
     return model.SerializeToString()
 
 
-def grown() -> bytes:
+def ranged() -> bytes:
+    """A Range of 2^40 numbers, which the shape of the weights is said to come from."""
+    model = flat_model()
+    for name, number in {"from": 0, "to": 2**40, "by": 1}.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(number), name))
+    model.graph.node.insert(0, helper.make_node("Range", ["from", "to", "by"], ["r"]))
+    model.graph.node.insert(1, helper.make_node("ConstantOfShape", ["r"], ["W"]))
+    return model.SerializeToString()
+
+
+def grown(first=(1000,), dtype=np.float32) -> bytes:
     """Each node makes its value twice as long."""
     model = flat_model()
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(1000, np.float32), "v0"))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(first, dtype), "v0"))
     for k in range(40):
         model.graph.node.append(helper.make_node("Concat", [f"v{k}", f"v{k}"], [f"v{k + 1}"], axis=0))
     model.graph.node.append(helper.make_node("Identity", ["v40"], ["W"]))
@@ -224,6 +234,8 @@ HOSTILE = {
     "Tile of 16 GiB": lambda: claimed("Tile", 2**16, 2**16, 1),
     "Expand of 2^60 entries": lambda: claimed("Expand", 2**30, 6, 2**30),
     "twice as long, 40 times": grown,
+    "sizes twice as many, 40 times": lambda: grown((4,), np.int64),
+    "Range of 2^40 numbers": ranged,
     "a size of 2^60": lambda: claimed("ConstantOfShape", 2**60),
 }
 
@@ -254,7 +266,8 @@ def test_nothing_beside_the_file_is_opened(tmp_path, monkeypatch):
     """Weights in another file are refused with what to pass; of a model in memory too, wherever the process runs."""
     monkeypatch.chdir(tmp_path)
     model = to_onnx(jaxrnn.GRU(2, 3, rngs=nnx.Rngs(0)))
-    onnx.save(model, "m.onnx", save_as_external_data=True, location="data", size_threshold=0)
+    kept = onnx.ModelProto.FromString(model.SerializeToString())  # the model that is saved so loses its data
+    onnx.save(kept, "m.onnx", save_as_external_data=True, location="data", size_threshold=0)
     with pytest.raises(
         ValueError, match=r"(?s)data are in another file, which is not opened here; onnx.load\(path\).*The file is m.onnx"
     ):

@@ -14,7 +14,7 @@ from jaxrnn.interop._onnx_sizes import Unreadable
 OLDEST = 7
 SPARE = 64 << 20  # bytes beside those in proportion to the file
 MESSAGE, TEXT, WHOLE = 160, 24, 16  # bytes in memory: of a message, of a text, for each byte of packed whole numbers
-MOST_FIELDS = 2_000_000
+MOST_FIELDS = 500_000
 SMALL = 1024  # bytes: constants from here on hold weights, not sizes
 
 
@@ -100,6 +100,8 @@ def _scan(onnx, data: bytes):
             key, at = _varint(data, at)
             inside, cost = kinds.get(key >> 3, (None, 0))
             wire = key & 7
+            if key >> 3 == 0:
+                raise Unreadable("a field has number 0")
             if wire == 0:
                 _, at = _varint(data, at)
             elif wire in (1, 5):
@@ -174,7 +176,7 @@ def bodies(node) -> list[Any]:
 
 
 def _inferred(onnx, model):
-    """The graph without weights and without what it claims of its own values, with the sizes that follow from its inputs."""
+    """The graph without weights and without what it claims of its own values, with the sizes that follow from those of its inputs."""
     bare = onnx.ModelProto(ir_version=model.ir_version or onnx.IR_VERSION)
     bare.opset_import.extend(model.opset_import)
     graph, constants = bare.graph, {tensor.name for tensor in model.graph.initializer}
@@ -193,12 +195,10 @@ def _inferred(onnx, model):
             _keep(onnx, graph, node.attribute[0].t, node.output[0])
         else:
             graph.node.add().CopyFrom(node)
-    ranges = any(node.op_type == "Range" for node in _nodes(model.graph.node))  # onnx would write out each number of one
-    for data in (False,) if ranges else (True, False):
-        try:
-            return onnx.shape_inference.infer_shapes(bare, data_prop=data).graph
-        except (onnx.shape_inference.InferenceError, RuntimeError, ValueError, TypeError):
-            continue
+    try:  # without values: onnx would write out each number of a Range, and of what is joined again and again
+        return onnx.shape_inference.infer_shapes(bare, data_prop=False).graph
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError, TypeError):
+        pass
     return graph
 
 
