@@ -4,9 +4,9 @@ from jaxrnn import cells, initializers, linen, models
 from jaxrnn.cells import *  # noqa: F403
 from jaxrnn.cells import CELLS as CELLS
 from jaxrnn.cells import __all__ as _cells
-from jaxrnn.engine import unroll
+from jaxrnn.engine import linear_scan, unroll
 from jaxrnn.nnx import GRU, LSTM, RNN, Recurrent
 from jaxrnn.stack import Stack
 
 __version__ = "0.2.0"
-__all__ = ["GRU", "LSTM", "RNN", "Recurrent", "Stack", "cells", "initializers", "linen", "models", "unroll", *_cells]
+__all__ = ["GRU", "LSTM", "RNN", "Recurrent", "Stack", "cells", "initializers", "linear_scan", "linen", "models", "unroll", *_cells]

@@ -58,7 +58,8 @@ def _run_direction(stack, params, xs, state, key, **given):
         like = conform.state_like(stack.cell, params, jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype))
         drawn["h_mask"] = noise.h_mask(k_h, like, stack.recurrent_dropout)
         drawn["zoneout"] = noise.zoneout(k_zoneout, stack.cell, like, stack.zoneout, xs.shape[0])
-    params = params._replace(w_hh=noise.dropout(k_w, params.w_hh, stack.weight_dropout))
+    if stack.weight_dropout:
+        params = params._replace(w_hh=noise.dropout(k_w, params.w_hh, stack.weight_dropout))
     options = {"remat": stack.remat, "truncate": stack.truncate, "dtype": stack.dtype}
     return unrolled(stack.cell, params, xs, state, **given, **drawn, **options)
 

@@ -162,7 +162,7 @@ class Stack:
 
         def start(cell_params):
             space = (1,) * (self.cell.event_ndim - 1)
-            own = self.cell.initial_state(cell_params, jnp.zeros((*space, cell_params.w_ih.shape[-3]), self.param_dtype))
+            own = self.cell.initial_state(cell_params, jnp.zeros((*space, self.cell.input_size(cell_params)), self.param_dtype))
             free = lambda name, field: conform.is_free(self.cell, name, field)
             one = lambda name, field: field[(0,) * len(space)].astype(self.param_dtype) if free(name, field) else None
             return type(own)(*map(one, own._fields, own))
@@ -171,7 +171,7 @@ class Stack:
 
     def states_like(self, params, batch: tuple, dtype):
         """The shapes and dtypes of states, `[layer][direction]`, for inputs with the batch axes (and those of space) `batch`."""
-        x = lambda p: jax.ShapeDtypeStruct((*batch, p.w_ih.shape[-3]), dtype)
+        x = lambda p: jax.ShapeDtypeStruct((*batch, self.cell.input_size(p)), dtype)
         return tuple(tuple(conform.state_like(self.cell, p, x(p)) for p in layer) for layer in params)
 
     def apply(

@@ -25,6 +25,13 @@ def check_options(name: str, s):
         checks.flag(name, argument, getattr(s, argument))
     for argument in ("dropout", "input_dropout", "recurrent_dropout", "zoneout", "weight_dropout"):
         checks.rate(name, argument, getattr(s, argument))
+    for argument in ("recurrent_dropout", "weight_dropout"):
+        if getattr(s, argument) > 0 and not s.cell.recurrent_product:
+            kind = type(s.cell).__name__
+            raise ValueError(
+                f"{name}: `{argument}` should be 0 for a {kind}, which has no product of state and weights for it to act on, got "
+                f"{getattr(s, argument)}.\nOptions that act here: dropout, input_dropout, zoneout."
+            )
     if s.dropout > 0 and s.num_layers == 1:
         warnings.warn(
             f"{name}: `dropout` acts between layers, so dropout={s.dropout} with num_layers=1 does nothing.",
@@ -63,7 +70,7 @@ def check_arrays(name: str, stack, params, states, initial, xs, batch: tuple = (
             where = f"[{layer}][{direction}]"
             conform.check_params(name, stack.cell, cell_params, f"params{where}")
             input_size = stack.layer_input_sizes[layer]
-            if cell_params.w_ih.shape[-3] != input_size:
+            if stack.cell.input_size(cell_params) != input_size:
                 came = cell_params.w_ih.shape
                 raise ValueError(
                     f"{name}: `params{where}.w_ih` should have input_size={input_size} third from the end, got {came}."

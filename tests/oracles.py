@@ -226,6 +226,67 @@ def slstm(x, state, p, forget_gate="sigmoid"):
     return {"h": sigmoid(o) * c / n, "c": c, "n": n, "m": new_m}
 
 
+def min_gru(x, state, p, candidate=lambda a: a):
+    """Feng et al., 2024, arXiv:2410.01201, section 3.1. Order z n."""
+    z = sigmoid(project(x, p["w_ih"], p["b_ih"], 0))
+    n = candidate(project(x, p["w_ih"], p["b_ih"], 1))
+    return {"h": (1 - z) * state["h"] + z * n}
+
+
+def min_lstm(x, state, p, candidate=lambda a: a):
+    """Feng et al., 2024, arXiv:2410.01201, section 3.2: both gates divided by their sum. Order f i n."""
+    f = sigmoid(project(x, p["w_ih"], p["b_ih"], 0))
+    i = sigmoid(project(x, p["w_ih"], p["b_ih"], 1))
+    n = candidate(project(x, p["w_ih"], p["b_ih"], 2))
+    return {"h": f / (f + i) * state["h"] + i / (f + i) * n}
+
+
+def positive(a):
+    """g of Feng et al., 2024, appendix B.3."""
+    return np.where(a >= 0, a + 0.5, sigmoid(a))
+
+
+def lru(x, state, p):
+    """Orvieto et al., 2023, arXiv:2303.06349, section 3 and appendix A, in complex numbers; they lie side by side in h."""
+    h = state["h"][..., 0::2] + 1j * state["h"][..., 1::2]
+    b = p["w_ih"][:, 0] + 1j * p["w_ih"][:, 1]
+    eigenvalue = np.exp(-np.exp(p["nu_log"]) + 1j * np.exp(p["theta_log"]))
+    h = eigenvalue * h + np.exp(p["gamma_log"]) * (x @ b)
+    return {"h": np.stack([h.real, h.imag], -1).reshape(*h.shape[:-1], -1)}
+
+
+def rg_lru(x, state, p, blocks=1):
+    """De et al., 2024, arXiv:2402.19427, section 2.4. Order r i."""
+    u = x if p.get("w_x") is None else x @ p["w_x"]
+    hidden = u.shape[-1]
+    rows = np.arange(hidden).reshape(blocks, -1)
+    whole = np.zeros((hidden, 2, hidden))  # the blocks, in the matrix whose diagonal they are
+    for n in range(blocks):
+        whole[np.ix_(rows[n], [0, 1], rows[n])] = p["w_ih"][:, :, rows[n]]
+    r = sigmoid(project(u, whole, p["b_ih"], 0))
+    i = sigmoid(project(u, whole, p["b_ih"], 1))
+    a = sigmoid(p["decay"]) ** (8 * r)
+    return {"h": a * state["h"] + np.sqrt(1 - a**2) * (i * u)}
+
+
+def para_gru(x, state, p):
+    """Danieli et al., 2025, arXiv:2510.21450, equations 3.1a and 3.3. Order z r n."""
+    h, a = state["h"], p["w_hh"]
+    z = sigmoid(a[0] * h + project(x, p["w_ih"], p["b_ih"], 0))
+    r = sigmoid(a[1] * h + project(x, p["w_ih"], p["b_ih"], 1))
+    n = np.tanh(a[2] * (h * r) + project(x, p["w_ih"], p["b_ih"], 2))
+    return {"h": (1 - z) * h + z * n}
+
+
+def para_lstm(x, state, p):
+    """Danieli et al., 2025, arXiv:2510.21450, equation 3.1b. Order f o g."""
+    h, c, a = state["h"], state["c"], p["w_hh"]
+    f = sigmoid(a[0] * h + p["p"][0] * c + project(x, p["w_ih"], p["b_ih"], 0))
+    c = f * c + (1 - f) * np.tanh(a[2] * h + project(x, p["w_ih"], p["b_ih"], 2))
+    o = sigmoid(a[1] * h + p["p"][1] * c + project(x, p["w_ih"], p["b_ih"], 1))
+    return {"h": o * np.tanh(c), "c": c}
+
+
 ORACLES = {
     "RNN": rnn,
     "LSTM": lstm,
@@ -244,4 +305,10 @@ ORACLES = {
     "SLSTM": slstm,
     "ConvGRU1D": conv_gru,
     "ConvGRU2D": conv_gru,
+    "MinGRU": min_gru,
+    "MinLSTM": min_lstm,
+    "LRU": lru,
+    "RGLRU": rg_lru,
+    "ParaGRU": para_gru,
+    "ParaLSTM": para_lstm,
 }

@@ -2,12 +2,16 @@
 
 from jaxrnn.cells.base import Cell, GatedCell, GateParams, Hidden, LSTMState, axis_names
 from jaxrnn.cells.conv import ConvGRU1DCell, ConvGRU2DCell, ConvLSTM1DCell, ConvLSTM2DCell
+from jaxrnn.cells.elementwise import DiagonalCell, LinearCell
 from jaxrnn.cells.gru import ChungGRUCell, GRUCell
 from jaxrnn.cells.layer_norm import LayerNormGRUCell, LayerNormLSTMCell
 from jaxrnn.cells.li_gru import LiGRUCell
+from jaxrnn.cells.lru import LRUCell, RGLRUCell
 from jaxrnn.cells.lstm import LSTMCell
 from jaxrnn.cells.lstm_variants import CoupledLSTMCell, PeepholeLSTMCell, ProjectedLSTMCell
+from jaxrnn.cells.min_gated import MinGRUCell, MinLSTMCell
 from jaxrnn.cells.minimal import IndRNNCell, MGUCell
+from jaxrnn.cells.para import ParaGRUCell, ParaLSTMCell
 from jaxrnn.cells.rnn import RNNCell
 from jaxrnn.cells.slstm import SLSTMCell, SLSTMState
 
@@ -29,7 +33,25 @@ CELLS: dict[str, type[Cell]] = {
     "SLSTM": SLSTMCell,
     "ConvGRU1D": ConvGRU1DCell,
     "ConvGRU2D": ConvGRU2DCell,
+    "MinGRU": MinGRUCell,
+    "MinLSTM": MinLSTMCell,
+    "LRU": LRUCell,
+    "RGLRU": RGLRUCell,
+    "ParaGRU": ParaGRUCell,
+    "ParaLSTM": ParaLSTMCell,
 }
 
 _cells = [c.__name__ for c in CELLS.values()]
-__all__ = ["CELLS", "Cell", "GateParams", "GatedCell", "Hidden", "LSTMState", "SLSTMState", "axis_names", *_cells]
+__all__ = [
+    "CELLS",
+    "Cell",
+    "DiagonalCell",
+    "GateParams",
+    "GatedCell",
+    "Hidden",
+    "LSTMState",
+    "LinearCell",
+    "SLSTMState",
+    "axis_names",
+    *_cells,
+]

@@ -111,6 +111,8 @@ class Cell:
     """How many of the last axes of `x` belong to one example at one step."""
     per_step: ClassVar[tuple[str, ...]] = ()
     """Names of further inputs of each step that are not projected: keyword arguments of `recur` and `update`."""
+    recurrent_product: ClassVar[bool] = True
+    """Whether weights act on the state, which recurrent and weight dropout can act on."""
     free_fields: ClassVar[tuple[str, ...] | None] = None
     """The fields of the state that mean something by themselves, so that zoneout may keep their values and a start be learned for
     them; None: all that are floating-point numbers."""
@@ -140,6 +142,10 @@ class Cell:
 
     def __repr__(self):
         return f"{type(self).__name__}({', '.join(non_default_fields(self))})"
+
+    def input_size(self, params) -> int:
+        """The width of the input `x`."""
+        return params.w_ih.shape[-3]
 
     def output_size(self, hidden_size: int) -> int:
         """The width of the output `h`."""
@@ -230,7 +236,7 @@ class Cell:
         checks.array(name, "x", x)
         if x.ndim < self.event_ndim:
             raise ValueError(f"{name}: `x` should have shape (*batch, {checks.event_axes(self.event_ndim)}), got {x.shape}.")
-        checks.last_axis(name, "x", x, params.w_ih.shape[-3], "the third axis from the end of `params.w_ih`")
+        checks.last_axis(name, "x", x, self.input_size(params), "as the axes of `params.w_ih` say")
         conform.check_state(name, "state", state, conform.state_like(self, params, x))
         wanted = (*self.per_step, *self.context)
         if set(further) != set(wanted):

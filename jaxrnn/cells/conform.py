@@ -47,9 +47,10 @@ def check_params(name: str, cell, params, argument: str = "params"):
         wanted = f"{len(cell.gates)} gates for a {kind} ({', '.join(cell.gates)})"
         raise ValueError(f"{name}: `{argument}` should have {wanted}, got {w_ih.shape[-2]}.")
     shapes = tuple(sorted((path.removeprefix(argument), leaf.shape) for path, leaf in _leaves(params, argument)))
-    misfit = _misfit(cell, shapes, jax.config.jax_enable_x64)
+    input_size = cell.input_size(params)
+    misfit = _misfit(cell, input_size, shapes, jax.config.jax_enable_x64)
     if misfit:
-        sizes = f"for a {kind} of input_size={w_ih.shape[-3]} and hidden_size={w_ih.shape[-1]} (the axes of `{argument}.w_ih`)"
+        sizes = f"for a {kind} of input_size={input_size} and hidden_size={w_ih.shape[-1]} (the axes of `{argument}.w_ih`)"
         path, wanted, came = misfit
         raise ValueError(
             f"{name}: `{argument}{path}` should {wanted} {sizes}, got {came}.\nAre they the parameters of another cell?"
@@ -66,16 +67,18 @@ def _leaves(params, path: str):
 
 
 @lru_cache(maxsize=1024)
-def _misfit(cell, shapes: tuple, x64: bool) -> tuple[str, str, str] | None:
+def _misfit(cell, input_size, shapes: tuple, x64: bool) -> tuple[str, str, str] | None:
     """The first parameter that is not as `cell.init` would make it: where, what it should, what came. None if all are."""
     found = dict(shapes)
     w_ih = found[".w_ih"]
-    if any(map(checks.is_symbolic, w_ih)):
+    if any(map(checks.is_symbolic, (input_size, *w_ih))):
         return None
     cell = copy(cell)
     for argument in ("w_ih_init", "w_hh_init", "b_ih_init", "b_hh_init"):  # the shapes are what counts, and are known without
         object.__setattr__(cell, argument, zeros)
-    init = lambda bias: jax.eval_shape(partial(cell.init, input_size=w_ih[-3], hidden_size=w_ih[-1], bias=bias), jax.random.key(0))
+    init = lambda bias: jax.eval_shape(
+        partial(cell.init, input_size=input_size, hidden_size=w_ih[-1], bias=bias), jax.random.key(0)
+    )
     wanted, least = ({path: leaf.shape for path, leaf in _leaves(init(bias), "")} for bias in (True, False))
     for path, shape in wanted.items():
         if path in found and found[path] != shape:

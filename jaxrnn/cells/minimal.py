@@ -1,23 +1,13 @@
 """Cells with fewer parts than a GRU."""
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 from jax.nn import relu, sigmoid
-from jaxtyping import Array, Float
 
-from jaxrnn.cells.base import Cell, Hidden, broadcast_like, contract, draw, split_gates
-
-
-class IndParams(NamedTuple):
-    """`GateParams` of units that see only themselves: `w_hh` has no axis to read from."""
-
-    w_ih: Float[Array, "input gates hidden"]
-    w_hh: Float[Array, "gates hidden"]
-    b_ih: Float[Array, "gates hidden"] | None
-    b_hh: None
+from jaxrnn.cells.base import Cell, Hidden, broadcast_like, contract, split_gates
+from jaxrnn.cells.elementwise import DiagonalCell
 
 
 @dataclass(frozen=True)
@@ -44,7 +34,7 @@ class MGUCell(Cell):
 
 
 @dataclass(frozen=True)
-class IndRNNCell(Cell):
+class IndRNNCell(DiagonalCell):
     """Independently recurrent network (Li et al., 2018, arXiv:1803.04831, equation 4).
 
         hₜ = relu(W_ih xₜ + b_ih + u ⊙ hₜ₋₁)
@@ -53,17 +43,6 @@ class IndRNNCell(Cell):
     """
 
     gates: ClassVar = ("h",)
-    axes: ClassVar = Cell.axes | {"w_hh": ("gates", "hidden")}
-
-    def init(self, key, input_size, hidden_size, *, bias=True, dtype=jnp.float32):
-        self.check_init(key, input_size, hidden_size, bias, dtype)
-        k_ih, k_u, k_b = jax.random.split(key, 3)
-        return IndParams(
-            w_ih=draw(self.w_ih_init, k_ih, self.gates, (input_size, hidden_size), dtype),
-            w_hh=draw(self.w_hh_init, k_u, self.gates, (hidden_size,), dtype),
-            b_ih=draw(self.b_ih_init, k_b, self.gates, (hidden_size,), dtype) if bias else None,
-            b_hh=None,
-        )
 
     def recur(self, params, state, x_gates, h):
         (x_h,), u = split_gates(x_gates), broadcast_like(params.w_hh[0], h)

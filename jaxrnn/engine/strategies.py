@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxrnn._arrays import promote
-from jaxrnn.engine import scan_gated, scan_plain
+from jaxrnn.engine import associative, newton, scan_diagonal, scan_gated, scan_linear, scan_plain
 from jaxrnn.engine.problem import Semantics, Steps, Weights
 from jaxrnn.engine.segments import rematerialised, steps_in, truncated
-from jaxrnn.engine.tuning import CACHES, Tuning, remat_segment, tune
+from jaxrnn.engine.tuning import CACHES, Tuning, remat_segment, skipped, tune
 
 
 @runtime_checkable
@@ -26,8 +26,11 @@ class Strategy(Protocol):
         """The state after all steps, and (outputs, states or None): equal to every other strategy's, up to rounding."""
 
 
-STRATEGIES: dict[str, Strategy] = {"scan_gated": scan_gated, "scan_plain": scan_plain}
-"""By name. The first that does not refuse runs; the last refuses nothing."""
+STRATEGIES: dict[str, Strategy] = {
+    "scan_gated": scan_gated, "associative": associative, "scan_linear": scan_linear, "newton": newton,
+    "scan_diagonal": scan_diagonal, "scan_plain": scan_plain,
+}  # fmt: skip
+"""By name. Of those that a platform prefers (`tuning.skipped`), the first that does not refuse runs; the last refuses nothing."""
 
 PLATFORMS = (*CACHES, "default")
 """Those that have a row in `tuning`, and all others."""
@@ -63,7 +66,8 @@ def run(what: Semantics, remat: bool, name: str | None, weights: Weights, state,
 
 def _choose(what: Semantics, name: str | None, weights: Weights, state, platform: str) -> Strategy:
     if name is None:
-        return next(s for s in STRATEGIES.values() if s.refuses(what, weights, state, platform) is None)
+        preferred = (s for n, s in STRATEGIES.items() if n not in skipped(platform))
+        return next(s for s in preferred if s.refuses(what, weights, state, platform) is None)
     reason = STRATEGIES[name].refuses(what, weights, state, platform)
     if reason is not None:
         raise ValueError(f"unroll: `strategy` should be one that runs this cell, got {name!r}: {reason}.")

@@ -91,7 +91,7 @@ def unroll(
     if xs.ndim < 1 + cell.event_ndim:
         shape = f"(time, *batch, {checks.event_axes(cell.event_ndim)})"
         raise ValueError(f"{name}: `xs` should have shape {shape}, got {xs.shape}.")
-    checks.last_axis(name, "xs", xs, params.w_ih.shape[-3], "the third axis from the end of `params.w_ih`")
+    checks.last_axis(name, "xs", xs, cell.input_size(params), "as the axes of `params.w_ih` say")
     time, batch = xs.shape[0], xs.shape[1 : xs.ndim - cell.event_ndim]
     checks.validity(name, lengths, mask, reset, time, batch)
     conform.check_further_inputs(name, cell, per_step, context, batch, time)
@@ -123,6 +123,8 @@ def unroll(
 def _check_noise(name: str, cell, h_mask, zoneout, like, time):
     """`h_mask` and `zoneout` fit the state `like`."""
     if h_mask is not None:
+        if not cell.recurrent_product:
+            raise ValueError(f"{name}: `h_mask` should be None for a {type(cell).__name__}, which has no product for it to act on.")
         checks.array(name, "h_mask", h_mask)
         if h_mask.shape != like.h.shape:
             raise ValueError(f"{name}: `h_mask` should have shape {like.h.shape}, that of `h`, got {h_mask.shape}.")

@@ -1,0 +1,126 @@
+"""What a cell is whose units see only themselves: `LinearCell`, `DiagonalCell`, their parameters. No concrete cell and no loop."""
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import jax
+from jaxtyping import Array, Float
+
+from jaxrnn.cells.base import Cell, contract, draw, split_gates, uniform
+from jaxrnn.initializers import Initializer, PerGate
+
+
+class InputParams(NamedTuple):
+    """The weights of a cell that has recurrent ones neither in matrices nor in vectors."""
+
+    w_ih: Float[Array, "input gates hidden"]
+    b_ih: Float[Array, "gates hidden"] | None
+
+
+class DiagonalParams(NamedTuple):
+    """`GateParams` of units that see only themselves: `w_hh` has no axis to read from, and there is no second bias."""
+
+    w_ih: Float[Array, "input gates hidden"]
+    w_hh: Float[Array, "gates hidden"]
+    b_ih: Float[Array, "gates hidden"] | None
+    b_hh: None
+
+
+def apply(a, h) -> tuple:
+    """A h, unit by unit: `a` holds k × k arrays in nested tuples, `h` k arrays."""
+    return tuple(sum((w * part for w, part in zip(row[1:], h[1:], strict=True)), row[0] * h[0]) for row in a)
+
+
+def add(b, c) -> tuple:
+    """b + c, part by part."""
+    return tuple(x + y for x, y in zip(b, c, strict=True))
+
+
+@dataclass(frozen=True)
+class LinearCell(Cell):
+    """A cell whose state moves on by coefficients that its input alone decides, so that time can be computed in parallel.
+
+        a, b = coefficients(params, project(params, x))        elementwise: this is the cell
+        h′   = a ⊙ h + b
+
+    There is no product with the state: recurrent dropout, weight dropout and initialisers of `w_hh` have nothing to act on, and
+    are refused. Coefficients and states are float32 at least, whatever is computed in: 1 − 2⁻¹⁰ is 1 in bfloat16.
+    """
+
+    recurrent_product: ClassVar = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        for argument in ("w_hh_init", "b_hh_init"):
+            if getattr(self, argument) is not uniform:
+                raise ValueError(
+                    f"{type(self).__name__}: `{argument}` should be left out, since there is no product with the state, got "
+                    f"{getattr(self, argument)!r}."
+                )
+
+    def init(self, key, input_size, hidden_size, *, bias=True, dtype=jax.numpy.float32):
+        self.check_init(key, input_size, hidden_size, bias, dtype)
+        k_ih, k_b = jax.random.split(key)
+        return InputParams(
+            w_ih=draw(self.w_ih_init, k_ih, self.gates, (input_size, hidden_size), dtype),
+            b_ih=draw(self.b_ih_init, k_b, self.gates, (hidden_size,), dtype) if bias else None,
+        )
+
+    def project(self, params, x):
+        """One array for each gate: the products are large, and so they stay apart from the beginning."""
+        biases = (None,) * len(self.gates) if params.b_ih is None else split_gates(params.b_ih)
+        return tuple(contract(x, w, b) for w, b in zip(split_gates(params.w_ih), biases, strict=True))
+
+    def coefficients(self, params, x_gates):
+        """a and b, for any number of leading axes; each an array, or a pair (real, imaginary). `a` may be the same at every step:
+        then it has no leading axes.
+
+        Args:
+            params: float32 at least.
+            x_gates: what `project` gives.
+        """
+        raise NotImplementedError(f"{type(self).__name__} should define `coefficients`")
+
+    def parts(self, h) -> tuple:
+        """`h` as what `a` and `b` act on: itself; or, of complex units, the real and the imaginary parts."""
+        return (h,)
+
+    def joined(self, parts: tuple):
+        """The inverse of `parts`."""
+        return parts[0]
+
+    def affine(self, params, x_gates):
+        """The coefficients as k × k arrays A and k arrays b."""
+        a, b = self.coefficients(params, x_gates)
+        if not isinstance(a, tuple):
+            return ((a,),), (b,)
+        re, im = a
+        return ((re, -im), (im, re)), b
+
+    def recur(self, params, state, x_gates, h):
+        a, b = self.affine(params, x_gates)
+        return type(state)(self.joined(add(apply(a, self.parts(h)), b)))
+
+
+@dataclass(frozen=True)
+class DiagonalCell(Cell):
+    """A nonlinear cell whose units see only themselves: `w_hh` has one weight for each gate of a unit.
+
+    `recur` is elementwise along the last axis, in the states, in x and in parameters, and takes any number of leading axes. Then
+    the derivative of a whole sequence is one linear recurrence, and time can be solved for in parallel.
+    """
+
+    axes: ClassVar = Cell.axes | {"w_hh": ("gates", "hidden")}
+
+    def init(self, key, input_size, hidden_size, *, bias=True, dtype=jax.numpy.float32):
+        self.check_init(key, input_size, hidden_size, bias, dtype)
+        k_ih, k_hh, k_b = jax.random.split(key, 3)
+        return DiagonalParams(
+            w_ih=draw(self.w_ih_init, k_ih, self.gates, (input_size, hidden_size), dtype),
+            w_hh=draw(self.w_hh_init, k_hh, self.gates, (hidden_size,), dtype),
+            b_ih=draw(self.b_ih_init, k_b, self.gates, (hidden_size,), dtype) if bias else None,
+            b_hh=None,
+        )
+
+
+__all__ = ["DiagonalCell", "DiagonalParams", "Initializer", "InputParams", "LinearCell", "PerGate", "add", "apply"]

@@ -1,0 +1,136 @@
+"""Affine recurrences, h ← A h + b over time, with one derivative rule for every way to compute them. No cell may be known here.
+
+The state is a tuple of k parts, arrays of one shape, and A couples the parts of each unit alone: k × k arrays in nested tuples.
+k = 1 is a diagonal recurrence; k = 2 a complex one in pairs of reals, or two coupled states of a unit. An array of A may have 1 in
+place of time, where it is the same at every step.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+
+from jaxrnn._arrays import same_varying_axes, select
+from jaxrnn.cells.elementwise import add, apply
+
+STATES = "states"
+"""What a checkpoint's policy may store of a recurrence, so that it is not run again."""
+
+
+def solve(form: str, a, b, start, *, reset=None, initial=None, reverse: bool = False):
+    """Every state h, a tuple of arrays with time in front; the last one of the loop is the final state.
+
+    Args:
+        form: "loop" or "associative", see `FORMS`.
+        a: k × k arrays (time or 1, …). b: k arrays (time, …).
+        start: k arrays (…): the state before.
+        reset: (time, *batch), where the state is `initial` before the step, in the direction of the loop. initial: k arrays (…).
+        reverse: from the last step to the first.
+    """
+    initial = start if initial is None else initial
+    a, b, start, initial = same_varying_axes(*jax.tree.map(jnp.asarray, (a, b, start, initial)))
+    return _solve(form, reverse, a, b, start, reset, initial)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _solve(form: str, reverse: bool, a, b, start, reset, initial):
+    return FORMS[form](a, b, start, reset, initial, reverse)
+
+
+@_solve.defjvp
+def _solve_jvp(form: str, reverse: bool, primals, tangents):
+    """With h′ = A h + b, dh′ = A dh + (dA h + db): the same recurrence, whichever way the states were found."""
+    a, _, start, reset, initial = primals
+    d_a, d_b, d_start, _, d_initial = tangents
+    h = checkpoint_name(_solve(form, reverse, *primals), STATES)
+    read = states_before(h, start, reset, initial, reverse)
+    return h, _solve(form, reverse, a, add(apply(d_a, read), d_b), d_start, reset, d_initial)
+
+
+def shifted(a, first, reverse: bool):
+    """One step later in the direction of the loop, `first` coming in."""
+    a, first = lax.slice_in_dim(a, 1, None) if reverse else lax.slice_in_dim(a, 0, a.shape[0] - 1), first[None].astype(a.dtype)
+    return jnp.concatenate([a, first] if reverse else [first, a])
+
+
+def states_before(h, start, reset, initial, reverse: bool) -> tuple:
+    """What each step reads: the state before it, or the initial one where it starts again."""
+    return tuple(restarted(reset, i, shifted(one, s, reverse)) for one, s, i in zip(h, start, initial, strict=True))
+
+
+def restarted(reset, initial, before):
+    return before if reset is None else select(reset, jnp.broadcast_to(initial, before.shape), before)
+
+
+def _loop(a, b, start, reset, initial, reverse: bool) -> tuple:
+    """A scan over steps."""
+    time = b[0].shape[0]
+    leaves, structure = jax.tree.flatten(a)
+    varying = [leaf for leaf in leaves if leaf.shape[0] != 1 or time == 1]
+
+    def step(h, now):
+        b, reset, varying = now
+        varying = iter(varying)
+        a = jax.tree.unflatten(structure, [leaf[0] if leaf.shape[0] == 1 != time else next(varying) for leaf in leaves])
+        if reset is not None:
+            h = tuple(select(reset, one, old) for one, old in zip(initial, h, strict=True))
+        h = add(apply(a, h), b)
+        return h, h
+
+    return lax.scan(step, start, (b, reset, varying), reverse=reverse)[1]
+
+
+def _associative(a, b, start, reset, initial, reverse: bool) -> tuple:
+    """A parallel prefix: about 2 log₂ time steps over all of time. Its adjoint is the same, the other way round.
+
+    What a reset cuts off is selected away, not multiplied by zero, which would let NaN cross.
+    """
+    time = b[0].shape[0]
+    a = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, b[0].shape), a)
+    first = time - 1 if reverse else 0
+    at = lambda tree: jax.tree.map(lambda leaf: leaf[first], tree)
+    come_in = apply(at(a), start)
+    if reset is None:
+        b = tuple(x.at[first].add(c) for x, c in zip(b, come_in, strict=True))
+    else:
+        opens = reset.at[first].set(True)
+        starts = tuple(jnp.broadcast_to(i, x.shape) for i, x in zip(initial, b, strict=True))
+        starts = tuple(s.at[first].set(restarted(reset[first], i, z)) for s, i, z in zip(starts, initial, start, strict=True))
+        b = tuple(select(opens, x + c, x) for x, c in zip(b, apply(a, starts), strict=True))
+        reset = opens
+    return _open_system(a, b, reset, reverse)
+
+
+def _open_system(a, b, reset, reverse: bool) -> tuple:
+    """h with h_t − A_t h_{t−1} = b_t, nothing coming in: linear in b, its transpose by the system's transpose."""
+    zero = tuple(jnp.zeros_like(x[0]) for x in b)
+
+    def matvec(h):
+        read = tuple(restarted(reset, jnp.zeros_like(one[0]), shifted(one, z, reverse)) for one, z in zip(h, zero, strict=True))
+        return tuple(x - y for x, y in zip(h, apply(a, read), strict=True))
+
+    def transposed(_, b):
+        later = jax.tree.map(lambda leaf: shifted(leaf, jnp.zeros_like(leaf[0]), not reverse), tuple(zip(*a, strict=True)))
+        ends = None if reset is None else shifted(reset, jnp.ones_like(reset[0]), not reverse)
+        return _prefix(later, b, ends, not reverse)
+
+    return lax.custom_linear_solve(matvec, b, lambda _, b: _prefix(a, b, reset, reverse), transposed)
+
+
+def _prefix(a, b, reset, reverse: bool) -> tuple:
+    def combine(earlier, later):
+        (a_1, b_1, cut_1), (a_2, b_2, cut_2) = earlier, later
+        columns = tuple(apply(a_2, column) for column in zip(*a_1, strict=True))
+        a, b = tuple(zip(*columns, strict=True)), apply(a_2, b_1)
+        if cut_2 is not None:
+            a, b = jax.tree.map(lambda x: select(cut_2, jnp.zeros_like(x), x), (a, b))
+            cut_1 = cut_1 | cut_2
+        return a, add(b, b_2), cut_1
+
+    return lax.associative_scan(combine, (a, b, reset), reverse=reverse)[1]
+
+
+FORMS = {"loop": _loop, "associative": _associative}
+"""Ways to compute the same states: a loop, whose steps wait for each other, and a parallel prefix for devices that are wide."""

@@ -1,0 +1,103 @@
+"""Strategy: a diagonal cell in a loop, with the derivative of its whole sequence as one linear recurrence."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from jaxrnn._arrays import cast, is_real
+from jaxrnn.cells.elementwise import DiagonalCell
+from jaxrnn.engine import affine
+from jaxrnn.engine.problem import Semantics, Steps, Weights
+from jaxrnn.engine.residuals import join, partition
+from jaxrnn.engine.segments import over_segments, scan
+from jaxrnn.engine.transition import after, before, output, zero_invalid
+from jaxrnn.engine.tuning import Tuning
+
+
+def refuses(what: Semantics, weights: Weights, state, platform: str) -> str | None:
+    """Cells that are not diagonal, or have fields in their state that are not real."""
+    kind = type(what.cell)
+    if not isinstance(what.cell, DiagonalCell):
+        return f"a {kind.__name__} is not a DiagonalCell"
+    if not all(is_real(a) and a.shape == state.h.shape for a in state):
+        return f"the fields of a state should be real and of one shape, and those of the {kind.__name__} are not"
+    return None
+
+
+def in_loop(whole, now: Steps, start, initial, reverse: bool):
+    """The states, one after the other."""
+
+    def step(state, now):
+        if now.reset is not None:
+            state, _ = before(Weights(None, initial, None, {}), state, now)
+        state = whole(state, now)
+        return state, state
+
+    return scan(step, start, now, reverse)[1]
+
+
+def run(what: Semantics, tuned: Tuning, weights: Weights, state, steps: Steps, *, find=in_loop, form: str = "loop"):
+    """The state after all steps, and their outputs.
+
+    Args:
+        find: how the states are found. form: how the linear recurrence of the derivative is computed, see `affine`.
+    """
+    stored = jax.checkpoint_policies.save_only_these_names("x_gates", affine.STATES)
+    segment = jax.checkpoint(partial(_segment, what, find, form, weights), policy=stored, prevent_cse=False)
+    return over_segments(segment, state, steps, tuned.backward, what.reverse)
+
+
+def _segment(what: Semantics, find, form: str, weights: Weights, state, steps: Steps):
+    x_gates = what.cell.project(cast(weights.params, what.dtype), zero_invalid(steps.valid, steps.x))
+    steps = steps._replace(x=checkpoint_name(x_gates, "x_gates"))
+    initial = state if weights.initial is None else weights.initial
+    moving, fixed = partition((weights._replace(initial=None), steps))
+    states = _states(what, find, form, moving, fixed, state, initial)
+    return jax.tree.map(lambda s: s[0 if what.reverse else -1], states), output(what, states, steps.valid)
+
+
+def _whole(what: Semantics, weights: Weights, old, now: Steps):
+    """A step from the state that it reads, whatever that was reset from; or all steps, with time in front."""
+    old, h = before(weights, old, now._replace(reset=None))
+    new = what.cell.recur(cast(weights.params, what.dtype), old, now.x, h, **now.per_step, **weights.context)
+    return after(what, old, new, now)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def _states(what: Semantics, find, form: str, moving, fixed, start, initial):
+    """Every state, with time in front. `moving` and `fixed` are the arrays of weights and steps, as `partition` gives them."""
+    weights, steps = join(moving, fixed)
+    return find(lambda old, now: _whole(what, weights, old, now), steps, start, initial, what.reverse)
+
+
+@_states.defjvp
+def _states_jvp(what: Semantics, find, form: str, primals, tangents):
+    """With h′ = f(θ, h), dh′ = ∂f/∂h dh + ∂f/∂θ dθ: a linear recurrence, whichever way the states were found."""
+    moving, fixed, start, initial = primals
+    d_moving, _, d_start, d_initial = tangents
+    states = type(start)(*checkpoint_name(tuple(_states(what, find, form, *primals)), affine.STATES))
+    reset, reverse = fixed[1].reset, what.reverse
+    read = type(start)(*affine.states_before(states, start, reset, initial, reverse))
+
+    def whole(moving, old):
+        weights, steps = join(moving, fixed)
+        return _whole(what, weights, old, steps)
+
+    _, jacobian = linearised(partial(whole, moving), read)
+    _, direct = jax.jvp(lambda moving: whole(moving, read), (moving,), (d_moving,))
+    d_states = affine.solve(
+        form, jacobian, tuple(direct), tuple(d_start), reset=reset, initial=tuple(d_initial), reverse=reverse
+    )  # fmt: skip
+    return states, type(start)(*d_states)
+
+
+def linearised(function, at):
+    """The value of a function of states, unit by unit, and its Jacobian as k × k arrays: one derivative for each part."""
+    columns = []
+    for j in range(len(at)):
+        unit = type(at)(*(jnp.ones_like(a) if i == j else jnp.zeros_like(a) for i, a in enumerate(at)))
+        value, column = jax.jvp(function, (at,), (unit,))
+        columns.append(tuple(column))
+    return value, tuple(zip(*columns, strict=True))

@@ -1,0 +1,59 @@
+"""Strategy: a linear cell, its coefficients computed for many steps at once, its states by a loop or a parallel prefix."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from jaxrnn._arrays import cast, promote
+from jaxrnn.cells.elementwise import LinearCell
+from jaxrnn.engine import affine
+from jaxrnn.engine.problem import Semantics, Steps, Weights
+from jaxrnn.engine.segments import over_segments
+from jaxrnn.engine.transition import after, output, zero_invalid
+from jaxrnn.engine.tuning import Tuning
+
+
+def refuses(what: Semantics, weights: Weights, state, platform: str) -> str | None:
+    """Cells that are not linear."""
+    if not isinstance(what.cell, LinearCell):
+        return f"a {type(what.cell).__name__} is not a LinearCell"
+    if type(what.cell).recur is not LinearCell.recur:
+        return f"a {type(what.cell).__name__} has a `recur` of its own"
+    return None
+
+
+def run(what: Semantics, tuned: Tuning, weights: Weights, state, steps: Steps, *, form: str = "loop"):
+    """The state after all steps, and their outputs."""
+    stored = jax.checkpoint_policies.save_only_these_names("x_gates", affine.STATES)
+    segment = jax.checkpoint(partial(_segment, what, form, weights), policy=stored, prevent_cse=False)
+    return over_segments(segment, state, steps, tuned.backward, what.reverse)
+
+
+def _segment(what: Semantics, form: str, weights: Weights, state, steps: Steps):
+    cell, wide = what.cell, promote(what.dtype, jnp.float32)
+    x_gates = cell.project(cast(weights.params, what.dtype), zero_invalid(steps.valid, steps.x))
+    x_gates = checkpoint_name(x_gates, "x_gates")
+    a, b = _with_transition(what, steps, *cell.affine(cast(weights.params, wide), x_gates))
+    initial = None if steps.reset is None else cell.parts(weights.initial.h)
+    parts = affine.solve(form, a, b, cell.parts(state.h), reset=steps.reset, initial=initial, reverse=what.reverse)
+    states = cell.State(cell.joined(parts))
+    return jax.tree.map(lambda s: s[0 if what.reverse else -1], states), output(what, states, steps.valid)
+
+
+def _with_transition(what: Semantics, steps: Steps, a, b):
+    """The coefficients of a whole step, zoneout and mask included: what comes after a cell's equations is linear in the old and
+    the new state together, so that it is applied to each column of A, and to b."""
+    like = b[0]
+    if steps.valid is None and what.zoneout_rates[0] is None and steps.zoneout_mask[0] is None:
+        return jax.tree.map(lambda leaf: jnp.expand_dims(leaf, tuple(range(like.ndim - leaf.ndim))), a), b
+    cell, spread = what.cell, lambda leaf: jnp.broadcast_to(leaf, like.shape)
+
+    def whole(old, new):
+        old, new = (what.cell.State(cell.joined(tuple(map(spread, parts)))) for parts in (old, new))
+        return cell.parts(after(what, old, new, steps).h)
+
+    unit = lambda j: tuple(jnp.ones_like(like) if i == j else jnp.zeros_like(like) for i in range(len(b)))
+    columns = [whole(unit(j), column) for j, column in enumerate(zip(*a, strict=True))]
+    return tuple(zip(*columns, strict=True)), whole(unit(-1), b)
