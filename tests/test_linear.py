@@ -1,0 +1,283 @@
+"""Linear recurrences and cells whose units see only themselves: every way to compute them, derivatives, refusals, numerics."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+from oracles import lru, min_gru, min_lstm, positive, rg_lru
+from support import close, drawn_like, jit, normal, residual_bytes, weighted
+
+import jaxrnn
+from jaxrnn import Stack, linear_scan, unroll
+from jaxrnn.cells import CELLS, DiagonalCell, LinearCell
+from jaxrnn.engine import newton, scan_diagonal
+from jaxrnn.engine.linear_scan import FORMS
+
+TIME, BATCH, INPUT, HIDDEN = 9, 4, 3, 5
+forms = pytest.mark.parametrize("form", FORMS)
+both_directions = pytest.mark.parametrize("reverse", [False, True])
+LINEAR = [name for name, cell in CELLS.items() if issubclass(cell, LinearCell)]
+DIAGONAL = [name for name, cell in CELLS.items() if issubclass(cell, DiagonalCell)]
+
+
+def reference(a, b, h, reset, initial, reverse):
+    """The recurrence in NumPy, in complex numbers where a pair is given."""
+    join = lambda v: np.asarray(v[0]) + 1j * np.asarray(v[1]) if isinstance(v, tuple) else np.asarray(v)
+    a, b, h, initial = map(join, (a, b, h, initial))
+    a, out = np.broadcast_to(a, b.shape), np.zeros_like(b)
+    for t in range(len(b) - 1, -1, -1) if reverse else range(len(b)):
+        if reset is not None:
+            h = np.where(reset[t].reshape(reset[t].shape + (1,) * (h.ndim - reset[t].ndim)), initial, h)
+        h = a[t] * h + b[t]
+        out[t] = h
+    return out
+
+
+def setting(pairs, constant):
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: (
+        tuple(map(jnp.asarray, rng.standard_normal((2, *shape)))) if pairs else jnp.asarray(rng.standard_normal(shape))
+    )
+    a = draw(1 if constant else TIME, BATCH, HIDDEN)
+    reset = jnp.asarray(rng.random((TIME, BATCH)) < 0.3)
+    return a, draw(TIME, BATCH, HIDDEN), draw(BATCH, HIDDEN), draw(BATCH, HIDDEN), reset
+
+
+@forms
+@both_directions
+@pytest.mark.parametrize("pairs", [False, True])
+@pytest.mark.parametrize("constant", [False, True])
+def test_a_linear_scan_is_its_equation(form, reverse, pairs, constant, x64):
+    a, b, h_0, initial, reset = setting(pairs, constant)
+    run = jit(partial(linear_scan, reverse=reverse, form=form))
+    for restarts in (None, reset):
+        got = run(a, b, h_0, reset=restarts, initial=initial)
+        got = np.asarray(got[0]) + 1j * np.asarray(got[1]) if pairs else got
+        close(got, reference(a, b, h_0, restarts, initial, reverse))
+
+
+@forms
+@pytest.mark.parametrize("pairs", [False, True])
+def test_the_derivatives_of_a_linear_scan(form, pairs, x64):
+    """Both modes and second order against differences, `vmap` against one at a time, and against autodiff of the plain scan."""
+    a, b, h_0, initial, reset = setting(pairs, constant=False)
+    run = lambda a, b, h_0, initial: linear_scan(a, b, h_0, reset=reset, initial=initial, reverse=True, form=form)
+    loss = lambda *args: weighted(jax.tree.map(jnp.sin, run(*args)))
+    check_grads(jax.jit(loss), (a, b, h_0, initial), order=2)
+    two = jax.tree.map(lambda v: jnp.stack([v, 2 * v]), (a, b, h_0, initial))
+    mapped = jit(jax.vmap(jax.grad(loss, (0, 1, 2, 3))))(*two)
+    gradient = jit(jax.grad(loss, (0, 1, 2, 3)))
+    one = [gradient(*jax.tree.map(lambda v, k=k: v[k], two)) for k in range(2)]
+    close(mapped, jax.tree.map(lambda *v: jnp.stack(v), *one))
+
+
+@forms
+@both_directions
+def test_a_reset_keeps_nan_apart_in_both_directions_of_time(form, reverse, x64):
+    """NaN before a reset reaches no state behind it; NaN in a cotangent behind it, no gradient before it."""
+    a, b, h_0, initial, _ = setting(False, constant=False)
+    at = 4
+    reset = jnp.zeros((TIME, BATCH), bool).at[at].set(True)
+    before, behind = (slice(at + 1, None), slice(None, at + 1)) if reverse else (slice(None, at), slice(at, None))
+    run = lambda b, reset: linear_scan(a, b, h_0, reset=reset, initial=initial, reverse=reverse, form=form)
+    assert np.isfinite(jit(run)(b.at[before].set(jnp.nan), reset)[behind]).all()
+    cotangent = jnp.ones_like(b).at[behind].set(jnp.nan)
+    gradient = jit(lambda b: jax.vjp(lambda b: run(b, reset), b)[1](cotangent)[0])(b)
+    assert np.isfinite(gradient[before]).all()
+    assert np.abs(gradient[before]).min() > 0
+
+
+def test_the_decay_and_the_states_are_all_that_is_stored():
+    a, b = jax.ShapeDtypeStruct((100, 4, 8), jnp.float32), jax.ShapeDtypeStruct((100, 4, 8), jnp.float32)
+    row = 4 * 8 * 4
+    assert residual_bytes(lambda a, b: linear_scan(jax.nn.sigmoid(a), b, form="loop"), a, b) <= (2 * 100 + 100 + 1) * row
+    assert residual_bytes(lambda a, b: linear_scan(a, b, form="loop"), a, b) <= (2 * 100 + 1) * row
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_a_linear_cell_stores_its_projections_and_states(name):
+    """What follows from them, gate by gate, is computed again."""
+    cell, time, batch, hidden = CELLS[name](), 64, 2, 8
+    params = jax.eval_shape(lambda key: cell.init(key, hidden, hidden), jax.random.key(0))
+    xs = jax.ShapeDtypeStruct((time, batch, hidden), jnp.float32)
+    weights = sum(a.size for a in jax.tree.leaves(params))
+    rows = len(cell.gates) + cell.output_size(hidden) // hidden + 1 + (name == "RGLRU")  # and the input, which that reads twice
+    most = 4 * (time * batch * hidden * rows + 4 * weights + 4 * batch * hidden)
+    assert residual_bytes(lambda params, xs: unroll(cell, params, xs, strategy="scan_linear")[1], params, xs) <= most
+
+
+def test_a_linear_scan_refuses_what_does_not_fit():
+    a, b = jnp.ones((TIME, 2, 3)), jnp.ones((TIME, 2, 3))
+    with pytest.raises(ValueError, match=r"linear_scan: `a` should have the axes of `b`, \(9, 2, 3\), .* got shape \(4, 2, 3\)"):
+        linear_scan(a[:4], b)
+    with pytest.raises(ValueError, match=r"`a` should broadcast with `b`, of shape \(9, 2, 3\), got \(9, 2, 2\)"):
+        linear_scan(a[..., :2], b)
+    with pytest.raises(TypeError, match=r"`b` should be a pair \(real, imaginary\), as `a` is, got"):
+        linear_scan((a, a), b)
+    with pytest.raises(TypeError, match=r"`a` should be .*floating.* got .*int32"):
+        linear_scan(a.astype(jnp.int32), b)
+    with pytest.raises(ValueError, match=r"`h_0` should have shape \(2, 3\), that of a step of `b`, got \(3,\)"):
+        linear_scan(a, b, jnp.ones(3))
+    with pytest.raises(ValueError, match=r"`reset` should have the first axes of `b`, \(9, 2, 3\), got shape \(2, 9\)"):
+        linear_scan(a, b, reset=jnp.ones((2, 9), bool))
+    with pytest.raises(ValueError, match=r"`form` should be .*'fast'"):
+        linear_scan(a, b, form="fast")
+    assert linear_scan(a[:0], b[:0]).shape == (0, 2, 3)
+
+
+# Cells -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cell", "oracle"),
+    [
+        (CELLS["MinGRU"](candidate="positive"), partial(min_gru, candidate=positive)),
+        (CELLS["MinGRU"](candidate="tanh"), partial(min_gru, candidate=np.tanh)),
+        (CELLS["MinLSTM"](candidate="positive"), partial(min_lstm, candidate=positive)),
+        (CELLS["RGLRU"](blocks=3), partial(rg_lru, blocks=3)),
+        (CELLS["LRU"](), lru),
+    ],
+    ids=["minGRU positive", "minGRU tanh", "minLSTM positive", "RG-LRU blocks", "LRU"],
+)
+@pytest.mark.parametrize("input_size", [6, 4])
+def test_an_option_of_a_linear_cell_follows_its_equations(cell, oracle, input_size, x64):
+    params = drawn_like(cell.init(jax.random.key(0), input_size, 6, dtype=jnp.float64))
+    x = normal(BATCH, input_size)
+    state = drawn_like(cell.initial_state(params, x), 4)
+    new, _ = jit(cell.step)(params, state, x)
+    arrays = {name: None if a is None else np.asarray(a) for name, a in params._asdict().items()}
+    close(np.asarray(new.h), oracle(np.asarray(x), {"h": np.asarray(state.h)}, arrays)["h"])
+
+
+def test_cells_start_as_their_papers_say():
+    key, n = jax.random.key(0), 20_000
+    gru, lstm = (CELLS[name]().init(key, 2, n) for name in ("MinGRU", "MinLSTM"))
+    kept = jax.nn.sigmoid(-gru.b_ih[0])  # where x contributes nothing
+    assert 1 - 1 / kept.min() == pytest.approx(-1, abs=0.1)  # one step: a = 1/2
+    assert 1 / (1 - kept.max()) == pytest.approx(100, rel=0.02)
+    close(lstm.b_ih[0], -lstm.b_ih[1])
+    assert np.abs(gru.b_ih[1]).max() == np.abs(lstm.b_ih[2]).max() == 0
+
+    ring = CELLS["LRU"](r_min=0.4, r_max=0.8, phase=1.5).init(key, 50, n)
+    size = np.exp(-np.exp(np.asarray(ring.nu_log, np.float64)))
+    assert (size.min(), size.max()) == pytest.approx((0.4, 0.8), abs=1e-3)
+    assert np.mean(size**2) == pytest.approx((0.4**2 + 0.8**2) / 2, abs=2e-3)  # uniform on the ring
+    angle = np.exp(ring.theta_log)
+    assert (angle.max(), angle.mean()) == pytest.approx((1.5, 0.75), abs=0.01)
+    np.testing.assert_allclose(np.exp(ring.gamma_log), np.sqrt(1 - size**2), rtol=1e-4)
+    assert np.asarray(ring.w_ih).std() == pytest.approx(1 / np.sqrt(2 * 50), rel=0.01)
+    assert ring.b_ih is None
+
+    gated = CELLS["RGLRU"]().init(key, 8, n // 100)
+    least = 8 * jax.nn.log_sigmoid(gated.decay)
+    assert np.exp(least).min() > 0.8999 and np.exp(least).max() < 0.9991
+    assert np.exp(least).mean() == pytest.approx(0.9495, abs=0.01)
+
+    para = CELLS["ParaGRU"]().init(key, 3, 4000)
+    assert np.asarray(para.w_hh).std() == pytest.approx(2 / np.sqrt(5 * 4000), rel=0.05)
+    np.testing.assert_allclose(para.b_ih[0], -np.linspace(0, 1, 4000), atol=1e-6)
+    assert np.abs(para.b_ih[1:]).max() == 0
+    np.testing.assert_allclose(CELLS["ParaLSTM"]().init(key, 3, 40).b_ih[0], -np.linspace(0, 1, 40), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_there_is_nothing_for_recurrent_dropout_to_act_on(name):
+    cell = CELLS[name]()
+    for option in ("recurrent_dropout", "weight_dropout"):
+        with pytest.raises(
+            ValueError, match=rf"Stack: `{option}` should be 0 for a {name}Cell, .* got 0.5.\nOptions that act here: "
+        ):
+            Stack(cell, 3, 4, **{option: 0.5})
+    with pytest.raises(ValueError, match=rf"{name}Cell: `w_hh_init` should be left out"):
+        CELLS[name](w_hh_init=jaxrnn.initializers.zeros)
+    params, xs = cell.init(jax.random.key(0), 3, 4), jnp.ones((5, 2, 3))
+    with pytest.raises(ValueError, match=rf"unroll: `h_mask` should be None for a {name}Cell"):
+        unroll(cell, params, xs, h_mask=jnp.ones((2, 4)))
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_decay_and_state_stay_wide_in_bfloat16(name):
+    """A decay of 1 − 2⁻¹⁰, which bfloat16 rounds to 1, still decays over 1000 steps."""
+    cell = CELLS[name]()
+    params = cell.init(jax.random.key(0), INPUT, INPUT)
+    xs = normal(1000, 2, INPUT)
+    start = jax.tree.map(jnp.ones_like, cell.initial_state(params, xs[0]))
+    run = lambda dtype: jit(partial(unroll, cell, dtype=dtype))(params, xs, start)[0].h
+    assert run(jnp.bfloat16).dtype == jnp.float32
+    np.testing.assert_allclose(run(jnp.bfloat16), run(jnp.float32), atol=0.03 * np.abs(run(jnp.float32)).max())
+
+
+def test_closed_gates_of_a_min_lstm_are_no_nan():
+    cell = CELLS["MinLSTM"]()
+    params = cell.init(jax.random.key(0), 2, 3)
+    params = params._replace(b_ih=params.b_ih.at[:2].set(-110.0))
+    loss = lambda params: jnp.sum(unroll(cell, params, jnp.ones((4, 1, 2)))[1])
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(jax.grad(loss)(params)))
+
+
+def test_an_rg_lru_that_keeps_everything_has_a_finite_gradient():
+    cell = CELLS["RGLRU"]()
+    params = cell.init(jax.random.key(0), 3, 3)
+    params = params._replace(decay=jnp.full(3, 40.0))
+    loss = lambda params: jnp.sum(unroll(cell, params, jnp.ones((4, 1, 3)))[1])
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(jax.grad(loss)(params)))
+
+
+# Newton ------------------------------------------------------------------------------------------------------------------
+
+
+def iterations(cell, params, xs):
+    """How often Newton's method went over all of time, and whether it arrived; and its states against the loop's."""
+    start = cell.initial_state(params, xs[0])
+    now = scan_diagonal.Steps(cell.project(params, xs), None, None, (None,) * len(start), {})
+    whole = lambda old, now: cell.recur(params, old, now.x, old.h)
+    states, count, converged = jit(lambda now: newton.iterate(whole, now, start, start, False))(now)
+    want = scan_diagonal.in_loop(whole, now, start, start, False)
+    return int(count), bool(converged), max(float(np.abs(a - b).max()) for a, b in zip(states, want, strict=True))
+
+
+@pytest.mark.parametrize("name", ["ParaGRU", "ParaLSTM"])
+@pytest.mark.parametrize("time", [128, pytest.param(4096, marks=pytest.mark.slow)])
+def test_newton_arrives_in_few_iterations(name, time):
+    cell = CELLS[name]()
+    params, xs = cell.init(jax.random.key(0), 8, 16), normal(time, 2, 8)
+    count, converged, error = iterations(cell, params, xs)
+    assert converged
+    assert count <= 4
+    assert error <= 1e-6
+
+
+def test_newton_falls_back_to_the_loop_where_it_does_not_arrive():
+    cell = CELLS["ParaGRU"]()
+    params, xs = cell.init(jax.random.key(0), 8, 16), normal(256, 2, 8)
+    params = params._replace(w_hh=30 * params.w_hh)
+    assert not iterations(cell, params, xs)[1]
+    run = lambda strategy: jit(jax.value_and_grad(lambda p: weighted(unroll(cell, p, xs, strategy=strategy)[1])))(params)
+    close(run("newton"), run("scan_diagonal"), 1e-5)
+
+
+@pytest.mark.parametrize("name", DIAGONAL)
+def test_an_nan_of_the_data_is_the_same_nan_by_newton(name):
+    cell = CELLS[name]()
+    params, xs = cell.init(jax.random.key(0), 3, 4), normal(6, 2, 3).at[3, 1].set(jnp.nan)
+    got, want = (unroll(cell, params, xs, strategy=strategy)[1] for strategy in ("newton", "scan_diagonal"))
+    np.testing.assert_allclose(got, want, atol=1e-6)
+    assert np.isnan(want).any()
+
+
+@pytest.mark.parametrize("name", [*LINEAR, *DIAGONAL])
+def test_a_module_of_these_cells_learns_starts_and_streams(name):
+    from flax import nnx
+
+    module = jaxrnn.Recurrent(CELLS[name](), INPUT, 4, 2, zoneout=0.1, learn_initial_state=True, rngs=nnx.Rngs(0))
+    module.eval()
+    x = normal(2, TIME, INPUT)
+    output, h_n = module(x)
+    state = None
+    for t in range(TIME):
+        y, state = module.step(x[:, t], state)
+        close(y, output[:, t], 1e-5)
+    close(state, h_n, 1e-5)
