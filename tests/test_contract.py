@@ -787,3 +787,150 @@ def test_gate_params_are_enough_for_any_gated_cell():
     cell = ScaledCell()
     params = GateParams(*(normal(*shape) for shape in ((INPUT, 1, HIDDEN), (HIDDEN, 1, HIDDEN), (1, HIDDEN), (1, HIDDEN))))
     assert np.isfinite(unroll(cell, params, normal(TIME, BATCH, INPUT))[1]).all()
+
+
+def cell_of(gates, *, gated, method=None):
+    """A cell with the equations of an RNN, which reads as many gates as it names unless `method` reads others."""
+
+    @dataclass(frozen=True)
+    class Gated(GatedCell):
+        def update(self, state, x_gates, h_gates):
+            return Hidden(method(x_gates, h_gates))
+
+    @dataclass(frozen=True)
+    class Plain(Cell):
+        def recur(self, params, state, x_gates, h):
+            return Hidden(method(split_gates(x_gates), split_gates(contract(h, params.w_hh, params.b_hh))))
+
+    kind = Gated if gated else Plain
+    kind.gates = gates
+    return kind()
+
+
+def three(x_gates, h_gates):
+    (x_r, x_z, x_n), (h_r, h_z, h_n) = x_gates, h_gates
+    return jnp.tanh(x_r + h_r + x_z + h_z + x_n + h_n)
+
+
+def the_fourth(x_gates, h_gates):
+    return jnp.tanh(x_gates[3] + h_gates[3])
+
+
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize(
+    ("gates", "method", "reason"),
+    [
+        (("r", "z"), three, "not enough values to unpack (expected 3, got 2)"),
+        (("r", "z", "n", "o"), three, "too many values to unpack (expected 3"),
+        (("r", "z"), the_fourth, "tuple index out of range"),
+    ],
+)
+def test_equations_that_read_another_number_of_gates_than_the_cell_names_say_so(gated, gates, method, reason):
+    """Through every door, whichever strategy runs the cell."""
+    cell = cell_of(gates, gated=gated, method=method)
+    params, xs = setting(cell)
+    name, rule = ("Gated", "update") if gated else ("Plain", "recur")
+    count = f"one array for each of the {len(gates)} `gates` ({', '.join(gates)}), from x as from h"
+    text = f"{name}: `{rule}` should read {count}, got an error where it reads them: {reason}"
+    stack = Stack(cell, INPUT, HIDDEN)
+    for call in (
+        lambda: unroll(cell, params, xs),
+        lambda: unroll(cell, params, xs, strategy="scan_plain"),
+        lambda: cell.step(params, cell.initial_state(params, xs[0]), xs[0]),
+        lambda: stack.apply(((params,),), xs),
+        lambda: stack.step(((params,),), xs[0]),
+        lambda: jaxrnn.Recurrent(cell, INPUT, HIDDEN, rngs=nnx.Rngs(0))(jnp.swapaxes(xs, 0, 1)),
+    ):
+        with pytest.raises(ValueError) as caught:
+            call()
+        assert str(caught.value).startswith(text)
+        assert caught.value.__cause__.__traceback__ is not None  # the line of the cell is there to be read
+
+
+def test_other_errors_of_a_cells_equations_pass_as_they_are():
+    def wrong(x_gates, h_gates):
+        raise ValueError("no such thing")
+
+    cell = cell_of(("n",), gated=True, method=wrong)
+    params, xs = setting(cell)
+    with pytest.raises(ValueError, match=r"^no such thing"):
+        unroll(cell, params, xs)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class DataclassParams:
+    w_ih: Array
+    w_hh: Array
+    b_ih: Any
+    b_hh: Any
+
+
+class Shuffled(NamedTuple):
+    w_hh: Array
+    w_ih: Array
+    b_ih: Any
+    b_hh: Any
+
+
+KINDS = {
+    "dict": lambda p: p._asdict(),
+    "DataclassParams": lambda p: DataclassParams(*p),
+    "Shuffled": lambda p: Shuffled(**p._asdict()),
+    "tuple": tuple,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_parameters_that_are_no_named_tuples_are_refused_at_every_door(kind):
+    """Those that a cell's own `init` makes as well as those that are given."""
+
+    @dataclass(frozen=True)
+    class Own(ScaledCell):
+        def init(self, *args, **kwargs):
+            return KINDS[kind](super().init(*args, **kwargs))
+
+    came = "Shuffled(w_hh, w_ih, b_ih, b_hh)" if kind == "Shuffled" else kind
+    text = f"Own: `init` should make a NamedTuple whose first fields are w_ih, w_hh, b_ih, b_hh, got {came}."
+    xs = normal(TIME, BATCH, INPUT)
+    for call in (
+        lambda: Stack(Own(), INPUT, HIDDEN).init(jax.random.key(0)),
+        lambda: jaxrnn.Recurrent(Own(), INPUT, HIDDEN, rngs=nnx.Rngs(0)),
+        lambda: jaxrnn.linen.Recurrent(Own(), INPUT, HIDDEN).init(jax.random.key(0), xs),
+        lambda: unroll(Own(), ScaledCell().init(jax.random.key(0), INPUT, HIDDEN), xs),
+    ):
+        with pytest.raises(TypeError) as caught:
+            call()
+        assert str(caught.value) == text
+    params = Own().init(jax.random.key(0), INPUT, HIDDEN)
+    stack = Stack(Own(), INPUT, HIDDEN)
+    for name, argument, call in (
+        ("unroll", "params", lambda: unroll(Own(), params, xs)),
+        ("Own.step", "params", lambda: Own().step(params, Hidden(jnp.zeros((BATCH, HIDDEN))), xs[0])),
+        ("Stack.apply", "params[0][0]", lambda: stack.apply(((params,),), xs)),
+        ("Stack.step", "params[0][0]", lambda: stack.step(((params,),), xs[0])),
+    ):
+        with pytest.raises(TypeError) as caught:
+            call()
+        lines = str(caught.value).splitlines()
+        assert lines[0] == f"{name}: `{argument}` should come from `cell.init`, got {kind}."
+        assert lines[1:] == ["A NamedTuple is wanted, whose first fields are w_ih, w_hh, b_ih, b_hh."]
+
+
+def test_a_state_is_the_cells_own_and_has_a_field_h():
+    @dataclass(frozen=True)
+    class Headless(ScaledCell):
+        State: ClassVar = dict
+
+    with pytest.raises(TypeError, match="Headless should define `State`, a NamedTuple with a field `h`, got <class 'dict'>"):
+        Headless()
+
+    @dataclass(frozen=True)
+    class Other(ScaledCell):
+        def initial_state(self, params, x):
+            return {"h": super().initial_state(params, x).h}
+
+    cell = Other()
+    params, xs = setting(cell)
+    with pytest.raises(TypeError, match="Other: `initial_state` should make a Hidden, the cell's `State`, got dict"):
+        unroll(cell, params, xs)
