@@ -46,12 +46,12 @@ def one_step(xp, update, start, held, state: dict, now: dict):
         masked = valid is not None and jnp.issubdtype(a.dtype, jnp.inexact) and a.shape[: valid.ndim] == valid.shape
         return pick(valid, a, xp.zeros_like(a)) if masked else a
 
+    if now["cut"] is not None:  # truncated backpropagation: the value goes on, the gradient does not
+        stop = lambda a: xp.where(now["cut"], jax.lax.stop_gradient(a), a) if jnp.issubdtype(a.dtype, jnp.inexact) else a
+        state = {field: stop(a) for field, a in state.items()}
     before = state
     if now["again"] is not None:
         before = {field: pick(now["again"], xp.broadcast_to(start[field], a.shape), a) for field, a in state.items()}
-    if now["cut"] is not None:  # truncated backpropagation: the value goes on, the gradient does not
-        stop = lambda a: xp.where(now["cut"], jax.lax.stop_gradient(a), a) if jnp.issubdtype(a.dtype, jnp.inexact) else a
-        before = {field: stop(a) for field, a in before.items()}
     after = update(clean(now["x"]), before, {name: jax.tree.map(clean, tree) for name, tree in now["per_step"].items()})
     for field, rate in held.items():
         if isinstance(rate, float):

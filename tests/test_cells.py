@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import reference
 from oracles import ACTIVATIONS, ORACLES, relu, rnn, slstm
-from support import close, equal, equations, jit, small_segments, weighted
+from support import close, equal, equations, jit, plain, small_segments, weighted
 
 import jaxrnn
 from jaxrnn.cells import CELLS
@@ -33,15 +33,6 @@ def gaps(time=9, batch=8):
 
 def padded(lengths, time=9):
     return np.arange(time)[:, None] < lengths
-
-
-def plain(tree):
-    """The same arrays as nested dictionaries of NumPy arrays."""
-    if tree is None:
-        return None
-    if hasattr(tree, "_asdict"):
-        return {name: plain(value) for name, value in tree._asdict().items()}
-    return np.asarray(tree)
 
 
 unroll = jit(jaxrnn.unroll, static_argnums=0, static_argnames=("reverse", "remat", "dtype"))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference
 from flax import nnx
 from jaxtyping import Array
 from support import close, drawn_like, equal, jit, normal, weighted
@@ -60,9 +61,7 @@ def starting_at(start):
     return Started(), Plain()
 
 
-@pytest.mark.parametrize("kind", [0, 1], ids=["gated", "plain"])
-@pytest.mark.parametrize("start", [1.0, -2.5])
-@both_directions
+@pytest.mark.parametrize(("kind", "start", "reverse"), [(0, 1.0, False), (0, -2.5, True), (1, -2.5, False), (1, 1.0, True)])
 def test_a_start_other_than_zero_is_taken_as_it_is(kind, start, reverse, x64):
     """Pieces are the whole, a given state is where it starts, and a reset returns to the cell's own start."""
     cell = starting_at(start)[kind]
@@ -166,23 +165,24 @@ def floats(state):
 
 
 @both_directions
-@pytest.mark.parametrize("noise", [0.0, 0.3])
-def test_counters_and_keys_are_carried_masked_and_reset(noise, reverse, x64):
-    """Equal to the same cell without the engine's rule, values and gradients; its own state is taken back."""
+def test_counters_and_keys_are_carried_masked_and_reset(reverse, x64):
+    """Equal to the same cell without the engine's rule and to the reference, values and gradients; its own state is taken back."""
+    noise = 0.3
     reset = jnp.asarray(np.random.default_rng(0).random((TIME, BATCH)) < 0.2)
     given = {"lengths": LENGTHS, "reset": reset, "reverse": reverse, "return_states": True}
     params, xs = setting(CountingCell())
 
-    def compute(cell):
+    def compute(run, cell):
         def loss(params, xs):
-            final, ys, states = unroll(cell, params, xs, **given)
+            final, ys, states = run(cell, params, xs, **given)
             return weighted((ys, floats(final), floats(states))), (final, ys, states)
 
         gradient, result = jit(jax.grad(loss, (0, 1), has_aux=True))(params, xs)
         return gradient, words(result)
 
-    got = compute(CountingCell(noise))
-    close(got, compute(PlainCountingCell(noise)), 1e-10)
+    got, want = compute(unroll, CountingCell(noise)), compute(reference.unroll, PlainCountingCell(noise))
+    close(got, want, 1e-10)
+    close(compute(unroll, PlainCountingCell(noise)), want, 1e-10)
     final = got[1][0]
     if not reverse:
         flagged = lambda b: max((t for t in range(int(LENGTHS[b])) if reset[t, b]), default=None)
@@ -272,20 +272,19 @@ def test_complex_and_integer_parameters_keep_what_they_are(x64):
     cell = MixedCell()
     params = cell.init(jax.random.key(0), INPUT, HIDDEN)
     params, xs = jax.tree.map(lambda a: a.astype(jnp.float64) if a.dtype == jnp.float32 else a, params), normal(TIME, BATCH, INPUT)
-    state, want = cell.initial_state(params, xs[0]), []
-    for x in xs:
-        state, y = cell.step(params, state, x)
-        want.append(y)
-    close(unroll(cell, params, xs)[1], jnp.stack(want))
+    close(unroll(cell, params, xs), jit(partial(reference.unroll, cell))(params, xs))
 
-    def gradient(cell):
-        moving = lambda p, turn: params._replace(w_hh=p, turn=turn)
-        loss = lambda p, turn, xs: weighted(unroll(cell, moving(p, turn), xs, lengths=LENGTHS))
-        return jit(jax.grad(loss, (0, 1, 2)))(params.w_hh, params.turn, xs)
+    def compute(run, cell):
+        def loss(p, turn, xs):
+            result = run(cell, params._replace(w_hh=p, turn=turn), xs, lengths=LENGTHS)
+            return weighted(result), result
 
-    got = gradient(cell)
-    assert np.abs(got[1].imag).max() > 1e-3
-    close(got, gradient(PlainMixedCell()), 1e-10)
+        return jit(jax.grad(loss, (0, 1, 2), has_aux=True))(params.w_hh, params.turn, xs)
+
+    got, want = compute(unroll, cell), compute(reference.unroll, cell)
+    assert np.abs(got[0][1].imag).max() > 1e-3
+    close(got, want, 1e-10)
+    close(compute(unroll, PlainMixedCell()), want, 1e-10)
 
 
 # Further inputs ----------------------------------------------------------------------------------------------------------
@@ -356,46 +355,30 @@ class PlainAttendingCell(Cell):
     recur = AttendingCell.recur
 
 
-def by_steps(cell, params, xs, per_step, context, lengths, reverse):
-    """A Python loop of `step` with the mask spelt out."""
-    state, ys = cell.initial_state(params, xs[0]), [None] * TIME
-    for t in reversed(range(TIME)) if reverse else range(TIME):
-        valid = (t < lengths)[:, None]
-        now = {name: a[t] for name, a in per_step.items()}
-        clean = lambda a, valid=valid: jnp.where(valid, a, 0)
-        now = {name: clean(a) if getattr(a, "ndim", 0) == 2 else a for name, a in now.items()}
-        new, y = cell.step(params, state, clean(xs[t]), **now, **context)
-        state = jax.tree.map(lambda a, b, valid=valid: jnp.where(valid, a, b), new, state)
-        ys[t] = clean(y)
-    return state, jnp.stack(ys)
-
-
 def memory_and_side():
     return {"memory": normal(BATCH, 6, HIDDEN, seed=4)}, {"side": normal(TIME, BATCH, HIDDEN, seed=5)}
 
 
-@both_directions
-@pytest.mark.parametrize("options", [{}, {"remat": True}], ids=str)
-def test_a_memory_and_a_side_input_reach_every_step_with_all_gradients(reverse, options, x64):
+@pytest.mark.parametrize(("reverse", "remat"), [(False, False), (True, False), (False, True)])
+def test_a_memory_and_a_side_input_reach_every_step_with_all_gradients(reverse, remat, x64):
     context, per_step = memory_and_side()
     params, xs = setting(AttendingCell())
     padded = (np.arange(TIME)[:, None] >= np.asarray(LENGTHS))[..., None]
 
-    def compute(run):
+    def gradients(run, cell):
         def loss(params, xs, per_step, context):
-            result = run(params, xs, per_step, context)
+            result = run(cell, params, xs, lengths=LENGTHS, per_step=per_step, context=context, reverse=reverse, remat=remat)
             return weighted(result), result
 
-        return jit(jax.grad(loss, (0, 1, 2, 3), has_aux=True))(params, xs, per_step, context)
+        return jit(jax.grad(loss, (0, 1, 2, 3), has_aux=True))
 
-    ours = lambda cell: lambda p, xs, s, c: unroll(cell, p, xs, lengths=LENGTHS, per_step=s, context=c, reverse=reverse, **options)
-    want = compute(lambda p, xs, s, c: by_steps(PlainAttendingCell(), p, xs, s, c, LENGTHS, reverse))
-    got = compute(ours(AttendingCell()))
+    compute = gradients(unroll, AttendingCell())
+    got, want = compute(params, xs, per_step, context), gradients(reference.unroll, AttendingCell())(params, xs, per_step, context)
+    assert all(np.abs(a).max() > 1e-3 for a in jax.tree.leaves(got))
     close(got, want, 1e-10)
-    close(compute(ours(PlainAttendingCell())), want, 1e-10)
+    close(gradients(unroll, PlainAttendingCell())(params, xs, per_step, context), want, 1e-10)
     dirty = {"side": jnp.where(padded, jnp.nan, per_step["side"])}
-    run = jit(jax.grad(lambda *args: weighted(ours(AttendingCell())(*args)), (0, 1, 2, 3)))
-    equal(run(params, xs, dirty, context), run(params, xs, per_step, context))
+    equal(compute(params, xs, dirty, context), got)
 
 
 @pytest.mark.parametrize("cell", [VariationalCell(), GatedVariationalCell()], ids=["plain", "gated"])
@@ -403,12 +386,13 @@ def test_a_memory_and_a_side_input_reach_every_step_with_all_gradients(reverse, 
 def test_a_key_per_step_draws_anew_at_each(cell, reverse, x64):
     params, xs = setting(cell)
     keys = jax.random.split(jax.random.key(9), TIME)
-    run = lambda params, keys: unroll(cell, params, xs, lengths=LENGTHS, per_step={"key": keys}, reverse=reverse)
+    traced = lambda params, keys: unroll(cell, params, xs, lengths=LENGTHS, per_step={"key": keys}, reverse=reverse)
+    run, given = jit(traced), {"lengths": LENGTHS, "per_step": {"key": keys}, "reverse": reverse}
     got = run(params, keys)
-    close(got, by_steps(cell, params, xs, {"key": keys}, {}, LENGTHS, reverse))
+    close(got, jit(lambda params: reference.unroll(cell, params, xs, **given))(params))
     same = jnp.broadcast_to(keys[:1], keys.shape)
     assert np.abs(run(params, same)[1][2] - got[1][2]).max() > 1e-2
-    gradient = jit(jax.grad(lambda params: weighted(run(params, keys))))(params)
+    gradient = jit(jax.grad(lambda params: weighted(traced(params, keys))))(params)
     step, along = 1e-6, drawn_like(params, 8)
     shifted = lambda sign: weighted(run(jax.tree.map(lambda a, b: a + sign * step * b, params, along), keys))
     directional = sum(jnp.sum(a * b) for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(along), strict=True))
@@ -524,8 +508,11 @@ class OutsideCell(GatedCell):
         return Hidden(self.factor * TABLE["a"] * SCALE * ACT(x_gates[0] + h_gates[0]))
 
 
-@pytest.mark.parametrize("call", ["unroll", "Stack.step", "module.step", "module"])
-@pytest.mark.parametrize("what", ["global", "function", "table", "attribute"])
+@pytest.mark.parametrize(
+    ("what", "call"),
+    [*((what, "unroll") for what in ("global", "function", "table", "attribute")), ("function", "Stack.step"),
+     ("global", "module.step"), ("table", "module")],
+)  # fmt: skip
 def test_whatever_changes_outside_of_a_cell_is_seen_by_the_next_call(what, call, monkeypatch):
     cell = OutsideCell()
     params, xs = setting(cell)
@@ -552,7 +539,7 @@ def test_whatever_changes_outside_of_a_cell_is_seen_by_the_next_call(what, call,
 
     change(1.0)
     one = run()
-    for value in (2.0, 3.0, 4.0, 5.0, 1.0):
+    for value in (2.0, 3.0, 1.0):  # the second may lie in memory where the first lay
         change(value)
         close(run(), value * one, 1e-5)
 
@@ -574,13 +561,9 @@ def test_a_gated_cell_with_complex_weights_runs_by_jaxs_own_derivative(x64):
     cell = Complex()
     params, xs = setting(cell)
     params = jax.tree.map(lambda a: jax.lax.complex(a, 0.3 * a[::-1]), params)
-    state, want = cell.initial_state(params, xs[0]), []
-    for x in xs:
-        state, y = cell.step(params, state, x)
-        assert y.dtype == jnp.complex128
-        want.append(y)
+    assert cell.step(params, cell.initial_state(params, xs[0]), xs[0])[1].dtype == jnp.complex128
     final, ys = unroll(cell, params, xs)
-    close((final, ys), (state, jnp.stack(want)))
+    close((final, ys), jit(partial(reference.unroll, cell))(params, xs))
     assert np.abs(ys.imag).max() > 1e-2
     with pytest.raises(
         ValueError, match=r"unroll: `strategy` should be one that runs this cell, got 'scan_gated': .*should be real"
@@ -596,11 +579,9 @@ def test_a_gated_cell_with_a_recur_of_its_own_is_run_by_it():
 
     cell = Half()
     params, xs = setting(cell)
-    state, want = cell.initial_state(params, xs[0]), []
-    for x in xs:
-        state, y = cell.step(params, state, x)
-        want.append(y)
-    close(unroll(cell, params, xs)[1], jnp.stack(want), 1e-6)
+    got = unroll(cell, params, xs)
+    close(got, jit(partial(reference.unroll, cell))(params, xs), 1e-6)
+    assert np.abs(got[1]).max() < 0.5 < np.abs(unroll(jaxrnn.RNNCell(), params, xs)[1]).max()
 
 
 def test_what_all_examples_share_at_a_step_is_not_masked():
@@ -649,45 +630,66 @@ def test_nothing_kept_from_32_bits_is_used_in_64_and_initialisers_may_compute_on
 
 # Strategies --------------------------------------------------------------------------------------------------------------
 
+ALL = ("mask", "reset", "reverse", "return_states", "remat", "h_mask", "zoneout", "initial")
 OPTIONS = {
-    "plain": {},
-    "ragged, reset, reverse": {"lengths": LENGTHS, "reset": True, "reverse": True},
-    "every state, remat, zoneout": {"return_states": True, "remat": True, "zoneout": 0.3},
+    "nothing": {},
+    "everything, backward": dict.fromkeys(ALL, True),
+    "reverse": {"reverse": True},
+    "h_mask": {"h_mask": True},
+    "zoneout": {"zoneout": 0.3},
+    "reset": {"reset": True},
+    "lengths, reset, reverse": {"lengths": LENGTHS, "reset": True, "reverse": True},
+    "every state, zoneout": {"return_states": True, "zoneout": 0.3},
     "mask, start, truncation, h_mask": {"mask": True, "truncate": 4, "h_mask": True, "initial": True},
+    "reset, truncation, remat, backward": {"reset": True, "truncate": 4, "remat": True, "reverse": True},
 }
+FIRST = list(OPTIONS)[:2]
+"""For every cell. The others, each with one: where every step is valid, the rule takes outputs for states, but not where a reset or
+a mask of `h` comes between."""
+GATED = [name for name, cell in CELLS.items() if issubclass(cell, GatedCell)]
+OTHERS = dict(zip(list(OPTIONS)[2:], ("GRU", "LSTM", "GRU", "LSTM", "GRU", "SLSTM", "LSTM", "GRU"), strict=True))
+BY_PLAIN_SCAN = ("LSTM", "SLSTM", "ChungGRU")
+"""The cells that the plain scan runs here too."""
 
 
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("name", [name for name, cell in CELLS.items() if issubclass(cell, GatedCell)])
-def test_every_strategy_gives_the_values_and_gradients_of_the_plain_scan(name, options, x64):
+def given_for(cell, like, options):
+    """Arrays for the options that are True, and for the state that zoneout is."""
+    rng, start = np.random.default_rng(2), drawn_like(jax.tree.map(jnp.ones_like, like), 5)
+    free = cell.free_fields or like._fields
+    drawn = lambda field: jnp.asarray(rng.random((TIME, BATCH, HIDDEN)) < 0.3)
+    rate = lambda field: 0.3 if options["zoneout"] is not True or field == "c" else drawn(field)
+    make = {
+        "reset": lambda: jnp.asarray(rng.random((TIME, BATCH)) < 0.3),
+        "mask": lambda: jnp.asarray(rng.random((TIME, BATCH)) < 0.6),
+        "h_mask": lambda: jnp.asarray(2.0 * (rng.random((BATCH, HIDDEN)) < 0.5)),
+        "initial": lambda: jax.tree.map(lambda a: a[0], start),
+        "zoneout": lambda: type(like)(*(rate(field) if field in free else None for field in like._fields)),
+    }
+    return start, {name: make[name]() if name in make else value for name, value in options.items()}
+
+
+CASES = [(name, row) for name in [*GATED, "ChungGRU"] for row in FIRST] + [(name, row) for row, name in OTHERS.items()]
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_every_strategy_gives_the_values_and_gradients_of_the_reference(name, options, x64):
     """The conformance run: strategies x cells x options; whatever refuses says so."""
-    cell, options = CELLS[name](), dict(OPTIONS[options])
+    cell = CELLS[name]()
     params, xs = setting(cell)
-    rng = np.random.default_rng(2)
-    like = cell.initial_state(params, xs[0])
-    start = drawn_like(jax.tree.map(jnp.ones_like, like), 5)
-    for argument, value in (
-        ("reset", lambda: jnp.asarray(rng.random((TIME, BATCH)) < 0.3)),
-        ("mask", lambda: jnp.asarray(rng.random((TIME, BATCH)) < 0.6)),
-        ("h_mask", lambda: jnp.asarray(2.0 * (rng.random((BATCH, HIDDEN)) < 0.5))),
-        ("initial", lambda: jax.tree.map(lambda a: a[0], start)),
-    ):
-        if options.get(argument) is True:
-            options[argument] = value()
-    if "zoneout" in options:
-        free = cell.free_fields or like._fields
-        options["zoneout"] = type(like)(*(options["zoneout"] if field in free else None for field in like._fields))
+    start, given = given_for(cell, cell.initial_state(params, xs[0]), OPTIONS[options])
+    moving = {"initial": given.pop("initial")} if "initial" in given else {}
 
-    def compute(strategy):
-        def loss(params, xs, state):
-            result = unroll(cell, params, xs, state, strategy=strategy, **options)
+    def compute(run):
+        def loss(params, xs, state, moving):
+            result = run(cell, params, xs, state, **moving, **given)
             return weighted(result), result
 
-        return jit(jax.grad(loss, (0, 1, 2), has_aux=True))(params, xs, start)
+        return jit(jax.grad(loss, (0, 1, 2, 3), has_aux=True))(params, xs, start, moving)
 
-    want = compute("scan_plain")
+    want = compute(reference.unroll)
     for strategy in STRATEGIES:
-        close(compute(strategy), want, 1e-10)
+        if name in (BY_PLAIN_SCAN if strategy == "scan_plain" else GATED):
+            close(compute(partial(unroll, strategy=strategy)), want, 1e-10)
 
 
 def test_a_strategy_that_does_not_run_a_cell_says_why():
