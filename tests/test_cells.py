@@ -13,7 +13,7 @@ from oracles import ACTIVATIONS, ORACLES, relu, rnn, slstm
 from support import close, equal, equations, jit, plain, small_segments, weighted
 
 import jaxrnn
-from jaxrnn.cells import CELLS
+from jaxrnn.cells import CELLS, GatedCell
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -23,12 +23,7 @@ one_of_each_kind = pytest.mark.parametrize("name", ["LSTM", "GRU", "SLSTM", "Chu
 """The engine's rule with gates that are all additive and with others, and with a start that is not zero; without the rule; with an
 axis of space."""
 
-
-def gaps(time=9, batch=8):
-    """A mask with gaps, a row of padding alone, one without padding, and one padded at the left."""
-    mask = np.random.default_rng(1).random((time, batch)) < 0.6
-    mask[:, 0], mask[:, 1], mask[:, 2] = False, True, np.arange(time) > 3
-    return mask
+two_kinds = pytest.mark.parametrize("name", ["LSTM", "ChungGRU"])  # with the engine's derivative rule and without
 
 
 def padded(lengths, time=9):
@@ -107,7 +102,7 @@ def test_the_gradient_through_an_activation_is_that_of_plain_autodiff(kind, name
     """The engine's rule stores the values of tanh and σ, and must compute all others again."""
     options = {"nonlinearity": name} if kind == "RNN" else {"activation": name, "recurrent_activation": name}
     variant = CELLS[kind](**options)
-    params, state, xs = draw(variant, time=4, batch=(3,))
+    params, state, xs = draw(variant, time=5, batch=(3,))
 
     gradient = lambda run: jit(jax.grad(lambda p, xs, state: weighted(run(variant, p, xs, state)), (0, 1, 2)))
     args = (jax.tree.map(lambda a: 0.5 * a, params), xs, state)
@@ -132,7 +127,7 @@ def test_the_initial_state_is_zeros_or_what_the_cell_says(cell, draw):
     if hasattr(start, "m"):  # the stabiliser of an empty memory
         start = start._replace(m=start.m - 1e30)
     equal(cell.initial_state(params, xs[0]), start)
-    assert jax.tree.structure(cell.step(params, state, xs[0])[0]) == jax.tree.structure(state)
+    assert jax.tree.structure(jax.eval_shape(cell.step, params, state, xs[0])[0]) == jax.tree.structure(state)
 
 
 # The engine against its steps ----------------------------------------------------------------------
@@ -189,33 +184,21 @@ def assert_padding_changes_nothing(cell, draw, reverse):
     close(permuted, (row(final, order), ys[:, order]))
 
 
+GRADIENTS = [name for name, kind in CELLS.items() if not issubclass(kind, GatedCell) or name in ("LSTM", "GRU", "SLSTM")]
+"""Gated cells have one rule, and all of them meet the reference where strategies do."""
+
+
+@pytest.mark.parametrize("cell_name", GRADIENTS)
 def test_padding_changes_nothing_and_gradients_are_those_of_plain_autodiff(cell, draw):
     assert_padding_changes_nothing(cell, draw, reverse=False)
 
 
-@one_of_each_kind
+@pytest.mark.parametrize("name", ["LSTM", "ConvLSTM1D"])
 def test_backward_too_padding_changes_nothing_and_gradients_are_those_of_plain_autodiff(name, draw):
     assert_padding_changes_nothing(CELLS[name](), draw, reverse=True)
 
 
-@one_of_each_kind
-@both_directions
-def test_gaps_change_nothing(name, reverse, draw):
-    """Each sequence of a batch ends where its valid steps alone end."""
-    cell, mask = CELLS[name](), gaps()
-    params, state, xs = draw(cell)
-    got = unroll(cell, params, xs, state, reverse=reverse, mask=jnp.asarray(mask))
-    together, lengths = np.zeros_like(xs), mask.sum(0)
-    for n in range(xs.shape[1]):
-        together[: lengths[n], n] = xs[mask[:, n], n]
-    final, ys = ragged(cell, params, jnp.asarray(together), state, lengths, reverse=reverse)[1]
-    apart = np.zeros_like(ys)
-    for n in range(xs.shape[1]):
-        apart[mask[:, n], n] = ys[: lengths[n], n]
-    close(got, (final, jnp.asarray(apart)))
-
-
-@one_of_each_kind
+@two_kinds
 @both_directions
 def test_more_padding_changes_no_bit(name, reverse, draw):
     cell = CELLS[name]()
@@ -224,14 +207,6 @@ def test_more_padding_changes_no_bit(name, reverse, draw):
     final, ys = unroll(cell, params, xs, state, lengths=lengths, reverse=reverse)
     longer_final, longer_ys = unroll(cell, params, longer, state, lengths=lengths, reverse=reverse)
     equal((longer_final, longer_ys), (final, jnp.concatenate([ys, jnp.zeros_like(ys[:4])])))
-
-
-@one_of_each_kind
-def test_reversing_is_flipping_twice(name, draw):
-    cell = CELLS[name]()
-    params, state, xs = draw(cell)
-    final, ys = unroll(cell, params, xs[::-1], state)
-    close(unroll(cell, params, xs, state, reverse=True), (final, ys[::-1]))
 
 
 @one_of_each_kind
@@ -292,7 +267,7 @@ def test_two_batch_axes_are_one_folded_and_vmap_is_the_batch(name, draw):
     close(jit(jax.vmap(run, in_axes=(1, 0, 0), out_axes=(0, 1)))(xs, state, lengths), (final, ys))
 
 
-@pytest.mark.parametrize("name", ["LSTM", "ChungGRU"])
+@two_kinds
 def test_other_lengths_trace_nothing_again(name, draw):
     cell = CELLS[name]()
     params, state, xs = draw(cell)
@@ -309,7 +284,7 @@ def test_other_lengths_trace_nothing_again(name, draw):
     assert not np.allclose(final.h, other.h)
 
 
-@pytest.mark.parametrize("name", ["LSTM", "ChungGRU"])
+@two_kinds
 def test_segments_of_time_change_no_gradient(name, draw):
     """`remat` cuts nine steps into segments of three; one cell with the engine's own derivative, one without."""
     cell = CELLS[name]()
@@ -335,10 +310,12 @@ def test_nan_in_padding_reaches_nothing_in_segments_with_one_product_per_gate(na
 # Precision ----------------------------------------------------------------------------------------
 
 
-def assert_near(cell, draw, dtype):
-    """States stay in float32, and everything stays near the float64 result."""
+def assert_near(cell, oracle, draw, dtype):
+    """States stay in float32, and everything stays near the float64 result of the paper's equations."""
     params, state, xs = draw(cell)
-    want = jax.tree.leaves(ragged(cell, params, xs, state)[1])
+    given = {"initial": plain(state), "mask": padded(LENGTHS), "reset": np.zeros((9, 8), bool), "reverse": False}
+    final, ys = reference.by_oracle(oracle, plain(params), np.asarray(xs), plain(state), **given)
+    want = [*final.values(), ys]
     params, state, xs = jax.tree.map(lambda a: a.astype(jnp.float32), (params, state, xs))
     final, ys = unroll(cell, params, xs, state, lengths=jnp.asarray(LENGTHS), dtype=dtype)
     assert ys.dtype == dtype
@@ -349,10 +326,10 @@ def assert_near(cell, draw, dtype):
     assert 0 < error < 4 * float(jnp.finfo(dtype).eps) * size
 
 
-def test_bfloat16_gives_the_exact_result_to_its_rounding(cell, draw):
-    assert_near(cell, draw, jnp.bfloat16)
+def test_bfloat16_gives_the_exact_result_to_its_rounding(cell, cell_name, draw):
+    assert_near(cell, ORACLES[cell_name], draw, jnp.bfloat16)
 
 
 @one_of_each_kind
 def test_float16_gives_the_exact_result_to_its_rounding(name, draw):
-    assert_near(CELLS[name](), draw, jnp.float16)
+    assert_near(CELLS[name](), ORACLES[name], draw, jnp.float16)

@@ -27,7 +27,7 @@ LENGTHS = jnp.array([9, 0, 4, 1])
 
 def setting(cell, *, seed=0, batch=(BATCH,)):
     xs = normal(TIME, *batch, INPUT, seed=seed + 1)
-    params = cell.init(jax.random.key(seed), INPUT, HIDDEN, dtype=xs.dtype)
+    params = jax.eval_shape(lambda key: cell.init(key, INPUT, HIDDEN, dtype=xs.dtype), jax.random.key(seed))
     return drawn_like(params, seed), xs
 
 
@@ -654,7 +654,7 @@ BY_PLAIN_SCAN = ("LSTM", "SLSTM", "ChungGRU")
 
 def given_for(cell, like, options):
     """Arrays for the options that are True, and for the state that zoneout is."""
-    rng, start = np.random.default_rng(2), drawn_like(jax.tree.map(jnp.ones_like, like), 5)
+    rng, start = np.random.default_rng(2), drawn_like(like, 5)
     free = cell.free_fields or like._fields
     drawn = lambda field: jnp.asarray(rng.random((TIME, BATCH, HIDDEN)) < 0.3)
     rate = lambda field: 0.3 if options["zoneout"] is not True or field == "c" else drawn(field)
@@ -676,7 +676,7 @@ def test_every_strategy_gives_the_values_and_gradients_of_the_reference(name, op
     """The conformance run: strategies x cells x options; whatever refuses says so."""
     cell = CELLS[name]()
     params, xs = setting(cell)
-    start, given = given_for(cell, cell.initial_state(params, xs[0]), OPTIONS[options])
+    start, given = given_for(cell, jax.eval_shape(lambda xs: cell.initial_state(params, xs[0]), xs), OPTIONS[options])
     moving = {"initial": given.pop("initial")} if "initial" in given else {}
 
     def compute(run):

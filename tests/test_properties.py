@@ -43,6 +43,10 @@ def make(name, **options):
     return CELLS[name](**NEEDED.get(name, {}), **options)
 
 
+def parameters(cell):
+    return drawn_like(jax.eval_shape(lambda key: cell.init(key, INPUT, HIDDEN, dtype=jnp.float64), jax.random.key(0)))
+
+
 # Masks and resets, all of them -------------------------------------------------------------------------------------------
 
 
@@ -53,7 +57,7 @@ def test_every_mask_with_every_reset_gives_what_the_papers_equations_give(name, 
     time = 4 if cell.event_ndim == 1 else 3
     patterns = np.array(list(itertools.product([False, True], repeat=2 * time))).T
     mask, reset = patterns[:time], patterns[time:]
-    params = drawn_like(cell.init(jax.random.key(0), INPUT, HIDDEN, dtype=jnp.float64))
+    params = parameters(cell)
     xs = normal(time, mask.shape[1], *(2, 3)[: cell.event_ndim - 1], INPUT)
     start = drawn_like(cell.initial_state(params, xs[0]), 1, 1.0)
     initial = drawn_like(jax.tree.map(lambda a: a[0], start), 2, 1.0)
@@ -77,7 +81,7 @@ def test_every_mask_with_every_reset_gives_what_the_papers_equations_give(name, 
 def test_a_mask_of_h_is_a_recurrent_matrix_with_its_rows_scaled(name, x64):
     """It reaches the recurrent products, and nothing else that reads `h`: no leak, no reset, no output."""
     cell = make(name)
-    params = drawn_like(cell.init(jax.random.key(0), INPUT, HIDDEN, dtype=jnp.float64))
+    params = parameters(cell)
     xs = normal(6, 1, *(2, 3)[: cell.event_ndim - 1], INPUT)
     start = drawn_like(cell.initial_state(params, xs[0]), 1, 1.0)
     scale = jnp.abs(normal(start.h.shape[-1], seed=3)).at[1].set(0.0)

@@ -29,10 +29,10 @@ unroll = jax.jit(
 
 def setting(cell, *, time=TIME, seed=0):
     """Parameters, inputs, a start and a state to return to; all random."""
-    params = drawn_like(cell.init(jax.random.key(0), INPUT, HIDDEN, dtype=jnp.float64), seed)
+    params = drawn_like(jax.eval_shape(lambda key: cell.init(key, INPUT, HIDDEN, dtype=jnp.float64), jax.random.key(0)), seed)
     xs = normal(time, BATCH, INPUT, seed=seed)
-    zeros = cell.initial_state(params, xs[0])
-    return params, xs, drawn_like(zeros, seed + 1, 1.0), jax.tree.map(lambda a: a[0], drawn_like(zeros, seed + 2, 1.0))
+    like = jax.eval_shape(lambda xs: cell.initial_state(params, xs[0]), xs)
+    return params, xs, drawn_like(like, seed + 1, 1.0), jax.tree.map(lambda a: a[0], drawn_like(like, seed + 2, 1.0))
 
 
 def row(tree, n):
@@ -56,7 +56,7 @@ def some_resets():
 def stacked(cell=None, **options):
     """A stack of two layers with random parameters and a function that runs it."""
     stack = Stack(cell or jaxrnn.LSTMCell(), INPUT, HIDDEN, 2, param_dtype=jnp.float64, **options)
-    return stack, drawn_like(stack.init(jax.random.key(0)))
+    return stack, drawn_like(jax.eval_shape(stack.init, jax.random.key(0)))
 
 
 # Masks -------------------------------------------------------------------------------------------------------------------
