@@ -770,6 +770,17 @@ def test_a_cell_names_the_axes_of_its_own_parameters():
     assert module.stack.axis_names(module.params)[0][0].w_z == (None, "hidden")
 
 
+def test_more_names_than_an_array_has_axes_are_refused():
+    @dataclass(frozen=True)
+    class Eager(VariationalCell):
+        axes: ClassVar = VariationalCell.axes | {"w_z": (None, "hidden", "gates")}
+
+    text = "axis_names: `axes` should name at most the 2 axes of an array of shape (5, 5), got (None, 'hidden', 'gates')."
+    with pytest.raises(ValueError) as caught:
+        jaxrnn.Recurrent(Eager(), INPUT, HIDDEN, rngs=nnx.Rngs(0))
+    assert str(caught.value) == text
+
+
 def test_fields_without_batch_axes_are_refused_where_a_mask_would_act_on_them():
     @dataclass(frozen=True)
     class Clock(CountingCell):
