@@ -544,6 +544,38 @@ def test_whatever_changes_outside_of_a_cell_is_seen_by_the_next_call(what, call,
         close(run(), value * one, 1e-5)
 
 
+INNER, OF_FIELD = 1.0, 1.0
+
+
+def read_by_a_field(a):
+    return OF_FIELD * a
+
+
+@pytest.mark.parametrize("what", ["INNER", "OF_FIELD", "enclosed"])
+def test_what_inner_functions_functions_in_fields_and_enclosing_ones_hold_is_seen_too(what, monkeypatch):
+    enclosed = 1.0
+
+    @dataclass(frozen=True)
+    class Deep(GatedCell):
+        act: Any = read_by_a_field
+
+        gates: ClassVar = ("n",)
+
+        def update(self, state, x_gates, h_gates):
+            inner = lambda a: INNER * a
+            return Hidden(self.act(enclosed * inner(x_gates[0] + h_gates[0])))
+
+    cell = Deep()
+    params, xs = setting(cell)
+    one = unroll(cell, params, xs[:1])[1]
+    for value in (2.0, 3.0, 1.0):
+        if what == "enclosed":
+            enclosed = value
+        else:
+            monkeypatch.setitem(globals(), what, value)
+        close(unroll(cell, params, xs[:1])[1], value * one, 1e-5)
+
+
 # Cells that the library's rule does not fit ------------------------------------------------------------------------------
 
 
