@@ -87,12 +87,7 @@ def step(caller: Caller, params, x, state=None, *, initial=None, per_step=None, 
     """Run one step (batch, input) or (input,) of a stack of one direction: (y, state), the state stacked as `h_n`."""
     name, stack = f"{caller.name}.step", caller.stack
     check_one_direction(name, stack)
-    checks.array(name, "x", x)
-    event = checks.event_axes(stack.cell.event_ndim)
-    if x.ndim not in (stack.cell.event_ndim, stack.cell.event_ndim + 1):
-        one = f"({event},)" if event == "input" else f"({event})"
-        raise ValueError(f"{name}: `x` should have shape (batch, {event}) or {one}, one step, got {x.shape}.")
-    checks.last_axis(name, "x", x, stack.input_size, "the module's `input_size`")
+    checks.inputs(name, "x", x, stack.cell.event_ndim, (("batch",), ()), stack.input_size, "the module's `input_size`")
     xs = jax.ShapeDtypeStruct((1, *x.shape), x.dtype)
     check_arrays(name, stack, params, None, initial, xs)
     conform.check_further_inputs(name, stack.cell, per_step, context, x.shape[: x.ndim - stack.cell.event_ndim])
@@ -160,13 +155,9 @@ def check_states(name: str, stack: Stack, params, h_0, xs):
 
 def _check_input(name: str, x, stack: Stack, batch_first: bool) -> bool:
     """`x` fits the module; whether it has a batch axis."""
-    checks.array(name, "x", x)
-    rank, event = stack.cell.event_ndim + 1, checks.event_axes(stack.cell.event_ndim)
-    if x.ndim not in (rank, rank + 1):
-        batched = f"(batch, time, {event})" if batch_first else f"(time, batch, {event})"
-        raise ValueError(f"{name}: `x` should have shape {batched} or, for one sequence, (time, {event}), got {x.shape}.")
-    checks.last_axis(name, "x", x, stack.input_size, "the module's `input_size`")
-    return x.ndim == rank + 1
+    layouts = (("batch", "time") if batch_first else ("time", "batch")), ("time",)
+    checks.inputs(name, "x", x, stack.cell.event_ndim, layouts, stack.input_size, "the module's `input_size`")
+    return x.ndim == stack.cell.event_ndim + 2
 
 
 def summary(stack: Stack, h_n):

@@ -105,10 +105,21 @@ def event_axes(ndim: int) -> str:
     return {1: "input", 2: "width, channels", 3: "height, width, channels"}.get(ndim, "*space, channels")
 
 
-def last_axis(name: str, argument: str, x, wanted: int, source: str):
-    """The last axis of `x` is what the weights expect."""
-    if x.shape[-1] != wanted:
-        raise ValueError(f"{name}: `{argument}` should end in input_size={wanted} ({source}), got shape {x.shape}.")
+def inputs(name: str, argument: str, x, event_ndim: int, layouts: tuple, input_size: int, source: str):
+    """`x` has the axes of one example at one step behind those that one of `layouts` names, where "*batch" is any number of
+    axes; and its last axis is what the weights expect."""
+    array(name, argument, x)
+    event, shapes = event_axes(event_ndim), []
+    for axes in layouts:
+        shapes.append(", ".join((*axes, event)) + ("," if not axes and event_ndim == 1 else ""))
+        least = event_ndim + len(axes) - ("*batch" in axes)
+        if x.ndim == least or (x.ndim > least and "*batch" in axes):
+            break
+    else:
+        shape = " or, for one sequence, ".join(f"({shape})" for shape in shapes)
+        raise ValueError(f"{name}: `{argument}` should have shape {shape}, got {x.shape}.")
+    if x.shape[-1] != input_size:
+        raise ValueError(f"{name}: `{argument}` should end in input_size={input_size} ({source}), got shape {x.shape}.")
 
 
 def validity(name: str, lengths, mask, reset, time, batch: tuple, *, x: str = "xs", batch_first: bool = False):

@@ -138,7 +138,9 @@ class Stack:
         sizes = zip(self.layer_input_sizes, self.hidden_sizes, strict=True)
         return tuple(
             tuple(
-                self.cell.init(next(keys), input_size, hidden_size, bias=self.bias, dtype=self.param_dtype)
+                conform.made_by_init(
+                    self.cell, self.cell.init(next(keys), input_size, hidden_size, bias=self.bias, dtype=self.param_dtype)
+                )
                 for _ in range(self.num_directions)
             )
             for input_size, hidden_size in sizes
@@ -221,12 +223,7 @@ class Stack:
             True
         """
         name, cell = "Stack.apply", self.cell
-        checks.array(name, "xs", xs)
-        if xs.ndim < 1 + cell.event_ndim:
-            raise ValueError(
-                f"{name}: `xs` should have shape (time, *batch, {checks.event_axes(cell.event_ndim)}), got {xs.shape}."
-            )
-        checks.last_axis(name, "xs", xs, self.input_size, "the stack's `input_size`")
+        checks.inputs(name, "xs", xs, cell.event_ndim, (("time", "*batch"),), self.input_size, "the stack's `input_size`")
         batch = xs.shape[1 : xs.ndim - cell.event_ndim]
         checks.validity(name, lengths, mask, reset, xs.shape[0], batch)
         checks.flag(name, "return_states", return_states)
@@ -255,10 +252,7 @@ class Stack:
         """
         name = "Stack.step"
         check_one_direction(name, self)
-        checks.array(name, "x", x)
-        if x.ndim < self.cell.event_ndim:
-            raise ValueError(f"{name}: `x` should have shape (*batch, {checks.event_axes(self.cell.event_ndim)}), got {x.shape}.")
-        checks.last_axis(name, "x", x, self.input_size, "the stack's `input_size`")
+        checks.inputs(name, "x", x, self.cell.event_ndim, (("*batch",),), self.input_size, "the stack's `input_size`")
         check_arrays(name, self, params, states, initial, jax.ShapeDtypeStruct((1, *x.shape), x.dtype))
         conform.check_further_inputs(name, self.cell, per_step, context, x.shape[: x.ndim - self.cell.event_ndim])
         return layers.run_step(self, read_from_outside(self.cell), params, x, states, initial, per_step, context)

@@ -24,8 +24,8 @@ with jaxtyping.install_import_hook("jaxrnn", "beartype.beartype"):  # annotated 
     import jaxrnn
     import jaxrnn.cells
 
-# All different, and none the number of a cell's gates, so that a swapped axis cannot hide.
-TIME, BATCH, INPUT, HIDDEN, PROJ, SPACE = 9, 8, 6, 7, 5, (11, 10)
+# All different, and none the number of gates of a cell that has the axis, so that a swapped axis cannot hide.
+TIME, BATCH, INPUT, HIDDEN, PROJ, SPACE = 9, 8, 6, 7, 5, (10, 2)
 
 NEEDED = {"ProjectedLSTM": {"proj_size": PROJ}}  # arguments that a cell cannot do without
 
@@ -58,10 +58,10 @@ def draw():
         def random(scale):
             return lambda a: jnp.asarray(scale * rng.standard_normal(a.shape), dtype)
 
-        params = cell.init(jax.random.key(seed), input_size=INPUT, hidden_size=HIDDEN, bias=bias)
-        params = jax.tree.map(random(0.5), params)
+        shapes = jax.eval_shape(lambda key: cell.init(key, input_size=INPUT, hidden_size=HIDDEN, bias=bias), jax.random.key(seed))
+        params = jax.tree.map(random(0.5), shapes)
         xs = jnp.asarray(rng.standard_normal((time, *batch, *SPACE[: cell.event_ndim - 1], INPUT)), dtype)
-        state = jax.tree.map(random(1.0), cell.initial_state(params, jnp.ones_like(xs, shape=xs.shape[1:])))
+        state = jax.tree.map(random(1.0), jax.eval_shape(lambda xs: cell.initial_state(params, xs[0]), xs))
         return params, state, xs
 
     return draw

@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 quickly = {"xla_backend_optimization_level": 0}  # compiles in half the time
 jit = partial(jax.jit, compiler_options=quickly)
@@ -33,6 +34,20 @@ def drawn_like(tree, seed=0, scale=0.5):
     """Random arrays in place of those of `tree`, none zero."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda a: jnp.asarray(scale * rng.standard_normal(a.shape), a.dtype), tree)
+
+
+def plain(tree):
+    """The same arrays as nested dictionaries of NumPy arrays."""
+    if tree is None:
+        return None
+    if hasattr(tree, "_asdict"):
+        return {name: plain(value) for name, value in tree._asdict().items()}
+    return np.asarray(tree)
+
+
+def arrays(variables):
+    """The values of a module's variables."""
+    return jax.tree.map(lambda v: v.get_value(), variables, is_leaf=lambda v: isinstance(v, nnx.Variable))
 
 
 def equal(got, want):

@@ -407,16 +407,22 @@ def test_steps_that_do_not_fit(gru, lstms):
     )
     refuses(ValueError, text, lstms["nnx"].step, X[:, 0])
     step = nnx_module("GRU", 3, 5).step
-    refuses(ValueError, "GRU.step: `x` should have shape (batch, input) or (input,), one step, got (2, 6, 3).", step, X)
+    refuses(ValueError, "GRU.step: `x` should have shape (batch, input) or, for one sequence, (input,), got (2, 6, 3).", step, X)
     text = "GRU.step: `x` should end in input_size=3 (the module's `input_size`), got shape (2, 4)."
     refuses(ValueError, text, step, jnp.ones((2, 4)))
+    stack = jaxrnn.Stack(jaxrnn.GRUCell(), 3, 5)
+    params = stack.init(jax.random.key(0))
+    refuses(ValueError, "Stack.step: `x` should have shape (*batch, input), got ().", stack.step, params, jnp.float32(1))
+    text = "Stack.step: `x` should end in input_size=3 (the stack's `input_size`), got shape (2, 4)."
+    refuses(ValueError, text, stack.step, params, jnp.ones((2, 4)))
     refuses(ValueError, f"GRU.step: `h_0` should have shape (1, 2, 5), {LAYOUT}, got (2, 5).", step, X[:, 0], jnp.ones((2, 5)))
 
 
 def test_messages_about_space_name_its_axes():
     conv = nnx_module("Recurrent", jaxrnn.ConvLSTM2DCell(), 3, 5)
     text = (
-        "Recurrent.step: `x` should have shape (batch, height, width, channels) or (height, width, channels), one step, got (2, 3)."
+        "Recurrent.step: `x` should have shape (batch, height, width, channels) or, for one sequence, "
+        "(height, width, channels), got (2, 3)."
     )
     refuses(ValueError, text, conv.step, jnp.ones((2, 3)))
     axes = "(batch, time, height, width, channels) or, for one sequence, (time, height, width, channels)"
@@ -427,6 +433,11 @@ def test_messages_about_space_name_its_axes():
     refuses(ValueError, text, jaxrnn.unroll, cell, params, jnp.ones((6, 3)))
     text = "ConvLSTM1DCell.step: `x` should have shape (*batch, width, channels), got (3,)."
     refuses(ValueError, text, cell.step, params, None, jnp.ones(3))
+    stack = jaxrnn.Stack(cell, 3, 5)
+    text = "Stack.step: `x` should have shape (*batch, width, channels), got (3,)."
+    refuses(ValueError, text, stack.step, ((params,),), jnp.ones(3))
+    text = "Stack.apply: `xs` should have shape (time, *batch, width, channels), got (6, 3)."
+    refuses(ValueError, text, stack.apply, ((params,),), jnp.ones((6, 3)))
 
 
 def test_linen_says_what_it_draws_from():
@@ -494,7 +505,9 @@ def test_unroll_wants_true_or_false(params, name):
 def test_unroll_names_a_cell_and_parameters_and_noise_that_do_not_fit(params):
     text = "unroll: `cell` should be a Cell, got the class LSTMCell. Write LSTMCell(), with brackets."
     refuses(TypeError, text, jaxrnn.unroll, jaxrnn.LSTMCell, params, XS)
-    refuses(TypeError, "unroll: `params` should come from `cell.init`, got tuple.", jaxrnn.unroll, CELL, tuple(params), XS)
+    hint = "\nA NamedTuple is wanted, whose first fields are w_ih, w_hh, b_ih, b_hh."
+    text = f"unroll: `params` should come from `cell.init`, got tuple.{hint}"
+    refuses(TypeError, text, jaxrnn.unroll, CELL, tuple(params), XS)
     text = "unroll: `cell` should come first and `params` second, got GateParams and a cell."
     refuses(TypeError, text, jaxrnn.unroll, params, CELL, XS)
     unhashable = jaxrnn.initializers.PerGate(jax.nn.initializers.zeros, [("f", jax.nn.initializers.ones)])
@@ -523,7 +536,8 @@ def test_a_step_names_what_does_not_fit(params):
     state = CELL.initial_state(params, jnp.ones((2, 3)))
     text = "LSTMCell.step: `x` should end in input_size=3 (the third axis from the end of `params.w_ih`), got shape (2, 4)."
     refuses(ValueError, text, CELL.step, params, state, jnp.ones((2, 4)))
-    text = "LSTMCell.step: `params` should come from `cell.init`, got LSTMState."
+    hint = "\nA NamedTuple is wanted, whose first fields are w_ih, w_hh, b_ih, b_hh."
+    text = f"LSTMCell.step: `params` should come from `cell.init`, got LSTMState.{hint}"
     refuses(TypeError, text, CELL.step, state, params, jnp.ones((2, 3)))
     text = "LSTMCell.step: `state` should be a LSTMState(h, c), got ArrayImpl."
     refuses(TypeError, text, CELL.step, params, jnp.ones((2, 3)), jnp.ones((2, 3)))

@@ -1,4 +1,5 @@
-"""Every registered cell: its step against its oracle, and the engine against its step."""
+"""Every registered cell: its step against its oracle, and the engine against its step. What the engine does whatever the cell is
+shown with one cell of each kind."""
 
 from functools import partial
 from typing import get_args
@@ -7,69 +8,38 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference
 from oracles import ACTIVATIONS, ORACLES, relu, rnn, slstm
-from support import equations, small_segments
+from support import close, equal, equations, jit, plain, small_segments, weighted
 
 import jaxrnn
-from jaxrnn.cells import CELLS
+from jaxrnn.cells import CELLS, GatedCell
 
 pytestmark = pytest.mark.usefixtures("x64")
 
 LENGTHS = np.array([0, 1, 9, 5, 2, 9, 8, 3])
 both_directions = pytest.mark.parametrize("reverse", [False, True])
+one_of_each_kind = pytest.mark.parametrize("name", ["LSTM", "GRU", "SLSTM", "ChungGRU", "ConvLSTM1D"])
+"""The engine's rule with gates that are all additive and with others, and with a start that is not zero; without the rule; with an
+axis of space."""
 
-
-def gaps(time=9, batch=8):
-    """A mask with gaps, a row of padding alone, one without padding, and one padded at the left."""
-    mask = np.random.default_rng(1).random((time, batch)) < 0.6
-    mask[:, 0], mask[:, 1], mask[:, 2] = False, True, np.arange(time) > 3
-    return mask
+two_kinds = pytest.mark.parametrize("name", ["LSTM", "ChungGRU"])  # with the engine's derivative rule and without
 
 
 def padded(lengths, time=9):
     return np.arange(time)[:, None] < lengths
 
 
-def plain(tree):
-    """The same arrays as nested dictionaries of NumPy arrays."""
-    if tree is None:
-        return None
-    if hasattr(tree, "_asdict"):
-        return {name: plain(value) for name, value in tree._asdict().items()}
-    return np.asarray(tree)
+unroll = jit(jaxrnn.unroll, static_argnums=0, static_argnames=("reverse", "remat", "dtype"))
 
 
-def assert_close(got, want, tolerance=1e-12):
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=tolerance, atol=tolerance), got, want)
-
-
-def assert_same(got, want):
-    jax.tree.map(np.testing.assert_array_equal, got, want)
-
-
-QUICKLY = {"xla_backend_optimization_level": 0}  # compiles in half the time
-unroll = jax.jit(jaxrnn.unroll, static_argnums=0, static_argnames=("reverse", "remat", "dtype"), compiler_options=QUICKLY)
-
-
-@partial(jax.jit, static_argnums=0, compiler_options=QUICKLY)
+@partial(jit, static_argnums=0)
 def one_step(cell, params, state, x):
     return cell.step(params, state, x)
 
 
-def loop(cell, params, state, xs, times):
-    """A Python loop of `step` over the given times: the state after it, and the outputs by time."""
-    ys = {}
-    for t in times:
-        state, ys[t] = one_step(cell, params, state, xs[t])
-    return state, ys
-
-
 def row(tree, n):
     return jax.tree.map(lambda a: a[n], tree)
-
-
-def in_order(times, reverse):
-    return list(reversed(times)) if reverse else list(times)
 
 
 # The equations ------------------------------------------------------------------------------------
@@ -81,8 +51,8 @@ def test_every_cell_has_an_oracle():
 
 def assert_follows(oracle, cell, params, state, x):
     new, y = one_step(cell, params, state, x)
-    assert_close(plain(new), oracle(np.asarray(x), plain(state), plain(params)))
-    assert_same(y, new.h)
+    close(plain(new), oracle(np.asarray(x), plain(state), plain(params)))
+    equal(y, new.h)
     assert y.dtype == jnp.float64
 
 
@@ -132,24 +102,11 @@ def test_the_gradient_through_an_activation_is_that_of_plain_autodiff(kind, name
     """The engine's rule stores the values of tanh and σ, and must compute all others again."""
     options = {"nonlinearity": name} if kind == "RNN" else {"activation": name, "recurrent_activation": name}
     variant = CELLS[kind](**options)
-    params, state, xs = draw(variant, time=4, batch=(3,))
+    params, state, xs = draw(variant, time=5, batch=(3,))
 
-    def loss(run, params, state, xs):
-        final, ys = run(params, state, xs)
-        return sum(jnp.sum(jnp.sin(a)) for a in jax.tree.leaves((final, ys)))
-
-    def by_rule(params, state, xs):
-        return jaxrnn.unroll(variant, params, xs, state)
-
-    def plainly(params, state, xs):
-        return jax.lax.scan(lambda s, x: variant.step(params, s, x), state, xs)
-
-    @partial(jax.jit, static_argnums=0, compiler_options=QUICKLY)
-    def gradient(run, *args):
-        return jax.grad(partial(loss, run), argnums=(0, 1, 2))(*args)
-
-    args = (jax.tree.map(lambda a: 0.5 * a, params), state, xs)
-    assert_close(gradient(by_rule, *args), gradient(plainly, *args), 1e-10)
+    gradient = lambda run: jit(jax.grad(lambda p, xs, state: weighted(run(variant, p, xs, state)), (0, 1, 2)))
+    args = (jax.tree.map(lambda a: 0.5 * a, params), xs, state)
+    close(gradient(jaxrnn.unroll)(*args), gradient(reference.unroll)(*args), 1e-10)
 
 
 @pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
@@ -169,59 +126,93 @@ def test_the_initial_state_is_zeros_or_what_the_cell_says(cell, draw):
     start = jax.tree.map(jnp.zeros_like, state)
     if hasattr(start, "m"):  # the stabiliser of an empty memory
         start = start._replace(m=start.m - 1e30)
-    assert_same(cell.initial_state(params, xs[0]), start)
-    assert jax.tree.structure(cell.step(params, state, xs[0])[0]) == jax.tree.structure(state)
+    equal(cell.initial_state(params, xs[0]), start)
+    assert jax.tree.structure(jax.eval_shape(cell.step, params, state, xs[0])[0]) == jax.tree.structure(state)
 
 
-# The engine against a loop of steps ---------------------------------------------------------------
+# The engine against its steps ----------------------------------------------------------------------
 
 
-@both_directions
-def test_unroll_is_a_loop_of_steps(cell, reverse, draw):
+def gradients(run, **options):
+    """The gradients of a weighted sum of all outputs and final states, and both of these."""
+
+    @partial(jit, static_argnums=0)
+    def compute(cell, params, xs, state, *lengths):
+        def loss(*args):
+            result = run(cell, *args, **({"lengths": lengths[0]} if lengths else {}), **options)
+            return weighted(result), result
+
+        return jax.grad(loss, (0, 1, 2), has_aux=True)(params, xs, state)
+
+    return compute
+
+
+engine_gradients = {reverse: gradients(jaxrnn.unroll, reverse=reverse) for reverse in (False, True)}
+plain_gradients = {reverse: gradients(reference.unroll, reverse=reverse, lengths=LENGTHS) for reverse in (False, True)}
+
+
+def ragged(cell, params, xs, state, lengths=LENGTHS, *, reverse=False):
+    return engine_gradients[reverse](cell, params, xs, state, jnp.asarray(lengths))
+
+
+def test_unroll_is_a_loop_of_steps(cell, draw):
     params, state, xs = draw(cell)
-    want, outputs = loop(cell, params, state, xs, in_order(range(len(xs)), reverse))
-    assert_close(
-        unroll(cell, params, xs, state, reverse=reverse),
-        (want, np.stack([outputs[t] for t in range(len(xs))])),
-    )
+    got, want = unroll(cell, params, xs, state), []
+    for x in xs:
+        state, y = one_step(cell, params, state, x)
+        want.append(y)
+    close(got, (state, jnp.stack(want)))
 
 
-@both_directions
-@pytest.mark.parametrize("kind", ["lengths", "mask"])
-def test_padding_and_gaps_change_nothing(cell, kind, reverse, draw):
-    """Each sequence of a batch ends where its valid steps alone end; other outputs are 0."""
+def assert_padding_changes_nothing(cell, draw, reverse):
+    """Results and gradients are those of plain autodiff; padding gives zeros, and whatever stands in it, no bit changes. A row
+    without a step keeps its state; and rows do not mix."""
     params, state, xs = draw(cell)
-    valid = padded(LENGTHS) if kind == "lengths" else gaps()
-    given = {"lengths": jnp.asarray(LENGTHS)} if kind == "lengths" else {"mask": jnp.asarray(valid)}
-    final, ys = unroll(cell, params, xs, state, reverse=reverse, **given)
-    assert_same(ys[~valid], np.zeros_like(ys[~valid]))
-    assert_same(row(final, 0), row(state, 0))  # no valid step at all
-    for n in range(xs.shape[1]):
-        times = in_order(np.flatnonzero(valid[:, n]), reverse)
-        want, outputs = loop(cell, params, row(state, n), xs[:, n], times)
-        assert_close(row(final, n), want)
-        assert_close([ys[t, n] for t in times], [outputs[t] for t in times])
+    (got, result), valid = ragged(cell, params, xs, state, reverse=reverse), padded(LENGTHS)
+    assert jax.tree.structure(got) == jax.tree.structure((params, xs, state))
+    assert all(np.abs(leaf).max() > 1e-3 for leaf in jax.tree.leaves(got))
+    want, plainly = plain_gradients[reverse](cell, params, xs, state)
+    close(result, plainly)
+    close(got, want, 1e-10)
+    (final, ys), d_xs = result, got[1]
+    equal((ys[~valid], d_xs[~valid]), (np.zeros_like(ys[~valid]), np.zeros_like(d_xs[~valid])))
+    equal(row(final, 0), row(state, 0))
+    dirty = jnp.asarray(np.where(valid.reshape(valid.shape + (1,) * cell.event_ndim), xs, np.nan))
+    equal(ragged(cell, params, dirty, state, reverse=reverse), (got, result))
+    order = np.random.default_rng(2).permutation(xs.shape[1])
+    (_, permuted) = ragged(cell, params, xs[:, order], row(state, order), LENGTHS[order], reverse=reverse)
+    close(permuted, (row(final, order), ys[:, order]))
 
 
+GRADIENTS = [name for name, kind in CELLS.items() if not issubclass(kind, GatedCell) or name in ("LSTM", "GRU", "SLSTM")]
+"""Gated cells have one rule, and all of them meet the reference where strategies do."""
+
+
+@pytest.mark.parametrize("cell_name", GRADIENTS)
+def test_padding_changes_nothing_and_gradients_are_those_of_plain_autodiff(cell, draw):
+    assert_padding_changes_nothing(cell, draw, reverse=False)
+
+
+@pytest.mark.parametrize("name", ["LSTM", "ConvLSTM1D"])
+def test_backward_too_padding_changes_nothing_and_gradients_are_those_of_plain_autodiff(name, draw):
+    assert_padding_changes_nothing(CELLS[name](), draw, reverse=True)
+
+
+@two_kinds
 @both_directions
-def test_more_padding_changes_no_bit(cell, reverse, draw):
+def test_more_padding_changes_no_bit(name, reverse, draw):
+    cell = CELLS[name]()
     params, state, xs = draw(cell)
-    longer = jnp.concatenate([xs, jnp.full_like(xs[:4], 7.0)])
-    lengths = jnp.asarray(LENGTHS)
+    longer, lengths = jnp.concatenate([xs, jnp.full_like(xs[:4], 7.0)]), jnp.asarray(LENGTHS)
     final, ys = unroll(cell, params, xs, state, lengths=lengths, reverse=reverse)
     longer_final, longer_ys = unroll(cell, params, longer, state, lengths=lengths, reverse=reverse)
-    assert_same(longer_final, final)
-    assert_same(longer_ys, jnp.concatenate([ys, jnp.zeros_like(ys[:4])]))
+    equal((longer_final, longer_ys), (final, jnp.concatenate([ys, jnp.zeros_like(ys[:4])])))
 
 
-def test_reversing_is_flipping_twice(cell, draw):
-    params, state, xs = draw(cell)
-    final, ys = unroll(cell, params, xs[::-1], state)
-    assert_close(unroll(cell, params, xs, state, reverse=True), (final, ys[::-1]))
-
-
-def test_pieces_make_the_whole(cell, draw):
+@one_of_each_kind
+def test_pieces_make_the_whole(name, draw):
     """A ragged batch in three pieces, the state handed on."""
+    cell = CELLS[name]()
     params, state, xs = draw(cell)
     whole = unroll(cell, params, xs, state, lengths=jnp.asarray(LENGTHS))
     pieces = []
@@ -229,50 +220,60 @@ def test_pieces_make_the_whole(cell, draw):
         left = jnp.asarray(np.clip(LENGTHS - start, 0, 3))
         state, ys = unroll(cell, params, xs[start : start + 3], state, lengths=left)
         pieces.append(ys)
-    assert_close((state, jnp.concatenate(pieces)), whole)
+    close((state, jnp.concatenate(pieces)), whole)
 
 
-def test_no_state_is_the_cells_own_start(cell, draw):
+@one_of_each_kind
+def test_no_state_is_the_cells_own_start(name, draw):
+    cell = CELLS[name]()
     params, _, xs = draw(cell)
-    assert_same(unroll(cell, params, xs), unroll(cell, params, xs, cell.initial_state(params, xs[0])))
+    equal(unroll(cell, params, xs), unroll(cell, params, xs, cell.initial_state(params, xs[0])))
 
 
-def test_sequences_of_a_batch_do_not_mix(cell, draw):
+def test_batch_axes_are_folded_mapped_over_or_left_out(cell, draw):
+    """One step, and the projection of all of them: for two axes of batch, for none, and under `vmap`."""
     params, state, xs = draw(cell)
-    order = np.random.default_rng(2).permutation(xs.shape[1])
-    final, ys = unroll(cell, params, xs, state, lengths=jnp.asarray(LENGTHS))
-    permuted = unroll(cell, params, xs[:, order], row(state, order), lengths=jnp.asarray(LENGTHS[order]))
-    assert_close(permuted, (row(final, order), ys[:, order]))
+    fold = lambda a: a.reshape(2, 4, *a.shape[1:])
+    (state, x), xs = jax.tree.map(fold, (state, xs[0])), jnp.stack([fold(a) for a in xs[:3]])
+    flat = lambda a: a.reshape(8, *a.shape[2:])
+
+    @partial(jit, static_argnums=0)
+    def compute(cell, params, state, x, xs):
+        step = lambda state, x: cell.step(params, state, x)
+        want = jax.tree.map(fold, step(jax.tree.map(flat, state), flat(x)))
+        one = step(*jax.tree.map(lambda a: a[1, 2], (state, x)))
+        steps = step(state, x), jax.vmap(jax.vmap(step))(state, x)
+        project = partial(cell.project, params)
+        return want, steps, one, (project(xs), jnp.stack([jax.vmap(jax.vmap(project))(a) for a in xs]))
+
+    want, steps, one, projected = compute(cell, params, state, x, xs)
+    for got in steps:
+        close(got, want)
+    close(one, jax.tree.map(lambda a: a[1, 2], want))
+    close(*projected)
 
 
-def test_two_batch_axes_are_one_folded(cell, draw):
-    params, state, xs = draw(cell)
-    final, ys = unroll(cell, params, xs, state, lengths=jnp.asarray(LENGTHS))
-    fold, fold_time = (
-        (lambda a: a.reshape(2, 4, *a.shape[1:])),
-        (lambda a: a.reshape(len(a), 2, 4, *a.shape[2:])),
-    )
-    folded = unroll(cell, params, fold_time(xs), jax.tree.map(fold, state), lengths=fold(jnp.asarray(LENGTHS)))
-    assert_close(folded, (jax.tree.map(fold, final), fold_time(ys)))
-
-
-def test_vmap_over_the_batch_is_the_batch(cell, draw):
+@one_of_each_kind
+def test_two_batch_axes_are_one_folded_and_vmap_is_the_batch(name, draw):
+    cell = CELLS[name]()
     params, state, xs = draw(cell)
     lengths = jnp.asarray(LENGTHS)
-    run = jax.vmap(partial(run_ragged, cell, params), in_axes=(1, 0, 0), out_axes=(0, 1))
-    mapped = jax.jit(run, compiler_options=QUICKLY)
-    assert_close(mapped(xs, state, lengths), unroll(cell, params, xs, state, lengths=lengths))
+    final, ys = unroll(cell, params, xs, state, lengths=lengths)
+    fold = lambda a: a.reshape(2, 4, *a.shape[1:])
+    fold_time = lambda a: a.reshape(len(a), 2, 4, *a.shape[2:])
+    folded = unroll(cell, params, fold_time(xs), jax.tree.map(fold, state), lengths=fold(lengths))
+    close(folded, (jax.tree.map(fold, final), fold_time(ys)))
+    run = lambda xs, state, lengths: jaxrnn.unroll(cell, params, xs, state, lengths=lengths)
+    close(jit(jax.vmap(run, in_axes=(1, 0, 0), out_axes=(0, 1)))(xs, state, lengths), (final, ys))
 
 
-def run_ragged(cell, params, xs, state, lengths):
-    return jaxrnn.unroll(cell, params, xs, state, lengths=lengths)
-
-
-def test_other_lengths_trace_nothing_again(cell, draw):
+@two_kinds
+def test_other_lengths_trace_nothing_again(name, draw):
+    cell = CELLS[name]()
     params, state, xs = draw(cell)
     traces = []
 
-    @partial(jax.jit, compiler_options=QUICKLY)
+    @jit
     def run(lengths):
         traces.append(lengths)
         return jaxrnn.unroll(cell, params, xs, state, lengths=lengths)
@@ -283,106 +284,52 @@ def test_other_lengths_trace_nothing_again(cell, draw):
     assert not np.allclose(final.h, other.h)
 
 
-# Gradients ----------------------------------------------------------------------------------------
-
-
-def scan_of_steps(cell, params, xs, state, lengths, reverse):
-    """What the engine computes, as a `lax.scan` of `step` with the mask in the carry."""
-
-    def hold(ok, new, old):
-        return jnp.where(ok.reshape(ok.shape + (1,) * (new.ndim - ok.ndim)), new, old)
-
-    def body(state, now):
-        x, ok = now
-        new, y = cell.step(params, state, hold(ok, x, jnp.zeros_like(x)))
-        return jax.tree.map(partial(hold, ok), new, state), hold(ok, y, jnp.zeros_like(y))
-
-    valid = jnp.arange(len(xs))[:, None] < lengths
-    return jax.lax.scan(body, state, (xs, valid), reverse=reverse)
-
-
-def weighted(run, compiler_options=None):
-    """The gradients of a weighted sum of all outputs and final states, and both of these."""
-
-    @partial(
-        jax.jit,
-        static_argnums=0,
-        static_argnames=("reverse", "remat"),
-        compiler_options=compiler_options,
-    )
-    def gradients(cell, params, xs, state, lengths, **options):
-        def loss(params, xs, state):
-            result = run(cell, params, xs, state, lengths=lengths, **options)
-            rng = np.random.default_rng(3)
-            terms = [jnp.sum(a * jnp.asarray(rng.standard_normal(a.shape))) for a in jax.tree.leaves(result)]
-            return sum(terms[1:], terms[0]), result
-
-        return jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(params, xs, state)
-
-    return gradients
-
-
-engine_gradients = weighted(jaxrnn.unroll, QUICKLY)
-plain_gradients = weighted(scan_of_steps, QUICKLY)
-
-
-@both_directions
-def test_gradients_are_those_of_plain_autodiff(cell, reverse, draw):
-    params, state, xs = draw(cell)
-    got, _ = engine_gradients(cell, params, xs, state, jnp.asarray(LENGTHS), reverse=reverse)
-    want, _ = plain_gradients(cell, params, xs, state, jnp.asarray(LENGTHS), reverse=reverse)
-    assert jax.tree.structure(got) == jax.tree.structure((params, xs, state))
-    assert all(np.abs(leaf).max() > 1e-3 for leaf in jax.tree.leaves(got))
-    assert_close(got, want, 1e-10)
-
-
-@pytest.mark.parametrize("name", ["LSTM", "ChungGRU"])
+@two_kinds
 def test_segments_of_time_change_no_gradient(name, draw):
     """`remat` cuts nine steps into segments of three; one cell with the engine's own derivative, one without."""
     cell = CELLS[name]()
     params, state, xs = draw(cell)
-    got = engine_gradients(cell, params, xs, state, jnp.asarray(LENGTHS), reverse=False, remat=True)
-    assert_close(got, engine_gradients(cell, params, xs, state, jnp.asarray(LENGTHS), reverse=False), 1e-10)
-
-
-@both_directions
-def test_nan_in_padding_changes_no_bit_of_anything(cell, reverse, draw):
-    params, state, xs = draw(cell)
-    lengths, valid = jnp.asarray(LENGTHS), padded(LENGTHS)
-    dirty = jnp.asarray(np.where(valid.reshape(valid.shape + (1,) * cell.event_ndim), xs, np.nan))
-    clean = engine_gradients(cell, params, xs, state, lengths, reverse=reverse)
-    assert_same(engine_gradients(cell, params, dirty, state, lengths, reverse=reverse), clean)
-    (_, d_xs, _), _ = clean
-    assert_same(d_xs[~valid], np.zeros_like(d_xs[~valid]))
+    got = gradients(jaxrnn.unroll, remat=True)(cell, params, xs, state, jnp.asarray(LENGTHS))
+    close(got, ragged(cell, params, xs, state), 1e-10)
 
 
 @pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU"])
 def test_nan_in_padding_reaches_nothing_in_segments_with_one_product_per_gate(name, draw, monkeypatch):
     """As large layers have them: nine steps in segments of three."""
+    cell, lengths, valid = CELLS[name](), jnp.asarray(LENGTHS), padded(LENGTHS)
+    params, state, xs = draw(cell)
+    want = ragged(cell, params, xs, state)
     small_segments(monkeypatch)
     monkeypatch.setattr("jaxrnn.engine.tuning.MIN_SEGMENT", 4)
-    cell, gradients = CELLS[name](), weighted(jaxrnn.unroll)
-    params, state, xs = draw(cell)
-    lengths, valid = jnp.asarray(LENGTHS), padded(LENGTHS)
-    clean = gradients(cell, params, xs, state, lengths, reverse=False)
-    assert_same(gradients(cell, params, jnp.asarray(np.where(valid[..., None], xs, np.nan)), state, lengths, reverse=False), clean)
-    assert_close(clean, engine_gradients(cell, params, xs, state, lengths, reverse=False), 1e-10)
+    compute = gradients(jaxrnn.unroll)
+    clean = compute(cell, params, xs, state, lengths)
+    equal(compute(cell, params, jnp.asarray(np.where(valid[..., None], xs, np.nan)), state, lengths), clean)
+    close(clean, want, 1e-10)
 
 
 # Precision ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-def test_small_floats_give_the_exact_result_to_their_rounding(cell, dtype, draw):
-    """States stay in float32, and everything stays near the float64 result."""
+def assert_near(cell, oracle, draw, dtype):
+    """States stay in float32, and everything stays near the float64 result of the paper's equations."""
     params, state, xs = draw(cell)
-    lengths = jnp.asarray(LENGTHS)
-    want = jax.tree.leaves(unroll(cell, params, xs, state, lengths=lengths))
+    given = {"initial": plain(state), "mask": padded(LENGTHS), "reset": np.zeros((9, 8), bool), "reverse": False}
+    final, ys = reference.by_oracle(oracle, plain(params), np.asarray(xs), plain(state), **given)
+    want = [*final.values(), ys]
     params, state, xs = jax.tree.map(lambda a: a.astype(jnp.float32), (params, state, xs))
-    final, ys = unroll(cell, params, xs, state, lengths=lengths, dtype=dtype)
+    final, ys = unroll(cell, params, xs, state, lengths=jnp.asarray(LENGTHS), dtype=dtype)
     assert ys.dtype == dtype
     assert {a.dtype for a in final} == {jnp.dtype(jnp.float32)}
     got = [a.astype(jnp.float64) for a in [*final, ys]]
     error = max(float(jnp.abs(a - b).max()) for a, b in zip(got, want, strict=True))
     size = max(float(jnp.abs(a).max()) for a in want)
     assert 0 < error < 4 * float(jnp.finfo(dtype).eps) * size
+
+
+def test_bfloat16_gives_the_exact_result_to_its_rounding(cell, cell_name, draw):
+    assert_near(cell, ORACLES[cell_name], draw, jnp.bfloat16)
+
+
+@one_of_each_kind
+def test_float16_gives_the_exact_result_to_its_rounding(name, draw):
+    assert_near(CELLS[name](), ORACLES[name], draw, jnp.float16)

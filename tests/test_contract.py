@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference
 from flax import nnx
 from jaxtyping import Array
 from support import close, drawn_like, equal, jit, normal, weighted
@@ -26,7 +27,7 @@ LENGTHS = jnp.array([9, 0, 4, 1])
 
 def setting(cell, *, seed=0, batch=(BATCH,)):
     xs = normal(TIME, *batch, INPUT, seed=seed + 1)
-    params = cell.init(jax.random.key(seed), INPUT, HIDDEN, dtype=xs.dtype)
+    params = jax.eval_shape(lambda key: cell.init(key, INPUT, HIDDEN, dtype=xs.dtype), jax.random.key(seed))
     return drawn_like(params, seed), xs
 
 
@@ -60,9 +61,7 @@ def starting_at(start):
     return Started(), Plain()
 
 
-@pytest.mark.parametrize("kind", [0, 1], ids=["gated", "plain"])
-@pytest.mark.parametrize("start", [1.0, -2.5])
-@both_directions
+@pytest.mark.parametrize(("kind", "start", "reverse"), [(0, 1.0, False), (0, -2.5, True), (1, -2.5, False), (1, 1.0, True)])
 def test_a_start_other_than_zero_is_taken_as_it_is(kind, start, reverse, x64):
     """Pieces are the whole, a given state is where it starts, and a reset returns to the cell's own start."""
     cell = starting_at(start)[kind]
@@ -166,23 +165,24 @@ def floats(state):
 
 
 @both_directions
-@pytest.mark.parametrize("noise", [0.0, 0.3])
-def test_counters_and_keys_are_carried_masked_and_reset(noise, reverse, x64):
-    """Equal to the same cell without the engine's rule, values and gradients; its own state is taken back."""
+def test_counters_and_keys_are_carried_masked_and_reset(reverse, x64):
+    """Equal to the same cell without the engine's rule and to the reference, values and gradients; its own state is taken back."""
+    noise = 0.3
     reset = jnp.asarray(np.random.default_rng(0).random((TIME, BATCH)) < 0.2)
     given = {"lengths": LENGTHS, "reset": reset, "reverse": reverse, "return_states": True}
     params, xs = setting(CountingCell())
 
-    def compute(cell):
+    def compute(run, cell):
         def loss(params, xs):
-            final, ys, states = unroll(cell, params, xs, **given)
+            final, ys, states = run(cell, params, xs, **given)
             return weighted((ys, floats(final), floats(states))), (final, ys, states)
 
         gradient, result = jit(jax.grad(loss, (0, 1), has_aux=True))(params, xs)
         return gradient, words(result)
 
-    got = compute(CountingCell(noise))
-    close(got, compute(PlainCountingCell(noise)), 1e-10)
+    got, want = compute(unroll, CountingCell(noise)), compute(reference.unroll, PlainCountingCell(noise))
+    close(got, want, 1e-10)
+    close(compute(unroll, PlainCountingCell(noise)), want, 1e-10)
     final = got[1][0]
     if not reverse:
         flagged = lambda b: max((t for t in range(int(LENGTHS[b])) if reset[t, b]), default=None)
@@ -272,20 +272,19 @@ def test_complex_and_integer_parameters_keep_what_they_are(x64):
     cell = MixedCell()
     params = cell.init(jax.random.key(0), INPUT, HIDDEN)
     params, xs = jax.tree.map(lambda a: a.astype(jnp.float64) if a.dtype == jnp.float32 else a, params), normal(TIME, BATCH, INPUT)
-    state, want = cell.initial_state(params, xs[0]), []
-    for x in xs:
-        state, y = cell.step(params, state, x)
-        want.append(y)
-    close(unroll(cell, params, xs)[1], jnp.stack(want))
+    close(unroll(cell, params, xs), jit(partial(reference.unroll, cell))(params, xs))
 
-    def gradient(cell):
-        moving = lambda p, turn: params._replace(w_hh=p, turn=turn)
-        loss = lambda p, turn, xs: weighted(unroll(cell, moving(p, turn), xs, lengths=LENGTHS))
-        return jit(jax.grad(loss, (0, 1, 2)))(params.w_hh, params.turn, xs)
+    def compute(run, cell):
+        def loss(p, turn, xs):
+            result = run(cell, params._replace(w_hh=p, turn=turn), xs, lengths=LENGTHS)
+            return weighted(result), result
 
-    got = gradient(cell)
-    assert np.abs(got[1].imag).max() > 1e-3
-    close(got, gradient(PlainMixedCell()), 1e-10)
+        return jit(jax.grad(loss, (0, 1, 2), has_aux=True))(params.w_hh, params.turn, xs)
+
+    got, want = compute(unroll, cell), compute(reference.unroll, cell)
+    assert np.abs(got[0][1].imag).max() > 1e-3
+    close(got, want, 1e-10)
+    close(compute(unroll, PlainMixedCell()), want, 1e-10)
 
 
 # Further inputs ----------------------------------------------------------------------------------------------------------
@@ -356,46 +355,30 @@ class PlainAttendingCell(Cell):
     recur = AttendingCell.recur
 
 
-def by_steps(cell, params, xs, per_step, context, lengths, reverse):
-    """A Python loop of `step` with the mask spelt out."""
-    state, ys = cell.initial_state(params, xs[0]), [None] * TIME
-    for t in reversed(range(TIME)) if reverse else range(TIME):
-        valid = (t < lengths)[:, None]
-        now = {name: a[t] for name, a in per_step.items()}
-        clean = lambda a, valid=valid: jnp.where(valid, a, 0)
-        now = {name: clean(a) if getattr(a, "ndim", 0) == 2 else a for name, a in now.items()}
-        new, y = cell.step(params, state, clean(xs[t]), **now, **context)
-        state = jax.tree.map(lambda a, b, valid=valid: jnp.where(valid, a, b), new, state)
-        ys[t] = clean(y)
-    return state, jnp.stack(ys)
-
-
 def memory_and_side():
     return {"memory": normal(BATCH, 6, HIDDEN, seed=4)}, {"side": normal(TIME, BATCH, HIDDEN, seed=5)}
 
 
-@both_directions
-@pytest.mark.parametrize("options", [{}, {"remat": True}], ids=str)
-def test_a_memory_and_a_side_input_reach_every_step_with_all_gradients(reverse, options, x64):
+@pytest.mark.parametrize(("reverse", "remat"), [(False, False), (True, False), (False, True)])
+def test_a_memory_and_a_side_input_reach_every_step_with_all_gradients(reverse, remat, x64):
     context, per_step = memory_and_side()
     params, xs = setting(AttendingCell())
     padded = (np.arange(TIME)[:, None] >= np.asarray(LENGTHS))[..., None]
 
-    def compute(run):
+    def gradients(run, cell):
         def loss(params, xs, per_step, context):
-            result = run(params, xs, per_step, context)
+            result = run(cell, params, xs, lengths=LENGTHS, per_step=per_step, context=context, reverse=reverse, remat=remat)
             return weighted(result), result
 
-        return jit(jax.grad(loss, (0, 1, 2, 3), has_aux=True))(params, xs, per_step, context)
+        return jit(jax.grad(loss, (0, 1, 2, 3), has_aux=True))
 
-    ours = lambda cell: lambda p, xs, s, c: unroll(cell, p, xs, lengths=LENGTHS, per_step=s, context=c, reverse=reverse, **options)
-    want = compute(lambda p, xs, s, c: by_steps(PlainAttendingCell(), p, xs, s, c, LENGTHS, reverse))
-    got = compute(ours(AttendingCell()))
+    compute = gradients(unroll, AttendingCell())
+    got, want = compute(params, xs, per_step, context), gradients(reference.unroll, AttendingCell())(params, xs, per_step, context)
+    assert all(np.abs(a).max() > 1e-3 for a in jax.tree.leaves(got))
     close(got, want, 1e-10)
-    close(compute(ours(PlainAttendingCell())), want, 1e-10)
+    close(gradients(unroll, PlainAttendingCell())(params, xs, per_step, context), want, 1e-10)
     dirty = {"side": jnp.where(padded, jnp.nan, per_step["side"])}
-    run = jit(jax.grad(lambda *args: weighted(ours(AttendingCell())(*args)), (0, 1, 2, 3)))
-    equal(run(params, xs, dirty, context), run(params, xs, per_step, context))
+    equal(compute(params, xs, dirty, context), got)
 
 
 @pytest.mark.parametrize("cell", [VariationalCell(), GatedVariationalCell()], ids=["plain", "gated"])
@@ -403,12 +386,13 @@ def test_a_memory_and_a_side_input_reach_every_step_with_all_gradients(reverse, 
 def test_a_key_per_step_draws_anew_at_each(cell, reverse, x64):
     params, xs = setting(cell)
     keys = jax.random.split(jax.random.key(9), TIME)
-    run = lambda params, keys: unroll(cell, params, xs, lengths=LENGTHS, per_step={"key": keys}, reverse=reverse)
+    traced = lambda params, keys: unroll(cell, params, xs, lengths=LENGTHS, per_step={"key": keys}, reverse=reverse)
+    run, given = jit(traced), {"lengths": LENGTHS, "per_step": {"key": keys}, "reverse": reverse}
     got = run(params, keys)
-    close(got, by_steps(cell, params, xs, {"key": keys}, {}, LENGTHS, reverse))
+    close(got, jit(lambda params: reference.unroll(cell, params, xs, **given))(params))
     same = jnp.broadcast_to(keys[:1], keys.shape)
     assert np.abs(run(params, same)[1][2] - got[1][2]).max() > 1e-2
-    gradient = jit(jax.grad(lambda params: weighted(run(params, keys))))(params)
+    gradient = jit(jax.grad(lambda params: weighted(traced(params, keys))))(params)
     step, along = 1e-6, drawn_like(params, 8)
     shifted = lambda sign: weighted(run(jax.tree.map(lambda a, b: a + sign * step * b, params, along), keys))
     directional = sum(jnp.sum(a * b) for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(along), strict=True))
@@ -524,8 +508,11 @@ class OutsideCell(GatedCell):
         return Hidden(self.factor * TABLE["a"] * SCALE * ACT(x_gates[0] + h_gates[0]))
 
 
-@pytest.mark.parametrize("call", ["unroll", "Stack.step", "module.step", "module"])
-@pytest.mark.parametrize("what", ["global", "function", "table", "attribute"])
+@pytest.mark.parametrize(
+    ("what", "call"),
+    [*((what, "unroll") for what in ("global", "function", "table", "attribute")), ("function", "Stack.step"),
+     ("global", "module.step"), ("table", "module")],
+)  # fmt: skip
 def test_whatever_changes_outside_of_a_cell_is_seen_by_the_next_call(what, call, monkeypatch):
     cell = OutsideCell()
     params, xs = setting(cell)
@@ -552,9 +539,41 @@ def test_whatever_changes_outside_of_a_cell_is_seen_by_the_next_call(what, call,
 
     change(1.0)
     one = run()
-    for value in (2.0, 3.0, 4.0, 5.0, 1.0):
+    for value in (2.0, 3.0, 1.0):  # the second may lie in memory where the first lay
         change(value)
         close(run(), value * one, 1e-5)
+
+
+INNER, OF_FIELD = 1.0, 1.0
+
+
+def read_by_a_field(a):
+    return OF_FIELD * a
+
+
+@pytest.mark.parametrize("what", ["INNER", "OF_FIELD", "enclosed"])
+def test_what_inner_functions_functions_in_fields_and_enclosing_ones_hold_is_seen_too(what, monkeypatch):
+    enclosed = 1.0
+
+    @dataclass(frozen=True)
+    class Deep(GatedCell):
+        act: Any = read_by_a_field
+
+        gates: ClassVar = ("n",)
+
+        def update(self, state, x_gates, h_gates):
+            inner = lambda a: INNER * a
+            return Hidden(self.act(enclosed * inner(x_gates[0] + h_gates[0])))
+
+    cell = Deep()
+    params, xs = setting(cell)
+    one = unroll(cell, params, xs[:1])[1]
+    for value in (2.0, 3.0, 1.0):
+        if what == "enclosed":
+            enclosed = value
+        else:
+            monkeypatch.setitem(globals(), what, value)
+        close(unroll(cell, params, xs[:1])[1], value * one, 1e-5)
 
 
 # Cells that the library's rule does not fit ------------------------------------------------------------------------------
@@ -574,13 +593,9 @@ def test_a_gated_cell_with_complex_weights_runs_by_jaxs_own_derivative(x64):
     cell = Complex()
     params, xs = setting(cell)
     params = jax.tree.map(lambda a: jax.lax.complex(a, 0.3 * a[::-1]), params)
-    state, want = cell.initial_state(params, xs[0]), []
-    for x in xs:
-        state, y = cell.step(params, state, x)
-        assert y.dtype == jnp.complex128
-        want.append(y)
+    assert cell.step(params, cell.initial_state(params, xs[0]), xs[0])[1].dtype == jnp.complex128
     final, ys = unroll(cell, params, xs)
-    close((final, ys), (state, jnp.stack(want)))
+    close((final, ys), jit(partial(reference.unroll, cell))(params, xs))
     assert np.abs(ys.imag).max() > 1e-2
     with pytest.raises(
         ValueError, match=r"unroll: `strategy` should be one that runs this cell, got 'scan_gated': .*should be real"
@@ -596,11 +611,9 @@ def test_a_gated_cell_with_a_recur_of_its_own_is_run_by_it():
 
     cell = Half()
     params, xs = setting(cell)
-    state, want = cell.initial_state(params, xs[0]), []
-    for x in xs:
-        state, y = cell.step(params, state, x)
-        want.append(y)
-    close(unroll(cell, params, xs)[1], jnp.stack(want), 1e-6)
+    got = unroll(cell, params, xs)
+    close(got, jit(partial(reference.unroll, cell))(params, xs), 1e-6)
+    assert np.abs(got[1]).max() < 0.5 < np.abs(unroll(jaxrnn.RNNCell(), params, xs)[1]).max()
 
 
 def test_what_all_examples_share_at_a_step_is_not_masked():
@@ -649,45 +662,66 @@ def test_nothing_kept_from_32_bits_is_used_in_64_and_initialisers_may_compute_on
 
 # Strategies --------------------------------------------------------------------------------------------------------------
 
+ALL = ("mask", "reset", "reverse", "return_states", "remat", "h_mask", "zoneout", "initial")
 OPTIONS = {
-    "plain": {},
-    "ragged, reset, reverse": {"lengths": LENGTHS, "reset": True, "reverse": True},
-    "every state, remat, zoneout": {"return_states": True, "remat": True, "zoneout": 0.3},
+    "nothing": {},
+    "everything, backward": dict.fromkeys(ALL, True),
+    "reverse": {"reverse": True},
+    "h_mask": {"h_mask": True},
+    "zoneout": {"zoneout": 0.3},
+    "reset": {"reset": True},
+    "lengths, reset, reverse": {"lengths": LENGTHS, "reset": True, "reverse": True},
+    "every state, zoneout": {"return_states": True, "zoneout": 0.3},
     "mask, start, truncation, h_mask": {"mask": True, "truncate": 4, "h_mask": True, "initial": True},
+    "reset, truncation, remat, backward": {"reset": True, "truncate": 4, "remat": True, "reverse": True},
 }
+FIRST = list(OPTIONS)[:2]
+"""For every cell. The others, each with one: where every step is valid, the rule takes outputs for states, but not where a reset or
+a mask of `h` comes between."""
+GATED = [name for name, cell in CELLS.items() if issubclass(cell, GatedCell)]
+OTHERS = dict(zip(list(OPTIONS)[2:], ("GRU", "LSTM", "GRU", "LSTM", "GRU", "SLSTM", "LSTM", "GRU"), strict=True))
+BY_PLAIN_SCAN = ("LSTM", "SLSTM", "ChungGRU")
+"""The cells that the plain scan runs here too."""
 
 
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("name", [name for name, cell in CELLS.items() if issubclass(cell, GatedCell)])
-def test_every_strategy_gives_the_values_and_gradients_of_the_plain_scan(name, options, x64):
+def given_for(cell, like, options):
+    """Arrays for the options that are True, and for the state that zoneout is."""
+    rng, start = np.random.default_rng(2), drawn_like(like, 5)
+    free = cell.free_fields or like._fields
+    drawn = lambda field: jnp.asarray(rng.random((TIME, BATCH, HIDDEN)) < 0.3)
+    rate = lambda field: 0.3 if options["zoneout"] is not True or field == "c" else drawn(field)
+    make = {
+        "reset": lambda: jnp.asarray(rng.random((TIME, BATCH)) < 0.3),
+        "mask": lambda: jnp.asarray(rng.random((TIME, BATCH)) < 0.6),
+        "h_mask": lambda: jnp.asarray(2.0 * (rng.random((BATCH, HIDDEN)) < 0.5)),
+        "initial": lambda: jax.tree.map(lambda a: a[0], start),
+        "zoneout": lambda: type(like)(*(rate(field) if field in free else None for field in like._fields)),
+    }
+    return start, {name: make[name]() if name in make else value for name, value in options.items()}
+
+
+CASES = [(name, row) for name in [*GATED, "ChungGRU"] for row in FIRST] + [(name, row) for row, name in OTHERS.items()]
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_every_strategy_gives_the_values_and_gradients_of_the_reference(name, options, x64):
     """The conformance run: strategies x cells x options; whatever refuses says so."""
-    cell, options = CELLS[name](), dict(OPTIONS[options])
+    cell = CELLS[name]()
     params, xs = setting(cell)
-    rng = np.random.default_rng(2)
-    like = cell.initial_state(params, xs[0])
-    start = drawn_like(jax.tree.map(jnp.ones_like, like), 5)
-    for argument, value in (
-        ("reset", lambda: jnp.asarray(rng.random((TIME, BATCH)) < 0.3)),
-        ("mask", lambda: jnp.asarray(rng.random((TIME, BATCH)) < 0.6)),
-        ("h_mask", lambda: jnp.asarray(2.0 * (rng.random((BATCH, HIDDEN)) < 0.5))),
-        ("initial", lambda: jax.tree.map(lambda a: a[0], start)),
-    ):
-        if options.get(argument) is True:
-            options[argument] = value()
-    if "zoneout" in options:
-        free = cell.free_fields or like._fields
-        options["zoneout"] = type(like)(*(options["zoneout"] if field in free else None for field in like._fields))
+    start, given = given_for(cell, jax.eval_shape(lambda xs: cell.initial_state(params, xs[0]), xs), OPTIONS[options])
+    moving = {"initial": given.pop("initial")} if "initial" in given else {}
 
-    def compute(strategy):
-        def loss(params, xs, state):
-            result = unroll(cell, params, xs, state, strategy=strategy, **options)
+    def compute(run):
+        def loss(params, xs, state, moving):
+            result = run(cell, params, xs, state, **moving, **given)
             return weighted(result), result
 
-        return jit(jax.grad(loss, (0, 1, 2), has_aux=True))(params, xs, start)
+        return jit(jax.grad(loss, (0, 1, 2, 3), has_aux=True))(params, xs, start, moving)
 
-    want = compute("scan_plain")
+    want = compute(reference.unroll)
     for strategy in STRATEGIES:
-        close(compute(strategy), want, 1e-10)
+        if name in (BY_PLAIN_SCAN if strategy == "scan_plain" else GATED):
+            close(compute(partial(unroll, strategy=strategy)), want, 1e-10)
 
 
 def test_a_strategy_that_does_not_run_a_cell_says_why():
@@ -768,6 +802,17 @@ def test_a_cell_names_the_axes_of_its_own_parameters():
     assert module.stack.axis_names(module.params)[0][0].w_z == (None, "hidden")
 
 
+def test_more_names_than_an_array_has_axes_are_refused():
+    @dataclass(frozen=True)
+    class Eager(VariationalCell):
+        axes: ClassVar = VariationalCell.axes | {"w_z": (None, "hidden", "gates")}
+
+    text = "axis_names: `axes` should name at most the 2 axes of an array of shape (5, 5), got (None, 'hidden', 'gates')."
+    with pytest.raises(ValueError) as caught:
+        jaxrnn.Recurrent(Eager(), INPUT, HIDDEN, rngs=nnx.Rngs(0))
+    assert str(caught.value) == text
+
+
 def test_fields_without_batch_axes_are_refused_where_a_mask_would_act_on_them():
     @dataclass(frozen=True)
     class Clock(CountingCell):
@@ -787,3 +832,150 @@ def test_gate_params_are_enough_for_any_gated_cell():
     cell = ScaledCell()
     params = GateParams(*(normal(*shape) for shape in ((INPUT, 1, HIDDEN), (HIDDEN, 1, HIDDEN), (1, HIDDEN), (1, HIDDEN))))
     assert np.isfinite(unroll(cell, params, normal(TIME, BATCH, INPUT))[1]).all()
+
+
+def cell_of(gates, *, gated, method=None):
+    """A cell with the equations of an RNN, which reads as many gates as it names unless `method` reads others."""
+
+    @dataclass(frozen=True)
+    class Gated(GatedCell):
+        def update(self, state, x_gates, h_gates):
+            return Hidden(method(x_gates, h_gates))
+
+    @dataclass(frozen=True)
+    class Plain(Cell):
+        def recur(self, params, state, x_gates, h):
+            return Hidden(method(split_gates(x_gates), split_gates(contract(h, params.w_hh, params.b_hh))))
+
+    kind = Gated if gated else Plain
+    kind.gates = gates
+    return kind()
+
+
+def three(x_gates, h_gates):
+    (x_r, x_z, x_n), (h_r, h_z, h_n) = x_gates, h_gates
+    return jnp.tanh(x_r + h_r + x_z + h_z + x_n + h_n)
+
+
+def the_fourth(x_gates, h_gates):
+    return jnp.tanh(x_gates[3] + h_gates[3])
+
+
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize(
+    ("gates", "method", "reason"),
+    [
+        (("r", "z"), three, "not enough values to unpack (expected 3, got 2)"),
+        (("r", "z", "n", "o"), three, "too many values to unpack (expected 3"),
+        (("r", "z"), the_fourth, "tuple index out of range"),
+    ],
+)
+def test_equations_that_read_another_number_of_gates_than_the_cell_names_say_so(gated, gates, method, reason):
+    """Through every door, whichever strategy runs the cell."""
+    cell = cell_of(gates, gated=gated, method=method)
+    params, xs = setting(cell)
+    name, rule = ("Gated", "update") if gated else ("Plain", "recur")
+    count = f"one array for each of the {len(gates)} `gates` ({', '.join(gates)}), from x as from h"
+    text = f"{name}: `{rule}` should read {count}, got an error where it reads them: {reason}"
+    stack = Stack(cell, INPUT, HIDDEN)
+    for call in (
+        lambda: unroll(cell, params, xs),
+        lambda: unroll(cell, params, xs, strategy="scan_plain"),
+        lambda: cell.step(params, cell.initial_state(params, xs[0]), xs[0]),
+        lambda: stack.apply(((params,),), xs),
+        lambda: stack.step(((params,),), xs[0]),
+        lambda: jaxrnn.Recurrent(cell, INPUT, HIDDEN, rngs=nnx.Rngs(0))(jnp.swapaxes(xs, 0, 1)),
+    ):
+        with pytest.raises(ValueError) as caught:
+            call()
+        assert str(caught.value).startswith(text)
+        assert caught.value.__cause__.__traceback__ is not None  # the line of the cell is there to be read
+
+
+def test_other_errors_of_a_cells_equations_pass_as_they_are():
+    def wrong(x_gates, h_gates):
+        raise ValueError("no such thing")
+
+    cell = cell_of(("n",), gated=True, method=wrong)
+    params, xs = setting(cell)
+    with pytest.raises(ValueError, match=r"^no such thing"):
+        unroll(cell, params, xs)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class DataclassParams:
+    w_ih: Array
+    w_hh: Array
+    b_ih: Any
+    b_hh: Any
+
+
+class Shuffled(NamedTuple):
+    w_hh: Array
+    w_ih: Array
+    b_ih: Any
+    b_hh: Any
+
+
+KINDS = {
+    "dict": lambda p: p._asdict(),
+    "DataclassParams": lambda p: DataclassParams(*p),
+    "Shuffled": lambda p: Shuffled(**p._asdict()),
+    "tuple": tuple,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_parameters_that_are_no_named_tuples_are_refused_at_every_door(kind):
+    """Those that a cell's own `init` makes as well as those that are given."""
+
+    @dataclass(frozen=True)
+    class Own(ScaledCell):
+        def init(self, *args, **kwargs):
+            return KINDS[kind](super().init(*args, **kwargs))
+
+    came = "Shuffled(w_hh, w_ih, b_ih, b_hh)" if kind == "Shuffled" else kind
+    text = f"Own: `init` should make a NamedTuple whose first fields are w_ih, w_hh, b_ih, b_hh, got {came}."
+    xs = normal(TIME, BATCH, INPUT)
+    for call in (
+        lambda: Stack(Own(), INPUT, HIDDEN).init(jax.random.key(0)),
+        lambda: jaxrnn.Recurrent(Own(), INPUT, HIDDEN, rngs=nnx.Rngs(0)),
+        lambda: jaxrnn.linen.Recurrent(Own(), INPUT, HIDDEN).init(jax.random.key(0), xs),
+        lambda: unroll(Own(), ScaledCell().init(jax.random.key(0), INPUT, HIDDEN), xs),
+    ):
+        with pytest.raises(TypeError) as caught:
+            call()
+        assert str(caught.value) == text
+    params = Own().init(jax.random.key(0), INPUT, HIDDEN)
+    stack = Stack(Own(), INPUT, HIDDEN)
+    for name, argument, call in (
+        ("unroll", "params", lambda: unroll(Own(), params, xs)),
+        ("Own.step", "params", lambda: Own().step(params, Hidden(jnp.zeros((BATCH, HIDDEN))), xs[0])),
+        ("Stack.apply", "params[0][0]", lambda: stack.apply(((params,),), xs)),
+        ("Stack.step", "params[0][0]", lambda: stack.step(((params,),), xs[0])),
+    ):
+        with pytest.raises(TypeError) as caught:
+            call()
+        lines = str(caught.value).splitlines()
+        assert lines[0] == f"{name}: `{argument}` should come from `cell.init`, got {kind}."
+        assert lines[1:] == ["A NamedTuple is wanted, whose first fields are w_ih, w_hh, b_ih, b_hh."]
+
+
+def test_a_state_is_the_cells_own_and_has_a_field_h():
+    @dataclass(frozen=True)
+    class Headless(ScaledCell):
+        State: ClassVar = dict
+
+    with pytest.raises(TypeError, match="Headless should define `State`, a NamedTuple with a field `h`, got <class 'dict'>"):
+        Headless()
+
+    @dataclass(frozen=True)
+    class Other(ScaledCell):
+        def initial_state(self, params, x):
+            return {"h": super().initial_state(params, x).h}
+
+    cell = Other()
+    params, xs = setting(cell)
+    with pytest.raises(TypeError, match="Other: `initial_state` should make a Hidden, the cell's `State`, got dict"):
+        unroll(cell, params, xs)

@@ -15,11 +15,9 @@ from flax import linen as nn
 from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from support import RESIDUAL, SKIP, equal
+from support import RESIDUAL, SKIP, arrays, equal, jit
 
 import jaxrnn
-
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # compiles in half the time
 
 TIME, BATCH, INPUT, HIDDEN = 7, 4, 3, 5
 
@@ -42,10 +40,6 @@ def make(name, *sizes, seed=0, randomize=True, **options):
         draw = lambda a: jnp.asarray(0.5 * rng.standard_normal(a.shape), a.dtype)
         nnx.update(module, jax.tree.map(draw, nnx.state(module, nnx.Param)))
     return module
-
-
-def arrays(variables):
-    return jax.tree.map(lambda v: v.get_value(), variables, is_leaf=lambda v: isinstance(v, nnx.Variable))
 
 
 def as_linen(name, module, *sizes, **options):

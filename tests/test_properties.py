@@ -8,9 +8,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference
 from flax import nnx
 from oracles import ORACLES
-from support import H_MASK, RESIDUAL, SKIP, close, drawn_like, equal, jit, normal, residual_bytes, weighted
+from support import (
+    H_MASK,
+    RESIDUAL,
+    SKIP,
+    arrays,
+    close,
+    drawn_like,
+    equal,
+    jit,
+    normal,
+    plain,
+    residual_bytes,
+    weighted,
+)  # fmt: skip
 
 import jaxrnn
 from jaxrnn import Stack
@@ -29,37 +43,11 @@ def make(name, **options):
     return CELLS[name](**NEEDED.get(name, {}), **options)
 
 
-def plain(tree):
-    """The same arrays as nested dictionaries of NumPy arrays."""
-    if tree is None:
-        return None
-    if hasattr(tree, "_asdict"):
-        return {name: plain(value) for name, value in tree._asdict().items()}
-    return np.asarray(tree)
-
-
-def arrays(variables):
-    return jax.tree.map(lambda v: v.get_value(), variables, is_leaf=lambda v: isinstance(v, nnx.Variable))
+def parameters(cell):
+    return drawn_like(jax.eval_shape(lambda key: cell.init(key, INPUT, HIDDEN, dtype=jnp.float64), jax.random.key(0)))
 
 
 # Masks and resets, all of them -------------------------------------------------------------------------------------------
-
-
-def by_oracle(oracle, params, xs, state, initial, mask, reset, reverse):
-    """Steps of the oracle, row by row of the batch in NumPy: a row starts again where the segment of its last valid step,
-    counted from the left, is another one."""
-    segments, valid = np.cumsum(reset & mask, 0), np.zeros(mask.shape[1], bool)
-    select = lambda rows, a, b: np.where(rows.reshape(-1, *(1,) * (b.ndim - 1)), a, b)
-    last, ys = np.zeros(mask.shape[1], int), np.zeros((len(xs), *state["h"].shape))
-    for t in range(len(xs))[:: -1 if reverse else 1]:
-        # Forward, the first valid step starts again if it resets: before it no segment was open. Backward, it never does.
-        again = mask[t] & (segments[t] != last) & (valid | (not reverse))
-        before = {name: select(again, np.broadcast_to(initial[name], a.shape), a) for name, a in state.items()}
-        after = oracle(select(mask[t], xs[t], np.zeros_like(xs[t])), before, params)
-        state = {name: select(mask[t], after[name], a) for name, a in state.items()}
-        ys[t] = select(mask[t], state["h"], np.zeros_like(state["h"]))
-        last, valid = np.where(mask[t], segments[t], last), valid | mask[t]
-    return state, ys
 
 
 @every_cell
@@ -69,7 +57,7 @@ def test_every_mask_with_every_reset_gives_what_the_papers_equations_give(name, 
     time = 4 if cell.event_ndim == 1 else 3
     patterns = np.array(list(itertools.product([False, True], repeat=2 * time))).T
     mask, reset = patterns[:time], patterns[time:]
-    params = drawn_like(cell.init(jax.random.key(0), INPUT, HIDDEN, dtype=jnp.float64))
+    params = parameters(cell)
     xs = normal(time, mask.shape[1], *(2, 3)[: cell.event_ndim - 1], INPUT)
     start = drawn_like(cell.initial_state(params, xs[0]), 1, 1.0)
     initial = drawn_like(jax.tree.map(lambda a: a[0], start), 2, 1.0)
@@ -81,7 +69,8 @@ def test_every_mask_with_every_reset_gives_what_the_papers_equations_give(name, 
 
     given = jnp.asarray(mask), jnp.asarray(reset)
     for reverse, (final, ys) in enumerate(both(params, xs, start, initial, *given)):
-        want = by_oracle(ORACLES[name], plain(params), np.asarray(xs), plain(start), plain(initial), mask, reset, bool(reverse))
+        return_to = {"initial": plain(initial), "mask": mask, "reset": reset, "reverse": bool(reverse)}
+        want = reference.by_oracle(ORACLES[name], plain(params), np.asarray(xs), plain(start), **return_to)
         close((plain(final), np.asarray(ys)), want)
 
 
@@ -92,7 +81,7 @@ def test_every_mask_with_every_reset_gives_what_the_papers_equations_give(name, 
 def test_a_mask_of_h_is_a_recurrent_matrix_with_its_rows_scaled(name, x64):
     """It reaches the recurrent products, and nothing else that reads `h`: no leak, no reset, no output."""
     cell = make(name)
-    params = drawn_like(cell.init(jax.random.key(0), INPUT, HIDDEN, dtype=jnp.float64))
+    params = parameters(cell)
     xs = normal(6, 1, *(2, 3)[: cell.event_ndim - 1], INPUT)
     start = drawn_like(cell.initial_state(params, xs[0]), 1, 1.0)
     scale = jnp.abs(normal(start.h.shape[-1], seed=3)).at[1].set(0.0)

@@ -3,7 +3,9 @@
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +20,8 @@ from support import jit, small_segments
 
 import jaxrnn
 from jaxrnn import CELLS, Stack
-from jaxrnn.cells import axis_names
+from jaxrnn.cells import Cell, GatedCell, Hidden, axis_names
+from jaxrnn.cells.base import broadcast_like
 
 TIME, BATCH, INPUT, HIDDEN, SPACE = 5, 4, 3, 12, (6, 7)
 RULES = (("input", None), ("output", None), ("gates", None), ("hidden", "model"))
@@ -187,6 +190,52 @@ def test_segments_of_time_with_a_batch_on_an_explicit_mesh_and_in_shard_map(name
     each = lambda params, xs: jax.lax.psum(total(params, xs), "data")
     mapped = jax.shard_map(each, mesh=mesh, in_specs=(P(), P(None, "data")), out_specs=P())
     close(jit(jax.value_and_grad(mapped))(params, xs), want)
+
+
+@dataclass(frozen=True)
+class ReadsMore(GatedCell):
+    """Adds a side input of each step, noise from a key of each step, and the mean of a memory."""
+
+    gates: ClassVar = ("n",)
+    per_step: ClassVar = ("side", "key")
+    context: ClassVar = ("memory",)
+
+    def update(self, state, x_gates, h_gates, *, side, key, memory):
+        noise = jax.random.normal(key, state.h.shape[-1:], state.h.dtype)
+        return Hidden(jnp.tanh(x_gates[0] + h_gates[0] + side + 0.1 * broadcast_like(noise, state.h) + memory.mean(1)))
+
+
+@dataclass(frozen=True)
+class ReadsMorePlainly(Cell):
+    gates, per_step, context = ReadsMore.gates, ReadsMore.per_step, ReadsMore.context
+    update, recur = ReadsMore.update, ReadsMore.recur
+
+
+@pytest.mark.parametrize(("cell", "placed"), [(ReadsMore(), False), (ReadsMorePlainly(), True)], ids=["gated", "plain, placed"])
+def test_side_inputs_on_an_explicit_mesh(cell, placed):
+    """With the batch in parts, as `xs` is; or given without a place. Two layers, masks, gradients by all that is given."""
+    stack, params, xs, given = setting(cell, num_layers=2)
+    rng = np.random.default_rng(4)
+    side = jnp.asarray(rng.standard_normal((TIME, BATCH, HIDDEN)), jnp.float32)
+    memory = jnp.asarray(rng.standard_normal((BATCH, 6, HIDDEN)), jnp.float32)
+    keys = jax.random.split(jax.random.key(1), TIME)
+
+    def loss(params, xs, side, memory):
+        further = {"per_step": {"side": side, "key": keys}, "context": {"memory": memory}}
+        output, states = stack.apply(params, xs, **given, **further)
+        return sum(jnp.sum(jnp.sin(a)) for a in jax.tree.leaves((output, states))), output
+
+    compute = lambda: jit(jax.grad(loss, (0, 1, 2, 3), has_aux=True))
+    want = jax.device_get(compute()(params, xs, side, memory))
+    assert all(np.abs(a).max() > 1e-3 for a in jax.tree.leaves(want))
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(EXPLICIT,))
+    put = lambda a, spec: jax.device_put(a, NamedSharding(mesh, spec))
+    with jax.set_mesh(mesh):
+        if placed:
+            side, memory = put(side, P(None, "data")), put(memory, P("data"))
+        got = compute()(params, put(xs, P(None, "data")), side, memory)
+    close(jax.device_get(got), want)
+    assert got[1].sharding.spec[1] == "data"
 
 
 @pytest.mark.parametrize("name", ["LSTM", "MGU"])

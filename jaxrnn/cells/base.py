@@ -137,6 +137,8 @@ class Cell:
         name, gates = type(self).__name__, getattr(self, "gates", None)
         if not isinstance(gates, tuple):
             raise TypeError(f"{name} should define `gates`, a tuple of names, got {gates!r}.")
+        if "h" not in getattr(self.State, "_fields", ()):
+            raise TypeError(f"{name} should define `State`, a NamedTuple with a field `h`, got {self.State!r}.")
         for argument in ("w_ih_init", "w_hh_init", "b_ih_init", "b_hh_init"):
             check_initializer(name, argument, getattr(self, argument))
 
@@ -233,15 +235,14 @@ class Cell:
         name = f"{type(self).__name__}.step"
         conform.check_cell(name, self, Cell, params)
         conform.check_params(name, self, params)
-        checks.array(name, "x", x)
-        if x.ndim < self.event_ndim:
-            raise ValueError(f"{name}: `x` should have shape (*batch, {checks.event_axes(self.event_ndim)}), got {x.shape}.")
-        checks.last_axis(name, "x", x, self.input_size(params), "as the axes of `params.w_ih` say")
+        source = "the third axis from the end of `params.w_ih`"
+        checks.inputs(name, "x", x, self.event_ndim, (("*batch",),), self.input_size(params), source)
         conform.check_state(name, "state", state, conform.state_like(self, params, x))
         wanted = (*self.per_step, *self.context)
         if set(further) != set(wanted):
             raise TypeError(f"{name}: further inputs should be {', '.join(wanted) or 'none'}, got {', '.join(further) or 'none'}.")
-        new = self.recur(params, state, self.project(params, x), state.h, **further)
+        with conform.equations_of(self, "recur"):
+            new = self.recur(params, state, self.project(params, x), state.h, **further)
         conform.check_new_state(self, state, new)
         return new, new.h.astype(computing_dtype(x, params.w_ih)) if is_real(new.h) else new.h
 
@@ -265,4 +266,5 @@ class GatedCell(Cell):
 
     def recur(self, params, state, x_gates, h, **further):
         h_gates = contract(h, params.w_hh, params.b_hh)
-        return self.update(state, split_gates(x_gates), split_gates(h_gates), *params[4:], **further)
+        with conform.equations_of(self, "update"):
+            return self.update(state, split_gates(x_gates), split_gates(h_gates), *params[4:], **further)

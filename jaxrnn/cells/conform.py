@@ -1,6 +1,7 @@
 """Whether parameters, states and further inputs conform to a cell: what is checked once, where the user calls. Every message names
 the argument, the rule and what came. Nothing is computed here but shapes."""
 
+from contextlib import contextmanager
 from copy import copy
 from functools import lru_cache, partial
 from typing import Any
@@ -11,6 +12,9 @@ from jax.nn.initializers import zeros
 
 from jaxrnn import checks
 from jaxrnn._arrays import is_differentiable, is_real
+
+GATE_FIELDS = ("w_ih", "w_hh", "b_ih", "b_hh")
+"""The first fields of all parameters."""
 
 
 def check_cell(name: str, cell, wanted: type, params):
@@ -36,8 +40,9 @@ def check_hashable(name: str, cell):
 def check_params(name: str, cell, params, argument: str = "params"):
     """`params` have the fields and shapes that `cell.init` gives them; either bias may be None."""
     w_ih = getattr(params, "w_ih", None)
-    if w_ih is None or not isinstance(params, tuple):
-        raise TypeError(f"{name}: `{argument}` should come from `cell.init`, got {type(params).__name__}.")
+    if w_ih is None or getattr(params, "_fields", ())[:4] != GATE_FIELDS:
+        hint = f"\nA NamedTuple is wanted, whose first fields are {', '.join(GATE_FIELDS)}."
+        raise TypeError(f"{name}: `{argument}` should come from `cell.init`, got {type(params).__name__}.{hint}")
     for path, leaf in _leaves(params, argument):
         checks.array(name, path, leaf, None)
     kind = type(cell).__name__
@@ -55,6 +60,15 @@ def check_params(name: str, cell, params, argument: str = "params"):
         raise ValueError(
             f"{name}: `{argument}{path}` should {wanted} {sizes}, got {came}.\nAre they the parameters of another cell?"
         )
+
+
+def made_by_init(cell, params):
+    """What a cell's `init` made, which should be parameters."""
+    if getattr(params, "_fields", ())[:4] != GATE_FIELDS:
+        rule = f"`init` should make a NamedTuple whose first fields are {', '.join(GATE_FIELDS)}"
+        came = f"{type(params).__name__}({', '.join(params._fields)})" if hasattr(params, "_fields") else type(params).__name__
+        raise TypeError(f"{type(cell).__name__}: {rule}, got {came}.")
+    return params
 
 
 def _leaves(params, path: str):
@@ -79,7 +93,7 @@ def _misfit(cell, input_size, shapes: tuple, x64: bool) -> tuple[str, str, str] 
     init = lambda bias: jax.eval_shape(
         partial(cell.init, input_size=input_size, hidden_size=w_ih[-1], bias=bias), jax.random.key(0)
     )
-    wanted, least = ({path: leaf.shape for path, leaf in _leaves(init(bias), "")} for bias in (True, False))
+    wanted, least = ({path: leaf.shape for path, leaf in _leaves(made_by_init(cell, init(bias)), "")} for bias in (True, False))
     for path, shape in wanted.items():
         if path in found and found[path] != shape:
             return path, f"have shape {shape}", f"{found[path]}"
@@ -106,7 +120,11 @@ def state_like(cell, params, x):
 @lru_cache(maxsize=1024)
 def _state_like(cell, structure, arrays: tuple, x64: bool):
     *leaves, x = (jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in arrays)
-    return jax.eval_shape(cell.initial_state, jax.tree.unflatten(structure, leaves), x)
+    state = jax.eval_shape(cell.initial_state, jax.tree.unflatten(structure, leaves), x)
+    if not isinstance(state, cell.State):
+        name, should = type(cell).__name__, cell.State.__name__
+        raise TypeError(f"{name}: `initial_state` should make a {should}, the cell's `State`, got {type(state).__name__}.")
+    return state
 
 
 def check_state(name: str, argument: str, value, like, *, broadcast: bool = False):
@@ -159,6 +177,20 @@ def check_new_state(cell, old, new):
         dtype = after.dtype if hasattr(after, "dtype") else jnp.result_type(after)
         if dtype != before.dtype:
             raise TypeError(f"{name}: `{field}` of the new state should be {before.dtype}, as before, got {dtype}.")
+
+
+@contextmanager
+def equations_of(cell, method: str):
+    """Around a cell's own equations: that they read another number of gates than the cell names is said in its words."""
+    try:
+        yield
+    except (ValueError, IndexError) as error:
+        text = str(error)
+        if error.__cause__ is not None or ("to unpack" not in text and text != "tuple index out of range"):
+            raise
+        name, gates = type(cell).__name__, cell.gates
+        rule = f"read one array for each of the {len(gates)} `gates` ({', '.join(gates)}), from x as from h"
+        raise ValueError(f"{name}: `{method}` should {rule}, got an error where it reads them: {text}.") from error
 
 
 # Further inputs ----------------------------------------------------------------------------------------------------------

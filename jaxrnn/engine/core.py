@@ -6,7 +6,17 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxrnn._arrays import broadcast_like, cast, computing_dtype, is_differentiable, is_real, lay_beside, same_varying_axes, select
+from jaxrnn._arrays import (
+    broadcast_like,
+    cast,
+    computing_dtype,
+    is_differentiable,
+    is_real,
+    lay_beside,
+    same_varying_axes,
+    select,
+    zeros_like,
+)
 from jaxrnn.checks import is_symbolic
 from jaxrnn.engine import strategies
 from jaxrnn.engine.outside import read_from_outside
@@ -49,7 +59,7 @@ def _unrolled(
     state = initial if state is None else _as_given(state, own)
     h_mask = None if h_mask is None else lax.stop_gradient(broadcast_like(h_mask, own.h))
     masks = tuple(None if z is None else _beside_state(z, s) for z, s in zip(masks, own, strict=True))
-    per_step = {name: jax.tree.map(partial(_readable, valid), tree) for name, tree in per_step.items()}
+    per_step = jax.tree.map(lambda a: _readable(a, xs, 1 + len(batch), valid), per_step)
 
     if not is_symbolic(time) and time == 0:
         ys = jnp.zeros((0, *own.h.shape), dtype if is_real(own.h) else own.h.dtype)
@@ -77,8 +87,10 @@ def _beside_state(mask, field):
     return same_varying_axes(jnp.moveaxis(laid, -1, 0), field)[0]
 
 
-def _readable(valid, a):
-    """A further input, zero where the step is not valid; but keys, counts, and what all examples share."""
-    if valid is None or not is_differentiable(a) or a.shape[: valid.ndim] != valid.shape:
+def _readable(a, xs, axes: int, valid):
+    """A further input, with the first `axes` axes laid as those of `xs`, and zero where the step is not valid; but keys, counts,
+    and what all examples share."""
+    if not is_differentiable(a) or a.shape[:axes] != xs.shape[:axes]:
         return a
-    return select(valid, lay_beside(a, valid, valid.ndim), jnp.zeros_like(a))
+    a = lay_beside(a, xs, axes)
+    return a if valid is None else select(valid, a, zeros_like(a))

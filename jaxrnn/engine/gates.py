@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxrnn._arrays import broadcast_like, cast, contract, promote
 from jaxrnn.cells.base import Cell, split_gates
+from jaxrnn.cells.conform import equations_of
 from jaxrnn.engine.problem import Semantics, Steps, Weights
 from jaxrnn.engine.transition import zero_invalid
 
@@ -32,7 +33,8 @@ def additive_gates(what: Semantics, weights: Weights, state, steps: Steps) -> tu
     x, per_step = jax.tree.map(lambda a: a[0], (steps.x, steps.per_step))
     project, x_gates = jax.make_jaxpr(lambda p, x: split_gates(cell.project(p, x)), return_shape=True)(params, x)
     update = lambda *args, further: cell.update(*args, **further)
-    update = jax.make_jaxpr(update)(state, x_gates, x_gates, *params[4:], further=per_step | weights.context)
+    with equations_of(cell, "update"):
+        update = jax.make_jaxpr(update)(state, x_gates, x_gates, *params[4:], further=per_step | weights.context)
     for method, jaxpr in (("project", project), ("update", update)):
         if any(isinstance(value, jax.core.Tracer) for value in jaxpr.consts):
             raise TypeError(

@@ -1,6 +1,7 @@
 """Strategy: a scan over steps, in segments of time, with JAX's own derivative. It runs every cell."""
 
 from jaxrnn._arrays import cast
+from jaxrnn.cells.conform import equations_of
 from jaxrnn.engine.problem import Semantics, Steps, Weights
 from jaxrnn.engine.segments import over_segments, scan
 from jaxrnn.engine.transition import after, before, output, zero_invalid
@@ -19,7 +20,8 @@ def run(what: Semantics, tuned: Tuning, weights: Weights, state, steps: Steps):
         def step(state, now):
             params = cast(weights.params, what.dtype)
             old, h = before(weights, state, now)
-            new = what.cell.recur(params, old, now.x, h, **now.per_step, **weights.context)
+            with equations_of(what.cell, "recur"):
+                new = what.cell.recur(params, old, now.x, h, **now.per_step, **weights.context)
             state = after(what, old, new, now)
             return state, output(what, state, now.valid)
 

@@ -87,11 +87,8 @@ def unroll(
     name = "unroll"
     conform.check_cell(name, cell, Cell, params)
     conform.check_params(name, cell, params)
-    checks.array(name, "xs", xs)
-    if xs.ndim < 1 + cell.event_ndim:
-        shape = f"(time, *batch, {checks.event_axes(cell.event_ndim)})"
-        raise ValueError(f"{name}: `xs` should have shape {shape}, got {xs.shape}.")
-    checks.last_axis(name, "xs", xs, cell.input_size(params), "as the axes of `params.w_ih` say")
+    source = "the third axis from the end of `params.w_ih`"
+    checks.inputs(name, "xs", xs, cell.event_ndim, (("time", "*batch"),), cell.input_size(params), source)
     time, batch = xs.shape[0], xs.shape[1 : xs.ndim - cell.event_ndim]
     checks.validity(name, lengths, mask, reset, time, batch)
     conform.check_further_inputs(name, cell, per_step, context, batch, time)
