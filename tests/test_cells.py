@@ -19,9 +19,9 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 LENGTHS = np.array([0, 1, 9, 5, 2, 9, 8, 3])
 both_directions = pytest.mark.parametrize("reverse", [False, True])
-one_of_each_kind = pytest.mark.parametrize("name", ["LSTM", "GRU", "SLSTM", "ChungGRU", "ConvLSTM1D"])
+one_of_each_kind = pytest.mark.parametrize("name", ["LSTM", "GRU", "SLSTM", "ChungGRU", "ConvLSTM1D", "MinGRU", "LRU", "ParaLSTM"])
 """The engine's rule with gates that are all additive and with others, and with a start that is not zero; without the rule; with an
-axis of space."""
+axis of space; linear, real and complex; diagonal."""
 
 two_kinds = pytest.mark.parametrize("name", ["LSTM", "ChungGRU"])  # with the engine's derivative rule and without
 
@@ -244,7 +244,8 @@ def test_batch_axes_are_folded_mapped_over_or_left_out(cell, draw):
         one = step(*jax.tree.map(lambda a: a[1, 2], (state, x)))
         steps = step(state, x), jax.vmap(jax.vmap(step))(state, x)
         project = partial(cell.project, params)
-        return want, steps, one, (project(xs), jnp.stack([jax.vmap(jax.vmap(project))(a) for a in xs]))
+        mapped = [jax.vmap(jax.vmap(project))(a) for a in xs]
+        return want, steps, one, (project(xs), jax.tree.map(lambda *a: jnp.stack(a), *mapped))
 
     want, steps, one, projected = compute(cell, params, state, x, xs)
     for got in steps:

@@ -16,7 +16,7 @@ from support import close, drawn_like, equal, jit, normal, weighted
 
 import jaxrnn
 from jaxrnn import Stack, unroll
-from jaxrnn.cells import CELLS, Cell, GatedCell, GateParams, Hidden
+from jaxrnn.cells import CELLS, Cell, DiagonalCell, GatedCell, GateParams, Hidden, LinearCell
 from jaxrnn.cells.base import contract, split_gates
 from jaxrnn.engine.strategies import STRATEGIES
 
@@ -680,15 +680,20 @@ FIRST = list(OPTIONS)[:2]
 a mask of `h` comes between."""
 GATED = [name for name, cell in CELLS.items() if issubclass(cell, GatedCell)]
 OTHERS = dict(zip(list(OPTIONS)[2:], ("GRU", "LSTM", "GRU", "LSTM", "GRU", "SLSTM", "LSTM", "GRU"), strict=True))
-BY_PLAIN_SCAN = ("LSTM", "SLSTM", "ChungGRU")
-"""The cells that the plain scan runs here too."""
+LINEAR = [name for name, cell in CELLS.items() if issubclass(cell, LinearCell)]
+DIAGONAL = [name for name, cell in CELLS.items() if issubclass(cell, DiagonalCell)]
+RUN_BY = {
+    "scan_gated": GATED, "associative": LINEAR, "scan_linear": LINEAR, "newton": ("IndRNN", "ParaLSTM"),
+    "scan_diagonal": DIAGONAL, "scan_plain": ("LSTM", "SLSTM", "ChungGRU", "LRU"),
+}  # fmt: skip
+"""The cells that each strategy runs here."""
 
 
 def given_for(cell, like, options):
     """Arrays for the options that are True, and for the state that zoneout is."""
     rng, start = np.random.default_rng(2), drawn_like(like, 5)
     free = cell.free_fields or like._fields
-    drawn = lambda field: jnp.asarray(rng.random((TIME, BATCH, HIDDEN)) < 0.3)
+    drawn = lambda field: jnp.asarray(rng.random((TIME, *getattr(like, field).shape)) < 0.3)
     rate = lambda field: 0.3 if options["zoneout"] is not True or field == "c" else drawn(field)
     make = {
         "reset": lambda: jnp.asarray(rng.random((TIME, BATCH)) < 0.3),
@@ -697,10 +702,13 @@ def given_for(cell, like, options):
         "initial": lambda: jax.tree.map(lambda a: a[0], start),
         "zoneout": lambda: type(like)(*(rate(field) if field in free else None for field in like._fields)),
     }
+    options = {name: value for name, value in options.items() if name != "h_mask" or cell.recurrent_product}
     return start, {name: make[name]() if name in make else value for name, value in options.items()}
 
 
-CASES = [(name, row) for name in [*GATED, "ChungGRU"] for row in FIRST] + [(name, row) for row, name in OTHERS.items()]
+CASES = [(name, row) for name in [*GATED, *LINEAR, *DIAGONAL, "ChungGRU"] for row in FIRST] + [
+    (name, row) for row, name in OTHERS.items()
+]
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)
@@ -720,7 +728,7 @@ def test_every_strategy_gives_the_values_and_gradients_of_the_reference(name, op
 
     want = compute(reference.unroll)
     for strategy in STRATEGIES:
-        if name in (BY_PLAIN_SCAN if strategy == "scan_plain" else GATED):
+        if name in RUN_BY[strategy]:
             close(compute(partial(unroll, strategy=strategy)), want, 1e-10)
 
 
@@ -731,7 +739,7 @@ def test_a_strategy_that_does_not_run_a_cell_says_why():
     with pytest.raises(ValueError) as caught:
         unroll(cell, params, xs, strategy="scan_gated")
     assert text in str(caught.value)
-    with pytest.raises(ValueError, match="`strategy` should be one of 'scan_gated', 'scan_plain', got 'fast'"):
+    with pytest.raises(ValueError, match=r"`strategy` should be one of 'scan_gated', .*'scan_plain', got 'fast'"):
         unroll(cell, params, xs, strategy="fast")
 
 

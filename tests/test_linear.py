@@ -213,8 +213,11 @@ def test_decay_and_state_stay_wide_in_bfloat16(name):
 def test_closed_gates_of_a_min_lstm_are_no_nan():
     cell = CELLS["MinLSTM"]()
     params = cell.init(jax.random.key(0), 2, 3)
-    params = params._replace(b_ih=params.b_ih.at[:2].set(-110.0))
+    params = params._replace(b_ih=params.b_ih.at[:2].set(jnp.array([[-109.0], [-110.0]])))
     loss = lambda params: jnp.sum(unroll(cell, params, jnp.ones((4, 1, 2)))[1])
+    gates = tuple(jnp.array([g]) for g in (-109.0, -110.0, 1.0))
+    a, b = cell.coefficients(params, gates)
+    np.testing.assert_allclose((a[0], b[0]), (np.e / (1 + np.e), 1 / (1 + np.e)), rtol=1e-6)  # e^109 / (e^109 + e^110), turned over
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(jax.grad(loss)(params)))
 
 

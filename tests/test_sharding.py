@@ -20,7 +20,7 @@ from support import jit, small_segments
 
 import jaxrnn
 from jaxrnn import CELLS, Stack
-from jaxrnn.cells import Cell, GatedCell, Hidden, axis_names
+from jaxrnn.cells import Cell, DiagonalCell, GatedCell, Hidden, LinearCell, axis_names
 from jaxrnn.cells.base import broadcast_like
 
 TIME, BATCH, INPUT, HIDDEN, SPACE = 5, 4, 3, 12, (6, 7)
@@ -267,10 +267,13 @@ def test_every_array_of_every_cell_has_a_name_for_each_axis(name):
         assert len(names) == array.ndim
         assert "hidden" in names
         assert all(sizes[n] == size for n, size in zip(names, array.shape, strict=True) if n)
-    assert axis_names(cell, params).w_ih[-3:] == ("input", "gates", "hidden")
-    assert axis_names(cell, params).b_ih == ("gates", "hidden")
-    if name != "IndRNN":
-        assert axis_names(cell, params).w_hh[-3:] == ("output", "gates", "hidden")
+    named = axis_names(cell, params)
+    assert named.w_ih[-3:] == (None if name == "RGLRU" else "input", "gates", "hidden")
+    assert named.b_ih == (None if name == "LRU" else ("gates", "hidden"))
+    if isinstance(cell, LinearCell):
+        assert named.w_hh is None
+    else:
+        assert named.w_hh[-3:] == (() if isinstance(cell, DiagonalCell) else ("output",)) + ("gates", "hidden")
 
 
 def lstm(**options):

@@ -11,10 +11,12 @@ from jaxrnn.initializers import Initializer, PerGate
 
 
 class InputParams(NamedTuple):
-    """The weights of a cell that has recurrent ones neither in matrices nor in vectors."""
+    """`GateParams` of a cell without weights on its state."""
 
     w_ih: Float[Array, "input gates hidden"]
+    w_hh: None
     b_ih: Float[Array, "gates hidden"] | None
+    b_hh: None
 
 
 class DiagonalParams(NamedTuple):
@@ -63,7 +65,9 @@ class LinearCell(Cell):
         k_ih, k_b = jax.random.split(key)
         return InputParams(
             w_ih=draw(self.w_ih_init, k_ih, self.gates, (input_size, hidden_size), dtype),
+            w_hh=None,
             b_ih=draw(self.b_ih_init, k_b, self.gates, (hidden_size,), dtype) if bias else None,
+            b_hh=None,
         )
 
     def project(self, params, x):

@@ -24,7 +24,9 @@ class LRUParams(NamedTuple):
     """The weights of an LRU: B as its real and imaginary parts; no biases; logarithms of ν, θ, γ."""
 
     w_ih: Float[Array, "input gates hidden"]
+    w_hh: None
     b_ih: None
+    b_hh: None
     nu_log: Float[Array, "hidden"]
     theta_log: Float[Array, "hidden"]
     gamma_log: Float[Array, "hidden"]
@@ -34,7 +36,9 @@ class RGLRUParams(NamedTuple):
     """The weights of an RG-LRU: those of its gates, Λ, and the linear layer before it, if there is one."""
 
     w_ih: Float[Array, "input gates hidden"]
+    w_hh: None
     b_ih: Float[Array, "gates hidden"] | None
+    b_hh: None
     decay: Float[Array, "hidden"]
     w_x: Float[Array, "input hidden"] | None
 
@@ -83,7 +87,9 @@ class LRUCell(LinearCell):
         square = jnp.clip(square, 1e-12, 1 - 1e-7)
         return LRUParams(
             w_ih=draw(self.w_ih_init, k_b, self.gates, (input_size, hidden_size), dtype),
+            w_hh=None,
             b_ih=None,
+            b_hh=None,
             nu_log=jnp.log(-0.5 * jnp.log(square)).astype(dtype),
             theta_log=jnp.log(self.phase * draw_uniform(k_θ)).astype(dtype),
             gamma_log=(0.5 * jnp.log1p(-square)).astype(dtype),
@@ -139,7 +145,7 @@ class RGLRUCell(LinearCell):
     blocks: int = 1
 
     gates: ClassVar = ("r", "i")
-    axes: ClassVar = LinearCell.axes | {"decay": ("hidden",), "w_x": ("input", "hidden")}
+    axes: ClassVar = LinearCell.axes | {"w_ih": (None, "gates", "hidden"), "decay": ("hidden",), "w_x": ("input", "hidden")}
 
     def __post_init__(self):
         super().__post_init__()

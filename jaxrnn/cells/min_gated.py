@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import jax.numpy as jnp
-from jax.nn import sigmoid, softplus
+from jax import lax
+from jax.nn import sigmoid
 
 from jaxrnn.cells.base import checks
 from jaxrnn.cells.elementwise import Initializer, LinearCell, PerGate
@@ -58,9 +59,9 @@ class MinLSTMCell(LinearCell):
         nₜ = φ(W_in xₜ + b_in)                  candidate
         hₜ = (fₜ ⊙ hₜ₋₁ + iₜ ⊙ nₜ) / (fₜ + iₜ)
 
-    Variant: the share of the old state, f / (f + i), is computed as σ(log f − log i), which stays a number where both gates are
-    closed. Candidates as in `MinGRUCell`. The paper gives no initial values; here b_if = −b_ii = log U(1, 99), so that units
-    remember for 1 to 99 steps (Tallec & Ollivier, 2018).
+    Variant: the shares f / (f + i) and i / (f + i) are computed so that they stay numbers where both gates are closed. Candidates
+    as in `MinGRUCell`. The paper gives no initial values; here b_if = −b_ii = log U(1, 99), so that units remember for 1 to 99
+    steps (Tallec & Ollivier, 2018).
 
     Args:
         candidate: φ, by name: "linear", "tanh" or "positive".
@@ -77,5 +78,8 @@ class MinLSTMCell(LinearCell):
 
     def coefficients(self, params, x_gates):
         x_f, x_i, x_n = x_gates
-        odds = softplus(-x_i) - softplus(-x_f)  # log f − log i
-        return sigmoid(odds), sigmoid(-odds) * CANDIDATES[self.candidate](x_n)
+        # f / (f + i) = (1 + e^{−x_i}) / (2 + e^{−x_i} + e^{−x_f}), all over the largest term, which the quotient does not depend on
+        largest = lax.stop_gradient(jnp.maximum(0, -jnp.minimum(x_f, x_i)))
+        one, of_f, of_i = jnp.exp(-largest), jnp.exp(-x_f - largest), jnp.exp(-x_i - largest)
+        whole = 1 / (2 * one + of_f + of_i)
+        return (one + of_i) * whole, (one + of_f) * whole * CANDIDATES[self.candidate](x_n)

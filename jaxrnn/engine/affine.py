@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxrnn._arrays import same_varying_axes, select
+from jaxrnn._arrays import broadcast_like, same_varying_axes, select, zeros_like
 from jaxrnn.cells.elementwise import add, apply
 
 STATES = "states"
@@ -61,7 +61,7 @@ def states_before(h, start, reset, initial, reverse: bool) -> tuple:
 
 
 def restarted(reset, initial, before):
-    return before if reset is None else select(reset, jnp.broadcast_to(initial, before.shape), before)
+    return before if reset is None else select(reset, broadcast_like(initial, before), before)
 
 
 def _loop(a, b, start, reset, initial, reverse: bool) -> tuple:
@@ -88,7 +88,7 @@ def _associative(a, b, start, reset, initial, reverse: bool) -> tuple:
     What a reset cuts off is selected away, not multiplied by zero, which would let NaN cross.
     """
     time = b[0].shape[0]
-    a = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, b[0].shape), a)
+    a = jax.tree.map(lambda leaf: broadcast_like(leaf, b[0]), a)
     first = time - 1 if reverse else 0
     at = lambda tree: jax.tree.map(lambda leaf: leaf[first], tree)
     come_in = apply(at(a), start)
@@ -96,7 +96,7 @@ def _associative(a, b, start, reset, initial, reverse: bool) -> tuple:
         b = tuple(x.at[first].add(c) for x, c in zip(b, come_in, strict=True))
     else:
         opens = reset.at[first].set(True)
-        starts = tuple(jnp.broadcast_to(i, x.shape) for i, x in zip(initial, b, strict=True))
+        starts = tuple(broadcast_like(i, x) for i, x in zip(initial, b, strict=True))
         starts = tuple(s.at[first].set(restarted(reset[first], i, z)) for s, i, z in zip(starts, initial, start, strict=True))
         b = tuple(select(opens, x + c, x) for x, c in zip(b, apply(a, starts), strict=True))
         reset = opens
@@ -105,14 +105,14 @@ def _associative(a, b, start, reset, initial, reverse: bool) -> tuple:
 
 def _open_system(a, b, reset, reverse: bool) -> tuple:
     """h with h_t − A_t h_{t−1} = b_t, nothing coming in: linear in b, its transpose by the system's transpose."""
-    zero = tuple(jnp.zeros_like(x[0]) for x in b)
+    zero = tuple(zeros_like(x[0]) for x in b)
 
     def matvec(h):
-        read = tuple(restarted(reset, jnp.zeros_like(one[0]), shifted(one, z, reverse)) for one, z in zip(h, zero, strict=True))
+        read = tuple(restarted(reset, zeros_like(one[0]), shifted(one, z, reverse)) for one, z in zip(h, zero, strict=True))
         return tuple(x - y for x, y in zip(h, apply(a, read), strict=True))
 
     def transposed(_, b):
-        later = jax.tree.map(lambda leaf: shifted(leaf, jnp.zeros_like(leaf[0]), not reverse), tuple(zip(*a, strict=True)))
+        later = jax.tree.map(lambda leaf: shifted(leaf, zeros_like(leaf[0]), not reverse), tuple(zip(*a, strict=True)))
         ends = None if reset is None else shifted(reset, jnp.ones_like(reset[0]), not reverse)
         return _prefix(later, b, ends, not reverse)
 
@@ -125,7 +125,7 @@ def _prefix(a, b, reset, reverse: bool) -> tuple:
         columns = tuple(apply(a_2, column) for column in zip(*a_1, strict=True))
         a, b = tuple(zip(*columns, strict=True)), apply(a_2, b_1)
         if cut_2 is not None:
-            a, b = jax.tree.map(lambda x: select(cut_2, jnp.zeros_like(x), x), (a, b))
+            a, b = jax.tree.map(lambda x: select(cut_2, zeros_like(x), x), (a, b))
             cut_1 = cut_1 | cut_2
         return a, add(b, b_2), cut_1
 

@@ -3,10 +3,9 @@
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxrnn._arrays import cast, is_real
+from jaxrnn._arrays import cast, is_real, zeros_like
 from jaxrnn.cells.elementwise import DiagonalCell
 from jaxrnn.engine import affine
 from jaxrnn.engine.problem import Semantics, Steps, Weights
@@ -97,7 +96,7 @@ def linearised(function, at):
     """The value of a function of states, unit by unit, and its Jacobian as k × k arrays: one derivative for each part."""
     columns = []
     for j in range(len(at)):
-        unit = type(at)(*(jnp.ones_like(a) if i == j else jnp.zeros_like(a) for i, a in enumerate(at)))
+        unit = type(at)(*(zeros_like(a) + (1 if i == j else 0) for i, a in enumerate(at)))
         value, column = jax.jvp(function, (at,), (unit,))
         columns.append(tuple(column))
     return value, tuple(zip(*columns, strict=True))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxrnn._arrays import cast, promote
+from jaxrnn._arrays import broadcast_like, cast, promote, zeros_like
 from jaxrnn.cells.elementwise import LinearCell
 from jaxrnn.engine import affine
 from jaxrnn.engine.problem import Semantics, Steps, Weights
@@ -48,12 +48,12 @@ def _with_transition(what: Semantics, steps: Steps, a, b):
     like = b[0]
     if steps.valid is None and what.zoneout_rates[0] is None and steps.zoneout_mask[0] is None:
         return jax.tree.map(lambda leaf: jnp.expand_dims(leaf, tuple(range(like.ndim - leaf.ndim))), a), b
-    cell, spread = what.cell, lambda leaf: jnp.broadcast_to(leaf, like.shape)
+    cell, spread = what.cell, lambda leaf: broadcast_like(leaf, like)
 
     def whole(old, new):
         old, new = (what.cell.State(cell.joined(tuple(map(spread, parts)))) for parts in (old, new))
         return cell.parts(after(what, old, new, steps).h)
 
-    unit = lambda j: tuple(jnp.ones_like(like) if i == j else jnp.zeros_like(like) for i in range(len(b)))
+    unit = lambda j: tuple(zeros_like(like) + (1 if i == j else 0) for i in range(len(b)))
     columns = [whole(unit(j), column) for j, column in enumerate(zip(*a, strict=True))]
     return tuple(zip(*columns, strict=True)), whole(unit(-1), b)

@@ -64,8 +64,9 @@ def unroll(
         zoneout: a state of rates in [0, 1] (the state moves by the expected share), or of boolean arrays
             (time, *batch, hidden), True where an entry keeps its value; None for fields that move freely.
         dtype: to compute in. Default: what `xs` and `params` promote to.
-        strategy: how the loop runs, for tests and benchmarks: "scan_gated" (one product per step, the library's derivative) or
-            "scan_plain" (JAX's derivative). Default: the first that can.
+        strategy: how it is computed, for tests and benchmarks: "scan_gated" (one product per step, the library's derivative),
+            "scan_linear" and "associative" (a `LinearCell`, step by step and in parallel over time), "scan_diagonal" and "newton"
+            (a `DiagonalCell`, likewise) or "scan_plain" (JAX's derivative). Default: what suits the cell and the platform.
 
     Returns:
         (state, ys), or (state, ys, states) with `return_states`: the state after the last valid step, and the outputs
