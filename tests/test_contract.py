@@ -701,9 +701,10 @@ def given_for(cell, like, options):
 
 
 CASES = [(name, row) for name in [*GATED, "ChungGRU"] for row in FIRST] + [(name, row) for row, name in OTHERS.items()]
+QUICK = [("LSTM", "everything, backward"), *((name, "nothing") for name in GATED), *((name, row) for row, name in OTHERS.items())]
 
 
-@pytest.mark.parametrize(("name", "options"), CASES)
+@pytest.mark.parametrize(("name", "options"), [c if c in QUICK else pytest.param(*c, marks=pytest.mark.slow) for c in CASES])
 def test_every_strategy_gives_the_values_and_gradients_of_the_reference(name, options, x64):
     """The conformance run: strategies x cells x options; whatever refuses says so."""
     cell = CELLS[name]()
