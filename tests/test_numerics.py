@@ -187,6 +187,19 @@ def test_nothing_becomes_float64_because_it_could():
         assert {a.dtype for a in jax.tree.leaves(params)} == {jnp.dtype(jnp.float32)}
 
 
+@pytest.mark.parametrize("name", ["LSTM", "MGU"])
+def test_bfloat16_inputs_meet_float32_parameters(name):
+    """Everything is computed in float32, as if the inputs had been cast before; only `dtype` makes it less."""
+    cell = jaxrnn.CELLS[name]()
+    params = drawn_like(jax.eval_shape(lambda key: cell.init(key, INPUT, HIDDEN), jax.random.key(0)))
+    xs = normal(TIME, BATCH, INPUT, dtype=jnp.bfloat16)
+    run = jit(lambda params, xs: jaxrnn.unroll(cell, params, xs))
+    got = run(params, xs)
+    assert {a.dtype for a in jax.tree.leaves(got)} == {jnp.dtype(jnp.float32)}
+    close(got, run(params, xs.astype(jnp.float32)), 1e-6)
+    assert jax.eval_shape(cell.step, params, got[0], xs[0])[1].dtype == jnp.float32
+
+
 def test_float64_inputs_meet_float32_parameters(x64):
     """The result is float64; no cell objects."""
     for name, kind in jaxrnn.CELLS.items():
@@ -228,8 +241,9 @@ def test_saturated_gates_have_finite_gradients(name):
 @pytest.fixture(scope="module")
 def setting():
     """A stack, its parameters, inputs, lengths; a loss, and its gradient by parameters."""
-    stack = Stack(jaxrnn.GRUCell(), INPUT, HIDDEN, 2, bidirectional=True)
-    params, xs, lengths = drawn_like(stack.init(jax.random.key(0))), normal(TIME, BATCH, INPUT), jnp.array([7, 0, 3, 5])
+    stack = Stack(jaxrnn.GRUCell(), INPUT, HIDDEN, bidirectional=True)
+    params = drawn_like(jax.eval_shape(stack.init, jax.random.key(0)))
+    xs, lengths = normal(TIME, BATCH, INPUT), jnp.array([7, 0, 3, 5])
     loss = lambda params, xs, lengths: sum(jnp.sum(jnp.sin(a)) for a in jax.tree.leaves(stack.apply(params, xs, lengths=lengths)))
     gradient = jax.grad(loss)
     return stack, params, xs, lengths, loss, jit(gradient)(params, xs, lengths)

@@ -28,8 +28,8 @@ from support import (
 
 import jaxrnn
 from jaxrnn import Stack
-from jaxrnn.cells import CELLS
-from jaxrnn.initializers import PerGate, constant
+from jaxrnn.cells import CELLS, DiagonalCell
+from jaxrnn.initializers import PerGate, constant, uniform
 
 INPUT, HIDDEN = 3, 5
 NEEDED = {"ProjectedLSTM": {"proj_size": 2}}
@@ -77,7 +77,7 @@ def test_every_mask_with_every_reset_gives_what_the_papers_equations_give(name, 
 # Recurrent dropout -------------------------------------------------------------------------------------------------------
 
 
-@every_cell
+@pytest.mark.parametrize("name", [name for name, cell in CELLS.items() if cell.recurrent_product])
 def test_a_mask_of_h_is_a_recurrent_matrix_with_its_rows_scaled(name, x64):
     """It reaches the recurrent products, and nothing else that reads `h`: no leak, no reset, no output."""
     cell = make(name)
@@ -85,7 +85,7 @@ def test_a_mask_of_h_is_a_recurrent_matrix_with_its_rows_scaled(name, x64):
     xs = normal(6, 1, *(2, 3)[: cell.event_ndim - 1], INPUT)
     start = drawn_like(cell.initial_state(params, xs[0]), 1, 1.0)
     scale = jnp.abs(normal(start.h.shape[-1], seed=3)).at[1].set(0.0)
-    read = params.w_hh.ndim - (1 if name == "IndRNN" else 3)  # the axis of `w_hh` that meets `h`
+    read = params.w_hh.ndim - (1 if isinstance(cell, DiagonalCell) else 3)  # the axis of `w_hh` that meets `h`
     scaled = params._replace(w_hh=params.w_hh * jnp.expand_dims(scale, [k for k in range(params.w_hh.ndim) if k != read]))
 
     @jit
@@ -99,9 +99,16 @@ def test_a_mask_of_h_is_a_recurrent_matrix_with_its_rows_scaled(name, x64):
 # First values ------------------------------------------------------------------------------------------------------------
 
 
-@every_cell
-@pytest.mark.parametrize("field", ["w_ih", "w_hh", "b_ih", "b_hh"])
-def test_every_initialiser_of_every_cell_draws_its_own_array_and_no_other(name, field):
+@pytest.mark.parametrize(
+    ("field", "name"),
+    [
+        (field, name)
+        for field in ("w_ih", "w_hh", "b_ih", "b_hh")
+        for name, cell in CELLS.items()
+        if cell.recurrent_product or field in ("w_ih", "b_ih")
+    ],
+)
+def test_every_initialiser_of_every_cell_draws_its_own_array_and_no_other(field, name):
     """Gate by gate, at the shape that its array has."""
     default = make(name)
     inits = PerGate(constant(0.25), ((default.gates[-1], constant(-0.5)),))
@@ -114,7 +121,11 @@ def test_every_initialiser_of_every_cell_draws_its_own_array_and_no_other(name, 
     equal(now._replace(**{field: None}), before._replace(**{field: None}))
 
 
-@every_cell
+def draws_like_pytorch(cell):
+    return all(f.default is uniform for f in fields(cell) if f.name.endswith("_init")) and cell is not CELLS["RGLRU"]
+
+
+@pytest.mark.parametrize("name", [name for name, cell in CELLS.items() if draws_like_pytorch(cell)])
 @pytest.mark.parametrize("bias", [True, False])
 def test_every_array_of_every_cell_is_drawn_and_no_two_parts_are_alike(name, bias):
     """Uniform to the root of what is summed over (PyTorch's default), but for gains of one and shifts of zero."""

@@ -266,7 +266,7 @@ def test_a_stream_of_one_sequence_and_linens_step():
 # Truncation --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "reverse"), [("LSTM", False), ("GRU", True), ("ChungGRU", True)])
+@pytest.mark.parametrize(("name", "reverse"), [("LSTM", False), pytest.param("ChungGRU", True, marks=pytest.mark.slow)])
 def test_truncation_is_the_loop_written_by_hand(name, reverse):
     """Pieces of four steps from the first on, the gradient stopped between them; the values are those of the whole."""
     cell = CELLS[name]()

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.nn import sigmoid, softplus
 from jaxtyping import Array, Float
 
-from jaxrnn.cells.base import Hidden, broadcast_like, checks, contract, draw, zeros_beside
+from jaxrnn.cells.base import Hidden, broadcast_like, checks, contract, draw, uniform, zeros_beside
 from jaxrnn.cells.elementwise import Initializer, LinearCell, PerGate
 
 
@@ -161,7 +161,7 @@ class RGLRUCell(LinearCell):
         k_gates, k_decay, k_x = jax.random.split(key, 3)
         params = super().init(k_gates, hidden_size // self.blocks, hidden_size, bias=bias, dtype=dtype)
         (decay,) = draw(_DecayLogit(), k_decay, ("a",), (hidden_size,), dtype)
-        w_x = None if input_size == hidden_size else draw(self.w_ih_init, k_x, ("x",), (input_size, hidden_size), dtype)[:, 0]
+        w_x = None if input_size == hidden_size else draw(uniform, k_x, ("x",), (input_size, hidden_size), dtype)[:, 0]
         return RGLRUParams(*params, decay=decay, w_x=w_x)
 
     def project(self, params, x):
