@@ -706,16 +706,10 @@ def given_for(cell, like, options):
     return start, {name: make[name]() if name in make else value for name, value in options.items()}
 
 
-CASES = [(name, row) for name in [*GATED, *LINEAR, *DIAGONAL, "ChungGRU"] for row in FIRST] + [
-    (name, row) for row, name in OTHERS.items()
-]
-QUICK = [
-    ("LSTM", "everything, backward"),
-    ("LRU", "everything, backward"),
-    ("ParaLSTM", "everything, backward"),
-    *((name, "nothing") for name in [*GATED, *LINEAR, *DIAGONAL]),
-    *((name, row) for row, name in OTHERS.items()),
-]
+RULED = [*GATED, *LINEAR, *DIAGONAL]  # cells that have a derivative rule
+SINGLE = [(name, row) for row, name in OTHERS.items()]
+CASES = [(name, row) for name in [*RULED, "ChungGRU"] for row in FIRST] + SINGLE
+QUICK = [(name, "everything, backward") for name in ("LSTM", "LRU", "ParaLSTM")] + [(name, "nothing") for name in RULED] + SINGLE
 
 
 @pytest.mark.parametrize(("name", "options"), [c if c in QUICK else pytest.param(*c, marks=pytest.mark.slow) for c in CASES])
