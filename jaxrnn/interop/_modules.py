@@ -25,7 +25,7 @@ def build(caller: str, cell: Cell, params, *, initial_state=None, rngs: nnx.Rngs
         raise ValueError(f"{caller}: every layer should have as many directions as the first, got {got}.")
     hidden = tuple(layer[0].w_ih.shape[-1] for layer in params)
     options = {
-        "input_size": first.w_ih.shape[-3],
+        "input_size": cell.input_size(first),
         "hidden_size": hidden[0] if len(set(hidden)) == 1 else hidden,
         "num_layers": len(params),
         "bias": first.b_ih is not None,

@@ -49,7 +49,8 @@ def from_params(cell: Cell, params: Any, *, initial_state: Any = None, **options
     """
     if not isinstance(cell, Cell):
         raise TypeError(f"from_params: `cell` should be a jaxrnn cell, such as jaxrnn.GRUCell(), got {type(cell).__name__}.")
-    template = _modules.zeros(cell, 1, 1 + getattr(cell, "proj_size", 0), True, np.dtype("float32"))
+    least = (1 + getattr(cell, "proj_size", 0)) * getattr(cell, "blocks", 1)
+    template = _modules.zeros(cell, 1, least, True, np.dtype("float32"))
     kind = type(template)
     layers = _cells.layered("from_params", "params", params, lambda one: isinstance(one, kind), f"a {kind.__name__} of {cell}")
     for name, a in _modules.named(layers).items():
