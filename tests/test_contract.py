@@ -768,7 +768,7 @@ def test_parameters_of_another_cell_or_shape_are_refused_by_name(name):
         with pytest.raises(ValueError, match="should have shape"):
             call(jax.tree.unflatten(structure, [*leaves[:k], leaf[None], *leaves[k + 1 :]]))
     for field in params._fields[4:]:
-        if getattr(params, field) is not None:
+        if getattr(params, field) is not None and field != "w_x":  # which there is not where sizes are equal
             with pytest.raises(ValueError, match=rf"`params\.{field}.*` should have shape .*got none"):
                 call(params._replace(**{field: None}))
     for other in CELLS:

@@ -19,7 +19,7 @@ from support import count, equations, inner_jaxprs, quickly, small_segments
 
 import jaxrnn
 from jaxrnn import unroll
-from jaxrnn.cells import CELLS, Cell, GatedCell, LSTMState
+from jaxrnn.cells import CELLS, Cell, GatedCell, LinearCell, LSTMState
 
 both_directions = pytest.mark.parametrize("reverse", [False, True])
 GATED = [name for name, cell in CELLS.items() if issubclass(cell, GatedCell)]
@@ -407,7 +407,7 @@ def test_every_cell_lowers_for_cuda_and_tpu(name):
     run = jax.jit(jax.value_and_grad(partial(total, cell), (0, 1)))
     exported = export.export(run, platforms=["cuda", "tpu"])(params, xs, lengths)
     assert exported.platforms == ("cuda", "tpu")
-    assert "while" in exported.mlir_module()
+    assert ("while" in exported.mlir_module()) != issubclass(CELLS[name], LinearCell)  # which have no loop there
 
 
 def test_modules_lower_for_cuda_and_tpu():
@@ -430,7 +430,7 @@ def test_modules_lower_for_cuda_and_tpu():
 # Who may do what ---------------------------------------------------------------------------------------------------------
 
 PACKAGE = Path(jaxrnn.__file__).parent
-NO_CELLS = {f"cells.{name}" for name in ("__init__", "base", "conform", "activations")}
+NO_CELLS = {f"cells.{name}" for name in ("__init__", "base", "conform", "activations", "elementwise")}
 CELL_FILES = sorted({f"cells.{p.stem}" for p in (PACKAGE / "cells").glob("*.py")} - NO_CELLS)
 BASE = {"_arrays", "checks", "cells.base", "cells.conform"}
 PROBLEM = BASE | {"engine.problem", "engine.transition", "engine.tuning", "engine.segments"}
@@ -440,9 +440,10 @@ MAY_IMPORT = {
     "initializers": {"_arrays", "checks"},
     "cells.conform": {"_arrays", "checks"},
     "cells.base": {"_arrays", "checks", "cells", "cells.conform", "initializers"},
-    **{name: {"cells.base", "cells.activations"} for name in CELL_FILES},
+    "cells.elementwise": {"cells.base"},
+    **{name: {"cells.base", "cells.activations", "cells.elementwise"} for name in CELL_FILES},
     "cells.activations": set(),
-    "cells.__init__": {"cells.base", *CELL_FILES},
+    "cells.__init__": {"cells.base", "cells.elementwise", *CELL_FILES},
     "noise": {"cells.conform"},
     "engine.problem": BASE,
     "engine.transition": BASE | {"engine.problem"},
@@ -452,11 +453,17 @@ MAY_IMPORT = {
     "engine.residuals": {"_arrays"},
     "engine.scan_plain": PROBLEM,
     "engine.scan_gated": PROBLEM | {"engine.gates", "engine.residuals"},
+    "engine.affine": {"_arrays", "cells.elementwise"},
+    "engine.scan_linear": PROBLEM | {"engine", "engine.affine", "cells.elementwise"},
+    "engine.associative": {"engine"},
+    "engine.scan_diagonal": PROBLEM | {"engine", "engine.affine", "engine.residuals", "cells.elementwise"},
+    "engine.newton": {"engine", "engine.problem", "engine.segments"},
+    "engine.linear_scan": {"_arrays", "checks", "engine", "engine.tuning"},
     "engine.strategies": PROBLEM | {"engine", "engine.scan_plain", "engine.scan_gated"},
     "engine.outside": set(),
     "engine.core": PROBLEM | {"engine", "engine.outside", "engine.strategies"},
     "engine.unroll": BASE | {"cells", "engine.core", "engine.strategies"},
-    "engine.__init__": {"engine.unroll"},
+    "engine.__init__": {"engine.linear_scan", "engine.unroll"},
     "layers": {"noise", "cells", "cells.conform", "engine.core"},
     "stack_checks": BASE | {"cells"},
     "stack": BASE | {"cells", "engine.outside", "initializers", "layers", "stack_checks"},

@@ -11,11 +11,12 @@ from jaxtyping import Array, Float
 from jaxrnn import checks
 from jaxrnn._arrays import apply_product, broadcast_like, computing_dtype, contract, is_real, promote, zeros_beside, zeros_like
 from jaxrnn.cells import conform
-from jaxrnn.initializers import Initializer, PerGate, check_initializer, draw, non_default_fields, uniform
+from jaxrnn.initializers import Initializer, PerGate, check_initializer, chrono, draw, non_default_fields, uniform, zeros
 
 __all__ = [
-    "Cell", "GateParams", "GatedCell", "Hidden", "LSTMState", "apply_product", "axis_names", "broadcast_like", "checks", "contract",
-    "draw", "promote", "split_gates", "uniform", "zeros_beside", "zeros_like",
+    "Cell", "GateParams", "GatedCell", "Hidden", "Initializer", "LSTMState", "PerGate", "apply_product", "axis_names",
+    "broadcast_like", "checks", "chrono", "contract", "draw", "promote", "split_gates", "uniform", "zeros", "zeros_beside",
+    "zeros_like",
 ]  # fmt: skip
 
 

@@ -7,7 +7,6 @@ import jax
 from jaxtyping import Array, Float
 
 from jaxrnn.cells.base import Cell, contract, draw, split_gates, uniform
-from jaxrnn.initializers import Initializer, PerGate
 
 
 class InputParams(NamedTuple):
@@ -125,6 +124,3 @@ class DiagonalCell(Cell):
             b_ih=draw(self.b_ih_init, k_b, self.gates, (hidden_size,), dtype) if bias else None,
             b_hh=None,
         )
-
-
-__all__ = ["DiagonalCell", "DiagonalParams", "Initializer", "InputParams", "LinearCell", "PerGate", "add", "apply"]

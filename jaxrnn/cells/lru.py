@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax.nn import sigmoid, softplus
 from jaxtyping import Array, Float
 
-from jaxrnn.cells.base import Hidden, broadcast_like, checks, contract, draw, uniform, zeros_beside
-from jaxrnn.cells.elementwise import Initializer, LinearCell, PerGate
+from jaxrnn.cells.base import Hidden, Initializer, PerGate, broadcast_like, checks, contract, draw, uniform, zeros_beside
+from jaxrnn.cells.elementwise import LinearCell
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,8 @@ class RGLRUCell(LinearCell):
         checks.size("RGLRUCell", "blocks", self.blocks)
 
     def input_size(self, params):
-        return self.blocks * params.w_ih.shape[-3] if params.w_x is None else params.w_x.shape[0]
+        w_x = getattr(params, "w_x", None)  # which parameters of another cell have not
+        return self.blocks * params.w_ih.shape[-3] if w_x is None else w_x.shape[0]
 
     def init(self, key, input_size, hidden_size, *, bias=True, dtype=jnp.float32):
         self.check_init(key, input_size, hidden_size, bias, dtype)

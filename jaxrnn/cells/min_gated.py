@@ -7,9 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.nn import sigmoid
 
-from jaxrnn.cells.base import checks
-from jaxrnn.cells.elementwise import Initializer, LinearCell, PerGate
-from jaxrnn.initializers import chrono
+from jaxrnn.cells.base import Initializer, PerGate, checks, chrono
+from jaxrnn.cells.elementwise import LinearCell
 
 Candidate = Literal["linear", "tanh", "positive"]
 CANDIDATES = {

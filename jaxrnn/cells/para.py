@@ -8,9 +8,8 @@ import jax.numpy as jnp
 from jax.nn import sigmoid
 from jaxtyping import Array, Float
 
-from jaxrnn.cells.base import Hidden, LSTMState, broadcast_like, draw, split_gates
-from jaxrnn.cells.elementwise import DiagonalCell, Initializer, PerGate
-from jaxrnn.initializers import zeros
+from jaxrnn.cells.base import Hidden, Initializer, LSTMState, PerGate, broadcast_like, draw, split_gates, zeros
+from jaxrnn.cells.elementwise import DiagonalCell
 
 
 @dataclass(frozen=True)

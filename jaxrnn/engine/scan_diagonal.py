@@ -5,7 +5,7 @@ from functools import partial
 import jax
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxrnn._arrays import cast, is_real, zeros_like
+from jaxrnn._arrays import broadcast_like, cast, is_real, zeros_like
 from jaxrnn.cells.elementwise import DiagonalCell
 from jaxrnn.engine import affine
 from jaxrnn.engine.problem import Semantics, Steps, Weights
@@ -59,6 +59,8 @@ def _segment(what: Semantics, find, form: str, weights: Weights, state, steps: S
 
 def _whole(what: Semantics, weights: Weights, old, now: Steps):
     """A step from the state that it reads, whatever that was reset from; or all steps, with time in front."""
+    if weights.h_mask is not None:
+        weights = weights._replace(h_mask=broadcast_like(weights.h_mask, old.h))
     old, h = before(weights, old, now._replace(reset=None))
     new = what.cell.recur(cast(weights.params, what.dtype), old, now.x, h, **now.per_step, **weights.context)
     return after(what, old, new, now)
