@@ -176,7 +176,7 @@ def bodies(node) -> list[Any]:
 
 
 def _inferred(onnx, model):
-    """The graph without weights and without what it claims of its own values, with the sizes that follow from those of its inputs."""
+    """The graph without weights, nor what it claims of its own values, with the sizes that follow from those of its inputs."""
     bare = onnx.ModelProto(ir_version=model.ir_version or onnx.IR_VERSION)
     bare.opset_import.extend(model.opset_import)
     graph, constants = bare.graph, {tensor.name for tensor in model.graph.initializer}
