@@ -21,8 +21,14 @@ from jaxrnn.interop import (
     from_params,
     from_safetensors,
     from_torch,
+    to_equinox,
+    to_haiku,
+    to_keras,
+    to_linen,
+    to_nnx,
     to_onnx,
     to_safetensors,
+    to_torch,
 )
 
 torch = pytest.importorskip("torch")
@@ -35,6 +41,11 @@ SIZES = ((INPUT, HIDDEN), (HIDDEN, HIDDEN))  # two layers of every source
 
 def ours(**options):
     return jaxrnn.LSTM(INPUT, HIDDEN, 2, rngs=nnx.Rngs(0), **options)
+
+
+def abstract(**options):
+    """With shapes, and no values."""
+    return nnx.eval_shape(lambda: ours(**options))
 
 
 def theirs(**options):
@@ -157,6 +168,35 @@ def test_a_nonlinearity_given_is_the_one_there(tmp_path):
     ):
         assert read().stack.cell.nonlinearity == "relu"
         assert read(nonlinearity="tanh").stack.cell.nonlinearity == "tanh"
+
+
+WRITERS = {
+    "to_torch": to_torch,
+    "to_safetensors": lambda module: to_safetensors(module, "nowhere"),
+    "to_onnx": to_onnx,
+    "to_linen": to_linen,
+    "to_nnx": to_nnx,
+    "to_haiku": lambda module: to_haiku(module, ["a", "b"]),
+    "to_equinox": to_equinox,
+    "to_keras": to_keras,
+}
+CHANGING = {"residual": True, "skip_connections": True, "zoneout": 0.25, "learn_initial_state": True}
+"""Options that change what a module computes, and that only ONNX can say, and of these the last."""
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_an_option_that_a_format_cannot_hold_is_refused_by_name(writer):
+    for option, value in CHANGING.items():
+        module = abstract(**{option: value})
+        if (writer, option) == ("to_onnx", "learn_initial_state"):
+            continue
+        with pytest.raises(
+            ValueError, match=rf"^{writer}: `{option}` should be .*, the only one that the format holds, got {value}"
+        ):
+            WRITERS[writer](module)
+    if writer in ("to_torch", "to_safetensors", "to_onnx"):
+        with pytest.raises(ValueError, match=rf"^{writer}: `merge` should be 'concat', .* got 'sum'"):
+            WRITERS[writer](abstract(bidirectional=True, merge="sum"))
 
 
 @jax.jit

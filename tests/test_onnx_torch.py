@@ -14,6 +14,11 @@ onnx = pytest.importorskip("onnx")
 TIME, BATCH, INPUT, HIDDEN = 5, 2, 3, 4
 
 
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
 @jax.jit
 def run(module, x, h_0=None, lengths=None):
     return module(x, h_0, lengths=lengths)
