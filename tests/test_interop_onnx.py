@@ -422,9 +422,10 @@ def test_pytorchs_own_export_is_one_chain_of_layers(kind, options, opset, tmp_pa
             theirs, (torch.randn(BATCH, TIME, INPUT),), tmp_path / "m", dynamo=False, opset_version=opset,
             input_names=["x"], dynamic_axes={"x": {0: "a", 1: "b"}}, do_constant_folding=opset != 13,
         )  # fmt: skip
-    ours = from_onnx(tmp_path / "m", batch_first=theirs.batch_first)
+    ours = from_onnx(tmp_path / "m")
     want = jaxrnn.interop.from_torch(theirs)
     assert ours.stack == want.stack
+    assert ours.batch_first == theirs.batch_first  # inferred from the graph
     for a, b in zip(arrays_of(ours), arrays_of(want), strict=True):
         np.testing.assert_array_equal(a, b)
 
