@@ -416,7 +416,7 @@ def try_graph(seed, *, mutated=False, compiled=None):
     if mutated and maker.inputs.keys() - {"x", "n"}:
         return "invalid", ""
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
+    options.log_severity_level, options.intra_op_num_threads = 4, 1  # more threads than one wait for work, at full load
     try:
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         fed = maker.feeds(maker.batch)
