@@ -168,8 +168,10 @@ def plot(noisy, cleaned, path: Path):
         print("no picture: pip install 'jaxrnn[train]'")
         return
     figure, axes = plt.subplots(1, 2, figsize=(10, 3), sharey=True, layout="constrained")
-    for ax, sound, title in zip(axes, (noisy, cleaned), ("before", "after"), strict=True):
-        ax.imshow(spectrogram(sound), origin="lower", aspect="auto", vmin=-40, extent=(0, len(sound) / RATE, 0, RATE / 2000))
+    found = [spectrogram(sound) for sound in (noisy, cleaned)]
+    scale = {"vmin": -40, "vmax": max(0, *(one.max() for one in found))}  # one for both, whatever is silent
+    for ax, one, title in zip(axes, found, ("before", "after"), strict=True):
+        ax.imshow(one, origin="lower", aspect="auto", extent=(0, len(noisy) / RATE, 0, RATE / 2000), **scale)
         ax.set(title=title, xlabel="seconds")
     axes[0].set_ylabel("kilohertz")
     figure.savefig(path, dpi=120)

@@ -418,3 +418,28 @@ def test_narrow_dtypes_are_kept(dtype):
         module = make_module(cell, 2, 3, param_dtype=dtype)
         assert {a.dtype for a in arrays_of(there(module))} == {np.dtype(dtype)}
         assert {a.dtype for a in arrays_of(nnx.state(back(there(module))))} == {np.dtype(dtype)}
+
+
+NAMED = "core"
+BIAS_FREE = {
+    "Linen, LSTM": (jaxrnn.LSTMCell(), to_linen, from_linen),
+    "Linen, GRU": (jaxrnn.GRUCell(), to_linen, from_linen),
+    "Linen, RNN": (jaxrnn.RNNCell(), to_linen, from_linen),
+    "NNX, LSTM": (jaxrnn.LSTMCell(), to_nnx, from_nnx),
+    "NNX, GRU": (jaxrnn.GRUCell(), to_nnx, from_nnx),
+    "Haiku, LSTM": (jaxrnn.LSTMCell(), lambda m: to_haiku(m, NAMED), lambda p: from_haiku(p, NAMED)),
+    "Haiku, GRU": (jaxrnn.ChungGRUCell(), lambda m: to_haiku(m, NAMED), lambda p: from_haiku(p, NAMED)),
+    "Haiku, RNN": (jaxrnn.RNNCell(nonlinearity="relu"), lambda m: to_haiku(m, NAMED), lambda p: from_haiku(p, NAMED)),
+    "Equinox, LSTM": (jaxrnn.LSTMCell(), to_equinox, from_equinox),
+}
+
+
+@pytest.mark.parametrize("case", BIAS_FREE)
+def test_a_module_without_biases_comes_back_as_what_it_computes(case):
+    """Where the other side has biases, they are those that change nothing: for Haiku's LSTM, which adds 1 itself, minus 1."""
+    cell, write, read = BIAS_FREE[case]
+    module = make_module(cell, INPUT, HIDDEN, bias=False)
+    again = read([list(layer) for layer in there] if isinstance(there := write(module), tuple) else there)
+    x = jnp.asarray(np.random.default_rng(1).standard_normal((2, 4, INPUT)), jnp.float32)
+    with jax.disable_jit():  # each is called once
+        np.testing.assert_allclose(again(x)[0], module(x)[0], rtol=1e-5, atol=1e-6)

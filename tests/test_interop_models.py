@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 import jaxrnn
-from jaxrnn.interop import from_safetensors, from_torch, load_safetensors, load_torch, to_onnx, to_safetensors, to_torch
+from jaxrnn.interop import _checks, from_safetensors, from_torch, load_safetensors, load_torch, to_onnx, to_safetensors, to_torch
 
 torch = pytest.importorskip("torch")
 safetensors_torch = pytest.importorskip("safetensors.torch")
@@ -15,6 +15,12 @@ pytest.importorskip("torch.nn.utils.prune")
 tnn, utils = torch.nn, torch.nn.utils
 
 BATCH, TIME, WORDS, WIDTH, HIDDEN, TAGS = 3, 6, 11, 4, 5, 2
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    """What a test draws does not depend on the tests before it; some spectral norms make weights of 60."""
+    torch.manual_seed(0)
 
 
 def close(got, want, tolerance=1e-5):
@@ -255,6 +261,42 @@ def test_a_model_that_computes_something_else_is_refused(case):
     with pytest.raises(kind, match=message):
         load_torch(ours, theirs)
     assert bits(ours) == before
+
+
+FUNCTIONS = {
+    "Linear": (nnx.Linear, (3, 3), ["promote_dtype", "dot_general", "preferred_element_type"]),
+    "Embed": (nnx.Embed, (3, 3), ["promote_dtype"]),
+    "LayerNorm": (nnx.LayerNorm, (3,), ["promote_dtype", "reduction_axes", "feature_axes", "axis_name", "axis_index_groups"]),
+}
+OTHER_FUNCTIONS = {"reduction_axes": (-2, -1), "feature_axes": (-2, -1), "axis_name": "data", "axis_index_groups": [[0]]}
+
+
+@pytest.mark.parametrize("kind", FUNCTIONS)
+def test_a_layer_that_computes_with_another_function_is_refused_by_its_name(kind):
+    """Every one that Flax lets one choose and that PyTorch does not have."""
+    make_layer, sizes, options = FUNCTIONS[kind]
+    layers = {nnx.Linear: tnn.Linear, nnx.Embed: tnn.Embedding, nnx.LayerNorm: tnn.LayerNorm}
+    theirs = layers[make_layer](*sizes)
+    load_torch(make_layer(*sizes, **{"epsilon": 1e-5} if kind == "LayerNorm" else {}, rngs=nnx.Rngs(0)), theirs)
+    for option in options:
+        layer = make_layer(*sizes, **{"epsilon": 1e-5} if kind == "LayerNorm" else {}, rngs=nnx.Rngs(0))
+        setattr(layer, option, OTHER_FUNCTIONS.get(option, lambda *args, **more: 0))
+        with pytest.raises(
+            ValueError, match=rf"^load_torch: `{option}` of `module` should be the default of nnx.{kind}, got another"
+        ):
+            load_torch(layer, theirs)
+
+
+def test_what_a_flax_does_not_let_one_choose_is_no_error():
+    """`LayerNorm` has had `promote_dtype` since Flax 0.12.1: a layer without it can have no other."""
+
+    class Older(nnx.Module):
+        def __init__(self, dot_general=max):
+            self.dot_general = dot_general
+
+    _checks.check_dense("caller", "fc", Older(), Older, "promote_dtype", "dot_general")
+    with pytest.raises(ValueError, match=r"caller: `dot_general` of `fc` should be the default of nnx.Older, got another"):
+        _checks.check_dense("caller", "fc", Older(min), Older, "promote_dtype", "dot_general")
 
 
 def test_one_parameter_under_two_names_must_be_one_there_too():

@@ -1,6 +1,7 @@
 """Recurrent nodes of ONNX as functions and modules, against onnxruntime, and modules as ONNX models."""
 
 import warnings
+from itertools import product
 
 import jax
 import jax.numpy as jnp
@@ -74,7 +75,9 @@ def recurrent_model(op, arrays, **attributes):
 
 
 def run_onnxruntime(model, fed):
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # more of them wait for work, at full load
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return session.run(None, fed)
 
 
@@ -115,6 +118,7 @@ def randomised(make, seed=0):
 # Reading a node -----------------------------------------------------------------------------------
 
 HARD = {"activations": ["HardSigmoid", "Softsign", "Elu"], "activation_alpha": [0.3, 0.7], "activation_beta": [0.45]}
+HARD_TWICE = {name: 2 * values for name, values in HARD.items()}
 TWO = {
     "direction": "bidirectional",
     "activations": ["Sigmoid", "ScaledTanh", "hardsigmoid", "LeakyRelu"],
@@ -132,6 +136,7 @@ NODES = {
     "LSTM peepholes": ("LSTM", (*ALL, "P"), {"direction": "bidirectional"}, jaxrnn.PeepholeLSTMCell),
     "LSTM coupled": ("LSTM", ALL, {"input_forget": 1}, jaxrnn.CoupledLSTMCell),
     "LSTM everything": ("LSTM", (*ALL, "P"), {"input_forget": 1, "clip": 0.4, **HARD}, None),
+    "LSTM everything two-way": ("LSTM", (*ALL, "P"), {"direction": "bidirectional", "clip": 0.4, **HARD_TWICE}, None),
     "GRU": ("GRU", ALL, {"direction": "bidirectional"}, jaxrnn.ChungGRUCell),
     "GRU reset after": ("GRU", ALL, {"linear_before_reset": 1, "direction": "reverse"}, jaxrnn.GRUCell),
     "GRU clip": ("GRU", ALL, {"clip": 0.3}, None),
@@ -238,6 +243,47 @@ def test_batch_first_is_the_same_node_with_its_axes_swapped():
     swapped, turned = recurrent_model("LSTM", turned, direction="bidirectional", layout=1)
     y, y_h, y_c = run_node(onnx_node(swapped), turned)
     assert_close((jnp.transpose(y, (1, 2, 0, 3)), jnp.swapaxes(y_h, 0, 1), jnp.swapaxes(y_c, 0, 1)), want)
+
+
+@pytest.mark.parametrize(("op", "layout"), [("LSTM", 0), ("LSTM", 1), ("GRU", 1)])
+def test_states_that_a_graph_holds_are_as_if_they_were_fed(op, layout):
+    """Each state left out (zeros), held or fed, whatever the other is; for more examples than directions, which all differ."""
+    arrays = random_arrays(op, ALL, directions=2)
+    arrays |= {"X": arrays["X"][:2], "sequence_lens": np.minimum(LENGTHS, 2)}
+    if layout:
+        arrays |= {slot: np.swapaxes(a, 0, 1) for slot, a in arrays.items() if slot in ("X", "initial_h", "initial_c")}
+    slots = [slot for slot in ("initial_h", "initial_c") if slot in arrays]
+    constants = {slot: arrays[slot] for slot in ("W", "R", "B")}
+    fed = {slot: arrays[slot] for slot in ("X", "sequence_lens")}
+    for kinds in product(("left out", "held", "fed"), repeat=len(slots)):
+        kind_of = dict(zip(slots, kinds, strict=True))
+        there = {slot: a for slot, a in arrays.items() if kind_of.get(slot) != "left out"}
+        held = {slot: arrays[slot] for slot, kind in kind_of.items() if kind == "held"}
+        given = {slot: arrays[slot] for slot, kind in kind_of.items() if kind == "fed"}
+        node = make_node(op, there, direction="bidirectional", layout=layout)
+        got = onnx_node(make_model([node], constants | held, fed | given, outputs=node.output))
+        all_fed = make_node(op, arrays, direction="bidirectional", layout=layout)
+        want = onnx_node(make_model([all_fed], constants, fed | {s: arrays[s] for s in slots}, outputs=node.output))
+        with jax.disable_jit():  # each is called once
+            states = [np.zeros_like(arrays[s]) if kind_of[s] == "left out" else arrays[s] for s in slots]
+            assert_close(got(*fed.values(), *(given.get(slot) for slot in slots)), want(*fed.values(), *states), 1e-6)
+
+
+@pytest.mark.parametrize("layout", [0, 1])
+def test_a_state_that_a_graph_holds_is_the_modules_start_in_either_layout(layout):
+    arrays = random_arrays("LSTM", ALL, directions=2)
+    held = {slot: np.repeat(arrays[slot][:, :1], BATCH, axis=1) for slot in ("initial_h", "initial_c")}
+    constants = {slot: arrays[slot] for slot in ("W", "R", "B")}
+    constants |= {slot: np.swapaxes(a, 0, 1) if layout else a for slot, a in held.items()}
+    node = make_node("LSTM", arrays, direction="bidirectional", layout=layout)
+    x = np.swapaxes(arrays["X"], 0, 1) if layout else arrays["X"]
+    made = make_model([node], constants, {"X": x, "sequence_lens": LENGTHS})
+    module = from_onnx(made)
+    assert module.batch_first == bool(layout)
+    for d, start in enumerate(module.initial_state[0]):
+        np.testing.assert_array_equal(start.h[...], held["initial_h"][d, 0])
+        np.testing.assert_array_equal(start.c[...], held["initial_c"][d, 0])
+    assert from_onnx(made, learn_initial_state=False).initial_state is None  # the option given is the option there
 
 
 def test_length_zero_returns_the_initial_state():
@@ -378,9 +424,10 @@ def test_pytorchs_own_export_is_one_chain_of_layers(kind, options, opset, tmp_pa
             theirs, (torch.randn(BATCH, TIME, INPUT),), tmp_path / "m", dynamo=False, opset_version=opset,
             input_names=["x"], dynamic_axes={"x": {0: "a", 1: "b"}}, do_constant_folding=opset != 13,
         )  # fmt: skip
-    ours = from_onnx(tmp_path / "m", batch_first=theirs.batch_first)
+    ours = from_onnx(tmp_path / "m")
     want = jaxrnn.interop.from_torch(theirs)
     assert ours.stack == want.stack
+    assert ours.batch_first == theirs.batch_first  # inferred from the graph
     for a, b in zip(arrays_of(ours), arrays_of(want), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -641,11 +688,13 @@ def test_the_documents_model_is_exported_with_its_head():
     bias=st.booleans(),
     batch_first=st.booleans(),
     learn_initial_state=st.booleans(),
+    dropout=st.sampled_from([0.25, 0.0]),
     lengths=st.booleans(),
 )
-def test_any_module_survives_the_round_trip(cell, sizes, dtype, batch_first, lengths, **options):
+def test_any_module_survives_the_round_trip(cell, sizes, dtype, batch_first, dropout, lengths, **options):
     """Through an ONNX model and back: the same description, the same bits."""
-    module = make_module(cell, *sizes, param_dtype=dtype, batch_first=batch_first, **options)
+    dropout = dropout if sizes[2] > 1 else 0.0  # between layers
+    module = make_module(cell, *sizes, param_dtype=dtype, batch_first=batch_first, dropout=dropout, **options)
     again = from_onnx(to_onnx(module, lengths=lengths))
     assert again.stack == module.stack
     assert again.batch_first == batch_first
@@ -684,7 +733,7 @@ def test_float64_survives_the_round_trip(x64):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("case", ["RNN clip", "LSTM everything", "GRU clip", "GRU clip, reset after"])
+@pytest.mark.parametrize("case", ["RNN clip", "LSTM everything", "LSTM everything two-way", "GRU clip", "GRU clip, reset after"])
 def test_a_cell_made_for_a_node_goes_back_to_that_node(case):
     op, slots, attributes, _ = NODES[case]
     slots = tuple(slot for slot in slots if not slot.startswith("initial"))

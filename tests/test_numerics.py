@@ -220,7 +220,7 @@ def test_the_strictest_promotion_of_dtypes_and_ranks_is_enough():
     with jax.numpy_rank_promotion("raise"):
         for name, cell in jaxrnn.CELLS.items():
             nothing_to_act_on = {} if cell.recurrent_product else {"recurrent_dropout": 0.0, "weight_dropout": 0.0}
-        stack = Stack(cell(), INPUT, HIDDEN, **EVERYTHING | {"dropout": 0.0, "bidirectional": False} | nothing_to_act_on)
+            stack = Stack(cell(), INPUT, HIDDEN, **EVERYTHING | {"dropout": 0.0, "bidirectional": False} | nothing_to_act_on)
             params = jax.eval_shape(stack.init, jax.random.key(0))
             xs = jax.ShapeDtypeStruct((TIME, BATCH, *(6, 8)[: stack.cell.event_ndim - 1], INPUT), jnp.bfloat16)
             total = lambda p, xs, key, n, stack=stack: jnp.sum(stack.apply(p, xs, key=key, lengths=n)[0].astype(jnp.float32))

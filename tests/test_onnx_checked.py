@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -207,6 +208,20 @@ def test_weights_behind_a_dequantizelinear_are_read(kind):
     model.ir_version = 10
     x = random(TIME, BATCH, INPUT)
     np.testing.assert_allclose(run_module(from_onnx(model), x)[0], run_onnxruntime(model, {"x": x})[0][:, 0], atol=1e-5)
+
+
+def test_weights_in_eight_bit_floats_have_a_zero_point_too():
+    """Seldom another than 0; the definition has one formula for all."""
+    arrays = weights("LSTM", "a")
+    w = arrays.pop("a.W")
+    float8 = np.dtype(ml_dtypes.float8_e4m3fn)
+    q, scale, zero = w.astype(float8), np.float32(0.25), np.asarray(0.5, float8)
+    nodes = [node("DequantizeLinear", "q scale zp", "a.W"), layer("LSTM", "a", "x")]
+    model = make(nodes, arrays | {"q": q, "scale": scale, "zp": zero}, ["a"], opset=21)
+    model.ir_version = 10
+    got = from_onnx(model).params[0][0].w_ih[...]
+    order = np.split((q.astype(np.float32) - 0.5) * 0.25, 4, axis=1)  # i o f g
+    np.testing.assert_allclose(got, np.stack([order[k][0].T for k in (0, 2, 3, 1)], axis=1), rtol=1e-6)
 
 
 def test_a_damaged_quantised_node_is_refused():

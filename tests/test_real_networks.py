@@ -322,6 +322,12 @@ def test_the_denoiser_writes_what_it_heard_and_what_is_left(tmp_path, monkeypatc
 
     monkeypatch.setattr(denoise, "load", mangled)
     assert denoise.main(arguments) == 1
+    # What is too loud for a file is cut off there, and does not wrap around.
+    monkeypatch.setattr(denoise, "load", lambda paths: (network := load(paths))._replace(decode=20 * network.decode))
+    assert denoise.main(arguments) == 1
+    loud = speech_activity.read_wav(tmp_path / "cleaned.wav")
+    assert np.abs(20 * cleaned).max() > 1.5
+    np.testing.assert_allclose(loud, np.clip(20 * cleaned, -1, 1), atol=20.5 / 32767)
 
 
 @pytest.mark.parametrize("samples", [1, 128, 1000])
@@ -340,6 +346,34 @@ def test_noise_is_as_far_below_the_sound_as_asked():
         assert np.abs(noisy).max() <= 1
         np.testing.assert_allclose(denoise.signal_to_noise(sound, noisy), snr, atol=0.5)
     assert denoise.signal_to_noise(np.array([1.0, 0]), np.array([0.2, 0.02])) == pytest.approx(20)
+
+
+def test_the_picture_shows_what_was_there_before_and_after(tmp_path):
+    """Silence is one colour, noise many: before at the left, after at the right."""
+    image = pytest.importorskip("matplotlib.image")
+    noise, silence = np.random.default_rng(0).standard_normal(16000) / 4, np.zeros(16000)
+    colours = []
+    for k, sounds in enumerate([(noise, silence), (silence, noise)]):
+        denoise.plot(*sounds, tmp_path / f"{k}.png")
+        pixels = image.imread(tmp_path / f"{k}.png")
+        half = pixels.shape[1] // 2
+        inner = [
+            part[pixels.shape[0] // 4 : pixels.shape[0] // 2, half // 3 : 2 * half // 3] for part in np.split(pixels, [half], 1)
+        ]
+        colours.append([len(np.unique(part.reshape(-1, part.shape[-1]), axis=0)) for part in inner])
+    (noisy, silent), (silent_first, noisy_last) = colours
+    assert silent == silent_first == 1
+    assert min(noisy, noisy_last) > 50
+
+
+@pytest.mark.parametrize("samples", [300, 512, 1000])
+def test_a_spectrogram_of_any_length_is_finite_and_not_empty(samples):
+    """Also of silence, whose logarithm is bounded."""
+    for sound in (np.zeros(samples), np.full(samples, 0.5)):
+        found = denoise.spectrogram(sound)
+        assert found.shape == (257, samples // 256 + 1)
+        assert np.isfinite(found).all()
+    assert found.max() > -60 > denoise.spectrogram(np.zeros(samples)).max()
 
 
 @needs_dtln

@@ -89,9 +89,10 @@ def check_dense(caller: str, name: str, layer: Any, kind: type[nnx.Module], *fun
     """A layer of Flax is exactly of its kind, and computes with the functions that this has by default."""
     if type(layer) is not kind:
         raise TypeError(f"{caller}: `{name}` should be an nnx.{kind.__name__}, got {type(layer).__name__}.")
+    known = signature(kind.__init__).parameters
     for function in functions:
-        default = signature(kind.__init__).parameters[function].default
-        if getattr(layer, function) is not default:
+        default = known[function].default if function in known else None  # of a Flax that does not let one choose it
+        if getattr(layer, function, None) is not default:
             raise ValueError(f"{caller}: `{function}` of `{name}` should be the default of nnx.{kind.__name__}, got another.")
 
 

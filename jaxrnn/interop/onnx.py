@@ -102,9 +102,10 @@ def from_onnx(
 
     Returns:
         A `jaxrnn.RNN`, `LSTM` or `GRU`, or a `Recurrent` with the cell that computes what the nodes compute. An initial state
-        that follows from constants and sizes becomes the module's, with `learn_initial_state`; one that is an input of the graph is
-        the `h_0` of a call, as `sequence_lens` are its `lengths`. One that the graph computes from its inputs is left to the caller
-        if the node is named, and else refused. Quantised weights come as floats.
+        that follows from constants and sizes becomes the module's, with `learn_initial_state`, and with learn_initial_state=False
+        is left out; one that is an input of the graph is the `h_0` of a call, as `sequence_lens` are its `lengths`. One that the
+        graph computes from its inputs is left to the caller if the node is named, and else refused. Quantised weights come as
+        floats.
 
     Raises:
         ValueError: there is no such node, or it is no layer of a module: then `onnx_node` may read it; its weights are not
