@@ -487,6 +487,22 @@ def test_files_of_keras_2_are_read(frozen, tmp_path):
         from_keras(tmp_path / "m.h5", "both")
 
 
+def test_a_gru_from_before_reset_after_has_its_reset_gate_before(tmp_path):
+    """Old files of Keras 2 do not say it; in a file of Keras 3 it is missed."""
+    model = in_model(layers.GRU(4, reset_after=False, name="one"))
+    keras_2(tmp_path / "m.h5", model)
+    with h5py.File(tmp_path / "m.h5", "r+") as store:
+        assert '"reset_after": false, ' in store.attrs["model_config"]
+        store.attrs["model_config"] = store.attrs["model_config"].replace('"reset_after": false, ', "")
+    module = from_keras(tmp_path / "m.h5")
+    assert module.stack.cell == jaxrnn.ChungGRUCell()
+    equal(to_keras(module), model.layers[0].get_weights())
+    with h5py.File(tmp_path / "m.h5", "r+") as store:
+        store.attrs["keras_version"] = store["model_weights"].attrs["keras_version"] = b"3.0.0"
+    with pytest.raises(ValueError, match=r"the configuration of layer 'one' of .* should have 'reset_after'"):
+        from_keras(tmp_path / "m.h5")
+
+
 def test_the_layer_of_a_graphics_card_is_named_with_the_way_to_convert_it(tmp_path):
     model = in_model(layers.LSTM(4, name="one"))
     keras_2(tmp_path / "m.h5", model)
