@@ -1,5 +1,7 @@
 """Flax Linen modules: the same fields, call and bits as the NNX modules. No arithmetic may live here."""
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -7,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxrnn import calling, checks
+from jaxrnn import blocks, calling, checks
 from jaxrnn.cells import Cell, GRUCell
 from jaxrnn.stack import Stack
 
@@ -154,3 +156,66 @@ class GRU(_Layers):
 
     def describe_cell(self):
         return GRUCell()
+
+
+class SequenceModel(nn.Module, kw_only=True):
+    """Residual blocks of a recurrence and a gated linear unit; see `jaxrnn.models.SequenceModel`.
+
+    Args:
+        options: of `jaxrnn.linen.Recurrent` in each block.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxrnn import LRUCell
+        >>> from jaxrnn.linen import SequenceModel
+        >>> model = SequenceModel(LRUCell(r_min=0.9), 3, 16, 10, num_layers=2, last=True)
+        >>> model.init_with_output(jax.random.key(0), jnp.ones((4, 50, 3)))[0].shape
+        (4, 10)
+    """
+
+    cell: Cell = dataclasses.field(kw_only=False)
+    input_size: int = dataclasses.field(kw_only=False)
+    hidden_size: int = dataclasses.field(kw_only=False)
+    output_size: int = dataclasses.field(kw_only=False)
+    num_layers: int = 2
+    last: bool = False
+    dropout: float = 0.0
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def setup(self):
+        name = type(self).__name__
+        blocks.check_sizes(name, **{f: getattr(self, f) for f in ("input_size", "output_size", "num_layers", "last")})
+        checks.rate(name, "dropout", self.dropout)
+        rnns = [Recurrent(self.cell, self.hidden_size, self.hidden_size, **self.options) for _ in range(self.num_layers)]
+        blocks.check_stack(name, rnns[0].stack)
+        dtypes = {"dtype": rnns[0].dtype, "param_dtype": rnns[0].param_dtype}
+        self.encoder, self.head = nn.Dense(self.hidden_size, **dtypes), nn.Dense(self.output_size, **dtypes)
+        self.norm, self.rnns = nn.LayerNorm(**dtypes), rnns
+        self.norms = [nn.LayerNorm(**dtypes) for _ in rnns]
+        self.glus = [nn.Dense(2 * self.hidden_size, **dtypes) for _ in rnns]
+        self.drop = nn.Dropout(self.dropout)
+
+    def __call__(self, x, *, lengths=None, mask=None, reset=None, deterministic: bool = True):
+        """As `jaxrnn.models.SequenceModel.__call__`; with deterministic=False, draws come from the stream "dropout"."""
+        valid = blocks.valid_steps(type(self).__name__, x, self.input_size, lengths, mask)
+        run = lambda rnn, x: rnn(x, mask=valid, reset=reset, deterministic=deterministic)[0]
+        x = self.encoder(blocks.zero_invalid(valid, x))
+        for norm, rnn, glu in zip(self.norms, self.rnns, self.glus, strict=True):
+            x = self._after(x, run(rnn, norm(x)), glu, deterministic)
+        if self.last:
+            return self.head(self.norm(blocks.at_last_valid(valid, x)))
+        return blocks.zero_invalid(valid, self.head(self.norm(x)))
+
+    def step(self, x, state=None):
+        """As `jaxrnn.models.SequenceModel.step`."""
+        x, states = self.encoder(x), []
+        starts = (None,) * self.num_layers if state is None else state
+        for norm, rnn, glu, before in zip(self.norms, self.rnns, self.glus, starts, strict=True):
+            y, after = rnn.step(norm(x), before)
+            x = self._after(x, y, glu, True)
+            states.append(after)
+        return self.head(self.norm(x)), tuple(states)
+
+    def _after(self, x, y, glu, deterministic: bool):
+        y = self.drop(jax.nn.gelu(y), deterministic=deterministic)
+        return x + self.drop(blocks.gated(glu(y)), deterministic=deterministic)

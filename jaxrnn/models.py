@@ -1,11 +1,13 @@
-"""Models: a recurrent module, its output at the last valid step, a linear head. Nothing else."""
+"""Models: recurrent modules between linear layers. No arithmetic may live here."""
 
 from typing import Any, ClassVar
 
+import jax
 from flax import nnx
 
-from jaxrnn import calling, checks
-from jaxrnn.nnx import GRU, LSTM, RNN
+from jaxrnn import blocks, calling, checks
+from jaxrnn.cells import Cell
+from jaxrnn.nnx import GRU, LSTM, RNN, Recurrent
 
 
 class _Model(nnx.Module):
@@ -107,3 +109,110 @@ class GRUModel(_Model):
     """
 
     recurrent = GRU
+
+
+class _Block(nnx.Module):
+    """A residual block of `SequenceModel`."""
+
+    def __init__(self, name: str, cell: Cell, hidden_size: int, dropout: float, rngs, options: dict):
+        self.rnn = Recurrent(cell, hidden_size, hidden_size, rngs=rngs, **options)
+        blocks.check_stack(name, self.rnn.stack)
+        dtypes = {"dtype": self.rnn.stack.dtype, "param_dtype": self.rnn.stack.param_dtype}
+        self.norm = nnx.LayerNorm(hidden_size, **dtypes, rngs=rngs)
+        self.glu = nnx.Linear(self.rnn.stack.output_size, 2 * hidden_size, **dtypes, rngs=rngs)
+        self.dropout = nnx.Dropout(dropout, rngs=rngs)
+
+    def __call__(self, x, mask, reset):
+        y, _ = self.rnn(self.norm(x), mask=mask, reset=reset)
+        return self.after(x, y)
+
+    def step(self, x, state):
+        y, state = self.rnn.step(self.norm(x), state)
+        return self.after(x, y), state
+
+    def after(self, x, y):
+        y = self.dropout(jax.nn.gelu(y))
+        return x + self.dropout(blocks.gated(self.glu(y)))
+
+
+class SequenceModel(nnx.Module):
+    """Residual blocks of a recurrence and a gated linear unit, the usual frame of deep models of linear layers (Orvieto et al.,
+    2023, arXiv:2303.06349, figure 1).
+
+        x ← W_in x + b_in
+        x ← x + D(GLU(D(gelu(recurrence(norm(x))))))       in every block; D is dropout
+        output = W_out norm(x) + b_out
+
+    Stacked without anything that is not linear between them, linear cells are one linear map; here they are not.
+
+    Args:
+        cell: the recurrence, one layer in each block, see `jaxrnn.cells.CELLS`.
+        input_size: width of the input.
+        hidden_size: width of the blocks, and hidden size of the cell.
+        output_size: width of the prediction.
+        num_layers: blocks.
+        last: predict at the last valid step only (a class, a score), instead of at every step.
+        dropout: rate of both dropouts of a block, active after `train()`.
+        rngs: the source of the parameters and of draws. Not optional.
+        options: of `jaxrnn.Recurrent` in each block: `bidirectional`, `zoneout`, `remat`, `dtype`, ….
+
+    Attributes:
+        encoder, blocks, norm, head: linear, the blocks (each with norm, rnn, glu, dropout), layer norm, linear.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from jaxrnn import LRUCell
+        >>> from jaxrnn.models import SequenceModel
+        >>> model = SequenceModel(LRUCell(r_min=0.9), 3, 16, 10, num_layers=2, last=True, rngs=nnx.Rngs(0))
+        >>> model(jnp.ones((4, 50, 3)), lengths=jnp.array([50, 20, 1, 7])).shape
+        (4, 10)
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        input_size: int,
+        hidden_size: int,
+        output_size: int,
+        *,
+        num_layers: int = 2,
+        last: bool = False,
+        dropout: float = 0.0,
+        rngs: nnx.Rngs | None = None,
+        **options: Any,
+    ):
+        name = type(self).__name__
+        blocks.check_sizes(name, input_size=input_size, output_size=output_size, num_layers=num_layers, last=last)
+        checks.rate(name, "dropout", dropout)
+        self.blocks = nnx.data([_Block(name, cell, hidden_size, dropout, rngs, options) for _ in range(num_layers)])
+        stack = self.blocks[0].rnn.stack
+        dtypes = {"dtype": stack.dtype, "param_dtype": stack.param_dtype}
+        self.encoder = nnx.Linear(input_size, hidden_size, **dtypes, rngs=rngs)
+        self.norm = nnx.LayerNorm(hidden_size, **dtypes, rngs=rngs)
+        self.head = nnx.Linear(hidden_size, output_size, **dtypes, rngs=rngs)
+        self.last = last
+
+    def __call__(self, x, *, lengths=None, mask=None, reset=None):
+        """Predict from sequences (batch, time, input): (batch, time, output), zero where a step is not valid; or, with `last`,
+        (batch, output). `lengths`, `mask` and `reset` as of `jaxrnn.Recurrent`."""
+        valid = blocks.valid_steps(type(self).__name__, x, self.encoder.in_features, lengths, mask)
+        x = self.encoder(blocks.zero_invalid(valid, x))
+        for block in self.blocks:
+            x = block(x, valid, reset)
+        if self.last:
+            return self.head(self.norm(blocks.at_last_valid(valid, x)))
+        return blocks.zero_invalid(valid, self.head(self.norm(x)))
+
+    def step(self, x, state=None):
+        """Run one step of a stream, (batch, input): (output, state), in pieces what a call gives for the whole at every step. The
+        state has the state of each block; None: the initial one.
+
+        Raises:
+            ValueError: the model is bidirectional.
+        """
+        x, states = self.encoder(x), []
+        for block, before in zip(self.blocks, (None,) * len(self.blocks) if state is None else state, strict=True):
+            x, after = block.step(x, before)
+            states.append(after)
+        return self.head(self.norm(x)), tuple(states)

@@ -469,8 +469,9 @@ MAY_IMPORT = {
     "stack": BASE | {"cells", "engine.outside", "initializers", "layers", "stack_checks"},
     "calling": BASE | {"cells", "cells.lstm_variants", "engine.outside", "layers", "stack", "stack_checks"},
     "nnx": {"checks", "cells", "stack", "calling"},
-    "linen": {"checks", "cells", "stack", "calling"},
-    "models": {"checks", "calling", "nnx"},
+    "blocks": {"checks"},
+    "linen": {"blocks", "checks", "cells", "stack", "calling"},
+    "models": {"blocks", "checks", "cells", "calling", "nnx"},
 }
 MESHES = {"typeof", "reshard", "pcast", "get_abstract_mesh", "auto_axes", "AxisType", "out_sharding"}
 
