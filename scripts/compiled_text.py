@@ -47,7 +47,7 @@ COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "
 
 
 def gpu_program(thunks: str, hlo: str) -> Program:
-    """From a thunk sequence (of a dump: `…thunk_sequence_after_thunk_passes.txt`) and the optimised HLO, which has the trip counts."""
+    """From a thunk sequence (of a dump: `…thunk_sequence_after_thunk_passes.txt`) and the optimised HLO, for the trip counts."""
     trips = iter(_trips(hlo))
     top, loops, path, buffers, shared = [0, 0, 0], [], [], [], 0
     for line in thunks.splitlines():

@@ -15,7 +15,7 @@ from flax import nnx
 from jax import export, lax
 from jax.flatten_util import ravel_pytree
 from jax.test_util import check_grads
-from support import count, equations, inner_jaxprs, quickly, small_segments
+from support import as_on_a_gpu, close, count, equations, inner_jaxprs, quickly, small_segments
 
 import jaxrnn
 from jaxrnn import unroll
@@ -283,9 +283,40 @@ def test_one_bias_without_the_other(name, missing, monkeypatch, x64):
     alike(compute(params._replace(**{missing: None})), want)
 
 
-@pytest.mark.parametrize(("name", "reverse"), [("RNN", True), ("GRU", False)])
-def test_segments_of_time_change_no_second_derivative_and_no_batched_one(name, reverse, monkeypatch, x64):
-    """33 steps in two segments of 16 and a rest of 1: a Hessian times a vector in both orders, and over a batch of parameters."""
+@pytest.mark.parametrize(("name", "reverse"), [("LSTM", False), ("GRU", True), ("ChungGRU", False)])
+def test_the_form_for_gpus_changes_nothing(name, reverse, monkeypatch, x64):
+    """38 steps, four at once and a rest of 2: lengths, 0 among them, NaN in the padding, resets, zoneout and every state."""
+    cell = CELLS[name]()
+    params, xs, state = random(cell, time=38, batch=4)
+    lengths = jnp.array([38, 0, 9, 30])
+    padded = jnp.where(jnp.arange(38)[:, None, None] < lengths[:, None], xs, jnp.nan)
+    rng = np.random.default_rng(1)
+    reset = jnp.asarray(rng.random((38, 4)) < 0.1)
+    zoneout = type(state)(*(jnp.asarray(rng.random((38, *s.shape)) < 0.2) for s in state))
+    zoneout = type(state)(0.3, *zoneout[1:]) if len(zoneout) > 1 else zoneout
+
+    def run(params, xs, state):
+        result = jaxrnn.unroll(
+            cell, params, xs, state, lengths=lengths, reset=reset, zoneout=zoneout, reverse=reverse, return_states=True
+        )
+        return sum(jnp.sum(jnp.sin(a)) for a in jax.tree.leaves(result)), result
+
+    def compute(xs):
+        gradient = jax.jit(jax.grad(run, (0, 1, 2), has_aux=True), compiler_options=quickly)
+        return gradient(params, xs, state), jax.jit(run, compiler_options=quickly)(params, xs, state)[1]
+
+    plain = compute(xs)
+    as_on_a_gpu(monkeypatch)
+    jaxpr = jax.make_jaxpr(lambda xs: run(params, xs, state)[1])(xs).jaxpr
+    assert [loop.params["unroll"] for loop in innermost_loops(jaxpr)] == [4]
+    close(compute(padded), plain)
+
+
+@pytest.mark.parametrize(
+    ("name", "reverse", "form"), [("RNN", True, small_segments), ("RNN", True, as_on_a_gpu), ("GRU", False, small_segments)]
+)
+def test_forms_of_the_loop_change_no_second_derivative_and_no_batched_one(name, reverse, form, monkeypatch, x64):
+    """33 steps in two segments of 16 and a rest of 1, or four at once and a rest of 1: a Hessian times a vector in both orders, and over a batch of parameters."""
     cell = CELLS[name]()
     params, xs, state = random(cell, time=33)
     along = random(cell, time=33)[0]
@@ -302,7 +333,7 @@ def test_segments_of_time_change_no_second_derivative_and_no_batched_one(name, r
 
     whole = compute()
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9), whole[0], whole[1])
-    small_segments(monkeypatch)
+    form(monkeypatch)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9), compute(), whole)
 
 
@@ -376,8 +407,8 @@ def test_outside_of_jit_the_second_call_traces_nothing(options):
     assert not traces
 
 
-@pytest.mark.parametrize(("platform", "segmented"), [("cpu", True), ("cuda", False), ("tpu", False)])
-def test_time_runs_in_segments_on_a_cpu_only(platform, segmented, monkeypatch):
+@pytest.mark.parametrize(("platform", "segmented", "at_once"), [("cpu", True, 1), ("cuda", False, 4), ("tpu", False, 1)])
+def test_time_runs_in_segments_on_a_cpu_and_several_steps_at_once_on_a_gpu(platform, segmented, at_once, monkeypatch):
     """One traced program, which is lowered otherwise for each platform."""
     cell = CELLS["GRU"]()
     jaxpr = gradient_of(cell, *abstract(cell, time=200, batch=32, hidden=64))
@@ -387,6 +418,7 @@ def test_time_runs_in_segments_on_a_cpu_only(platform, segmented, monkeypatch):
     assert bool(nested) == segmented
     assert {products(loop) for loop in loops} == {1}
     assert ({loop.params["length"] for loop in loops} == {200}) != segmented
+    assert [loop.params["unroll"] for loop in loops] == [at_once] * 2
 
 
 # Other devices -----------------------------------------------------------------------------------------------------------
