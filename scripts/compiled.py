@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -119,12 +120,21 @@ def main():
                     print(table(rows[-1:]).splitlines()[-1], flush=True)
     versions = {name: version(name) for name in ("jax", "jaxlib", "jax-cuda12-pjrt", "libtpu") if _installed(name)}
     if given.output:
-        given.output.parent.mkdir(parents=True, exist_ok=True)
-        given.output.with_suffix(".json").write_text(
-            json.dumps({"what": MARK, "versions": versions, "rows": rows}, indent=1) + "\n"
-        )
-        head = f"# What the engine compiles to: {MARK}\n\n{', '.join(f'{k} {v}' for k, v in versions.items())}\n\n"
-        given.output.with_suffix(".md").write_text(head + table(rows) + "\n")
+        write(given.output, versions, rows)
+
+
+def write(output: Path, versions: dict, rows: list[dict]):
+    """Write the table; rows that it has and that were not compiled again stay, if the versions are the same."""
+    place = {(d, size, name, mode): k for k, (d, size, name, mode) in enumerate(product(DEVICES, SIZES.values(), CASES, MODES))}
+    key = lambda row: (row["device"], tuple(row["size"].values()), row["case"], row["mode"])
+    path = output.with_suffix(".json")
+    before = json.loads(path.read_text()) if path.exists() else {"versions": versions, "rows": []}
+    kept = before["rows"] if before["versions"] == versions else []
+    rows = sorted(({key(row): row for row in kept} | {key(row): row for row in rows}).values(), key=lambda row: place[key(row)])
+    output.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"what": MARK, "versions": versions, "rows": rows}, indent=1) + "\n")
+    head = f"# What the engine compiles to: {MARK}\n\n{', '.join(f'{k} {v}' for k, v in versions.items())}\n\n"
+    output.with_suffix(".md").write_text(head + table(rows) + "\n")
 
 
 def _installed(name: str) -> bool:

@@ -29,9 +29,10 @@ def as_on_a_gpu(monkeypatch):
     from jaxrnn.engine import tuning
 
     monkeypatch.setitem(tuning.CACHES, "cpu", tuning.Cache(2**60, 2**60, 2**18))
-    for name in ("tuning", "segments"):
+    for name in ("segments", "directions"):
         monkeypatch.setattr(f"jaxrnn.engine.{name}.GPUS", ("cpu",))
-    monkeypatch.setattr("jaxrnn.engine.tuning.WORTHWHILE", 8)
+    for name in ("tuning", "directions"):
+        monkeypatch.setattr(f"jaxrnn.engine.{name}.WORTHWHILE", 8)
     jax.clear_caches()
 
 
