@@ -5,6 +5,7 @@ from pathlib import Path
 
 import compiled
 import compiled_devices
+import jax
 import pytest
 from compiled_text import Loop, Program, collectives, gpu_program, tpu_program
 
@@ -123,7 +124,9 @@ def test_the_table_reaches_its_goals():
 @pytest.mark.parametrize("device", compiled.DEVICES)
 @pytest.mark.parametrize(("case", "mode"), [("LSTM", "forward"), ("LSTM", "training"), ("LSTM, bidirectional", "forward")])
 def test_no_count_rises(device, case, mode):
-    """Compiled now, against the table; where the compilers are installed."""
+    """Compiled now, against the table; where the compilers are installed, of the version that the table is of."""
+    if jax.__version__ != TABLE["versions"]["jax"]:
+        pytest.skip(f"the table is of jax {TABLE['versions']['jax']}: write it anew with scripts/compiled.py")
     try:
         now = compiled.row(device, case, "short", mode)
     except compiled_devices.NoCompiler as missing:
