@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxrnn import noise
 from jaxrnn.cells import conform
 from jaxrnn.engine.core import unrolled
+from jaxrnn.engine.directions import unrolled_both
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -30,10 +31,11 @@ def run(stack, params, xs, states=None, *, initial=None, key=None, return_states
         for direction, (cell_params, k) in enumerate(zip(layer_params, k_directions, strict=True)):
             index = layer * stack.num_directions + direction
             start, origin = (None if t is None else t[layer][direction] for t in (states, initial))
-            own = {"initial": origin, "reverse": direction == 1, "per_step": noise.keys_of_their_own(per_step, index)}
-            read = reads[-1 if direction else 0]
-            runs.append(_run_direction(stack, cell_params, read, start, k, return_states=return_states, **own, **given))
-        final, outs, *all_states = zip(*runs, strict=True)
+            own = {"state": start, "initial": origin, "per_step": noise.keys_of_their_own(per_step, index)}
+            runs.append(own | _drawn(stack, cell_params, reads[-1 if direction else 0], k))
+        options = {"return_states": return_states, "remat": stack.remat, "truncate": stack.truncate, "dtype": stack.dtype}
+        solve = unrolled_both if stack.bidirectional else lambda cell, runs, **given: [unrolled(cell, **runs[0], **given)]
+        final, outs, *all_states = zip(*solve(stack.cell, runs, **given, **options), strict=True)
         finals.append(final)
         every.extend(all_states)
         merged = _merge(stack, outs)
@@ -50,18 +52,17 @@ def run(stack, params, xs, states=None, *, initial=None, key=None, return_states
     return (output, tuple(finals), tuple(every)) if return_states else (output, tuple(finals))
 
 
-def _run_direction(stack, params, xs, state, key, **given):
-    """Unroll one direction of one layer, with what is drawn for it."""
+def _drawn(stack, params, xs, key) -> dict:
+    """The parameters and the input of one direction of one layer, with what is drawn for it."""
     k_h, k_zoneout, k_w = noise.split(key, 3)
-    drawn = {}
+    run = {"xs": xs, "h_mask": None, "zoneout": None}
     if stack.zoneout or stack.recurrent_dropout:
         like = conform.state_like(stack.cell, params, jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype))
-        drawn["h_mask"] = noise.h_mask(k_h, like, stack.recurrent_dropout)
-        drawn["zoneout"] = noise.zoneout(k_zoneout, stack.cell, like, stack.zoneout, xs.shape[0])
+        run["h_mask"] = noise.h_mask(k_h, like, stack.recurrent_dropout)
+        run["zoneout"] = noise.zoneout(k_zoneout, stack.cell, like, stack.zoneout, xs.shape[0])
     if stack.weight_dropout:
         params = params._replace(w_hh=noise.dropout(k_w, params.w_hh, stack.weight_dropout))
-    options = {"remat": stack.remat, "truncate": stack.truncate, "dtype": stack.dtype}
-    return unrolled(stack.cell, params, xs, state, **given, **drawn, **options)
+    return run | {"params": params}
 
 
 def _merge(stack, ys) -> tuple:

@@ -25,6 +25,18 @@ def small_segments(monkeypatch):
     jax.clear_caches()
 
 
+def as_on_a_gpu(monkeypatch):
+    """The form of loops that a program gets when it is lowered for a GPU, lowered for a CPU: no segments, several steps at once."""
+    from jaxrnn.engine import tuning
+
+    monkeypatch.setitem(tuning.CACHES, "cpu", tuning.Cache(2**60, 2**60, 2**18))
+    for name in ("segments", "directions"):
+        monkeypatch.setattr(f"jaxrnn.engine.{name}.GPUS", ("cpu",))
+    for name in ("tuning", "directions"):
+        monkeypatch.setattr(f"jaxrnn.engine.{name}.WORTHWHILE", 8)
+    jax.clear_caches()
+
+
 def normal(*shape, seed=0, dtype=None):
     """Standard normal numbers; in float64 where 64-bit numbers are on."""
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), dtype or jnp.zeros(()).dtype)

@@ -15,7 +15,7 @@ from flax import nnx
 from jax import export, lax
 from jax.flatten_util import ravel_pytree
 from jax.test_util import check_grads
-from support import count, equations, inner_jaxprs, quickly, small_segments
+from support import as_on_a_gpu, close, count, equations, inner_jaxprs, quickly, small_segments
 
 import jaxrnn
 from jaxrnn import unroll
@@ -289,10 +289,72 @@ def test_one_bias_without_the_other(name, missing, monkeypatch, x64):
     alike(compute(params._replace(**{missing: None})), want)
 
 
+@pytest.mark.parametrize(("name", "reverse"), [("LSTM", False), ("GRU", True), ("ChungGRU", False)])
+def test_the_form_for_gpus_changes_nothing(name, reverse, monkeypatch, x64):
+    """14 steps, four at once and a rest of 2: lengths, 0 among them, NaN in the padding, resets, zoneout and every state."""
+    cell = CELLS[name]()
+    params, xs, state = random(cell, time=14, batch=4)
+    lengths = jnp.array([14, 0, 9, 11])
+    padded = jnp.where(jnp.arange(14)[:, None, None] < lengths[:, None], xs, jnp.nan)
+    rng = np.random.default_rng(1)
+    reset = jnp.asarray(rng.random((14, 4)) < 0.1)
+    zoneout = type(state)(*(jnp.asarray(rng.random((14, *s.shape)) < 0.2) for s in state))
+    zoneout = type(state)(0.3, *zoneout[1:]) if len(zoneout) > 1 else zoneout
+
+    def run(params, xs, state):
+        result = jaxrnn.unroll(
+            cell, params, xs, state, lengths=lengths, reset=reset, zoneout=zoneout, reverse=reverse, return_states=True
+        )
+        return sum(jnp.sum(jnp.sin(a)) for a in jax.tree.leaves(result)), result
+
+    def compute(xs):
+        gradient = jax.jit(jax.grad(run, (0, 1, 2), has_aux=True), compiler_options=quickly)
+        return gradient(params, xs, state), jax.jit(run, compiler_options=quickly)(params, xs, state)[1]
+
+    plain = compute(xs)
+    as_on_a_gpu(monkeypatch)
+    jaxpr = jax.make_jaxpr(lambda xs: run(params, xs, state)[1])(xs).jaxpr
+    assert [loop.params["unroll"] for loop in innermost_loops(jaxpr)] == [4]
+    close(compute(padded), plain)
+
+
+@pytest.mark.parametrize(("name", "options"), [("LSTM", {}), ("GRU", {"truncate": 8}), ("RNN", {"remat": True})])
+def test_both_directions_in_one_loop_change_nothing(name, options, monkeypatch, x64):
+    """Lengths, 0 among them, NaN in the padding, resets, starts, every state; what is drawn, and what stands in its place."""
+    stack = jaxrnn.Stack(
+        CELLS[name](), 2, 4, bidirectional=True, zoneout=0.3, recurrent_dropout=0.2, param_dtype=jnp.float64, **options
+    )
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda a: jnp.asarray(0.5 * rng.standard_normal(a.shape)), stack.init(jax.random.key(0)))
+    xs, lengths = jnp.asarray(rng.standard_normal((16, 5, 2))), jnp.array([16, 0, 9, 14, 3])
+    padded = jnp.where(jnp.arange(16)[:, None, None] < lengths[:, None], xs, jnp.nan)
+    reset = jnp.asarray(rng.random((16, 5)) < 0.1)
+    states = jax.tree.map(lambda a: jnp.asarray(rng.standard_normal(a.shape)), stack.states_like(params, (5,), xs.dtype))
+
+    def run(params, xs, states):
+        call = partial(stack.apply, params, xs, states, lengths=lengths, reset=reset, return_states=True)
+        results = [call(), call(key=jax.random.key(3))]
+        return sum(jnp.sum(jnp.sin(a) * (1 + k)) for k, a in enumerate(jax.tree.leaves(results))), results
+
+    def compute(xs):
+        return jax.jit(jax.grad(run, (0, 1, 2), has_aux=True), compiler_options=quickly)(params, xs, states)
+
+    def loops():
+        return len(innermost_loops(jax.make_jaxpr(lambda xs: run(params, xs, states)[1])(xs).jaxpr))
+
+    plain, apart = compute(xs), loops()
+    as_on_a_gpu(monkeypatch)
+    assert 2 * loops() == apart
+    close(compute(padded), plain)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "reverse"), [("RNN", True), ("GRU", False)])
-def test_segments_of_time_change_no_second_derivative_and_no_batched_one(name, reverse, monkeypatch, x64):
-    """33 steps in two segments of 16 and a rest of 1: a Hessian times a vector in both orders, and over a batch of parameters."""
+@pytest.mark.parametrize(
+    ("name", "reverse", "form"), [("RNN", True, small_segments), ("RNN", True, as_on_a_gpu), ("GRU", False, small_segments)]
+)
+def test_forms_of_the_loop_change_no_second_derivative_and_no_batched_one(name, reverse, form, monkeypatch, x64):
+    """33 steps in two segments of 16 and a rest of 1, or four at once and a rest of 1: a Hessian times a vector in both
+    orders, and over a batch of parameters."""
     cell = CELLS[name]()
     params, xs, state = random(cell, time=33)
     along = random(cell, time=33)[0]
@@ -309,7 +371,7 @@ def test_segments_of_time_change_no_second_derivative_and_no_batched_one(name, r
 
     whole = compute()
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9), whole[0], whole[1])
-    small_segments(monkeypatch)
+    form(monkeypatch)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9), compute(), whole)
 
 
@@ -383,8 +445,8 @@ def test_outside_of_jit_the_second_call_traces_nothing(options):
     assert not traces
 
 
-@pytest.mark.parametrize(("platform", "segmented"), [("cpu", True), ("cuda", False), ("tpu", False)])
-def test_time_runs_in_segments_on_a_cpu_only(platform, segmented, monkeypatch):
+@pytest.mark.parametrize(("platform", "segmented", "at_once"), [("cpu", True, 1), ("cuda", False, 4), ("tpu", False, 1)])
+def test_time_runs_in_segments_on_a_cpu_and_several_steps_at_once_on_a_gpu(platform, segmented, at_once, monkeypatch):
     """One traced program, which is lowered otherwise for each platform."""
     cell = CELLS["GRU"]()
     jaxpr = gradient_of(cell, *abstract(cell, time=200, batch=32, hidden=64))
@@ -394,6 +456,7 @@ def test_time_runs_in_segments_on_a_cpu_only(platform, segmented, monkeypatch):
     assert bool(nested) == segmented
     assert {products(loop) for loop in loops} == {1}
     assert ({loop.params["length"] for loop in loops} == {200}) != segmented
+    assert [loop.params["unroll"] for loop in loops] == [at_once] * 2
 
 
 # Other devices -----------------------------------------------------------------------------------------------------------
@@ -462,9 +525,10 @@ MAY_IMPORT = {
     "engine.strategies": PROBLEM | {"engine", "engine.scan_plain", "engine.scan_gated"},
     "engine.outside": set(),
     "engine.core": PROBLEM | {"engine", "engine.outside", "engine.strategies"},
+    "engine.directions": PROBLEM | {"engine.core", "engine.outside"},
     "engine.unroll": BASE | {"cells", "engine.core", "engine.strategies"},
     "engine.__init__": {"engine.linear_scan", "engine.unroll"},
-    "layers": {"noise", "cells", "cells.conform", "engine.core"},
+    "layers": {"noise", "cells", "cells.conform", "engine.core", "engine.directions"},
     "stack_checks": BASE | {"cells"},
     "stack": BASE | {"cells", "engine.outside", "initializers", "layers", "stack_checks"},
     "calling": BASE | {"cells", "cells.lstm_variants", "engine.outside", "layers", "stack", "stack_checks"},

@@ -47,7 +47,7 @@ def _forward(what: Semantics, tuned: Tuning, layout: Layout, advance, weights: W
         out = output(what, new, now.valid)
         return new, (out, store(h, out))
 
-    return scan_in_place(project_segment, step, state, steps, tuned.forward, what.reverse)
+    return scan_in_place(project_segment, step, state, steps, tuned.forward, what.reverse, tuned.at_once)
 
 
 def _update(what: Semantics, now: Steps, state, x_gates, h_gates, extra, context, per_step):
@@ -122,7 +122,7 @@ def _run_jvp(what: Semantics, tuned: Tuning, additive: tuple, primals, tangents)
             separate = tuple(d for d, is_sum in zip(apart, additive, strict=True) if not is_sum)
             d_gates = d_gates + jnp.stack(together, axis=-2)
         inputs = (d_gates.reshape(*d_gates.shape[:-2], *w_back.shape[:-1]), separate, d_per_step, stored, masks)
-        return scan(jax.checkpoint(linear_step, prevent_cse=False), d_state, inputs, what.reverse)
+        return scan(jax.checkpoint(linear_step, prevent_cse=False), d_state, inputs, what.reverse, tuned.at_once)
 
     def linear_step(d_state, inputs):
         d_gates, separate, d_per_step, stored, masks = inputs

@@ -5,10 +5,11 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.extend.core import jaxpr_as_fun
 
 from jaxrnn._arrays import is_differentiable, stacked_buffer
 from jaxrnn.checks import is_symbolic
-from jaxrnn.engine.tuning import UNROLLED
+from jaxrnn.engine.tuning import GPUS, UNROLLED
 
 
 def steps_in(steps):
@@ -16,10 +17,23 @@ def steps_in(steps):
     return jax.tree.leaves(steps)[0].shape[0]
 
 
-def scan(step, state, steps, reverse: bool):
-    """`lax.scan`; very few steps are unrolled."""
+def scan(step, state, steps, reverse: bool, at_once: int = 1):
+    """`lax.scan`, on a GPU with `at_once` steps in one iteration of the loop; very few steps are all unrolled.
+
+    The step is traced once: to trace the whole strategy for each platform would take twice as long, on a CPU too.
+    """
     time = steps_in(steps)
-    return lax.scan(step, state, steps, reverse=reverse, unroll=not is_symbolic(time) and time <= UNROLLED)
+    if is_symbolic(time) or time <= UNROLLED or at_once == 1:
+        return lax.scan(step, state, steps, reverse=reverse, unroll=not is_symbolic(time) and time <= UNROLLED)
+    jaxpr, shapes = jax.make_jaxpr(step, return_shape=True)(state, jax.tree.map(lambda a: a[0], steps))
+    flat, structure = jaxpr_as_fun(jaxpr), jax.tree.structure(shapes)
+
+    def run(unroll, state, steps):
+        again = lambda state, now: jax.tree.unflatten(structure, flat(*jax.tree.leaves((state, now))))
+        return lax.scan(again, state, steps, reverse=reverse, unroll=unroll)
+
+    on_gpu = partial(run, at_once)
+    return lax.platform_dependent(state, steps, default=partial(run, 1), **dict.fromkeys(GPUS, on_gpu))
 
 
 def over_segments(segment, carry, steps, length: int, reverse: bool):
@@ -42,15 +56,15 @@ def over_segments(segment, carry, steps, length: int, reverse: bool):
     return carry, outs[0] if len(outs) == 1 else jax.tree.map(lambda *a: jnp.concatenate(a), *outs)
 
 
-def scan_in_place(prepare, step, state, steps, length: int, reverse: bool):
-    """`lax.scan` over steps that `prepare` makes ready `length` at a time; each output is written where it belongs in all of time.
+def scan_in_place(prepare, step, state, steps, length: int, reverse: bool, at_once: int = 1):
+    """`scan` over steps that `prepare` makes ready `length` at a time; each output is written where it belongs in all of time.
 
     A nested scan would fill a buffer for each segment with zeros, then with outputs, then copy it to its place. This one is
     slow to transpose (it writes zeros back), which only derivatives of second order do.
     """
     time = steps_in(steps)
     if is_symbolic(time) or time <= length:
-        return scan(step, state, prepare(steps), reverse)
+        return scan(step, state, prepare(steps), reverse, at_once)
 
     def segment(carry, inputs):
         def write(carry, inputs):

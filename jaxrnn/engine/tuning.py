@@ -1,7 +1,8 @@
 """Sizes to lengths of segments, one table per platform; each number with the measurement that justifies it. No loop may live here.
 
 Nothing here changes what is computed. A platform that has no row takes all of time at once: segments exist for a CPU's cache, and
-on a GPU they only add launches (seen in programs compiled for an H100; not timed).
+on a GPU they only add launches. What is said of GPUs was seen in programs compiled for an H100, by `scripts/compiled.py`; nothing
+was timed on one.
 """
 
 from math import isqrt
@@ -27,17 +28,33 @@ CACHES = {"cpu": Cache(forward=2**22, backward=3 * 2**19, small=2**18)}
 MIN_SEGMENT = 16
 """Steps; shorter segments are bound by starting products (T=128 B=32 H=256: segments of 8 steps take 1.19 × those of 16)."""
 
+GPUS = ("cuda", "rocm")
+"""Where a step is bound by starting its kernels, so that what counts is how many there are."""
+
+AT_ONCE = (4, 5, 6)
+"""Steps in one iteration of a GPU's loops: the first that leaves no rest, else 4 and a rest, which costs copies (training at T=101
+needs 1.44 × the temporary memory of T=100). With 4, an iteration is one command buffer, and launches per step (forward, training's
+forward loop, backward) fall from 4, 9, 6 to 2.5, 3.75, 3.75 for an LSTM and from 4, 8, 6 to 2.5, 3.5, 3 for a GRU, at T=100 B=32
+I=64 H=128. With 5 they are 2.4, 3.4, 3.6 for an LSTM, which takes a tenth longer to compile."""
+
+WORTHWHILE = 32
+"""Steps from which on a GPU gets a loop of its own: what a loop saves grows with its steps, and what two take to trace does not."""
+
 UNROLLED = 4
 """Up to so many steps are compiled as such, without a loop: T=3 B=5 H=20 then takes 13 µs, of which 9 are JAX's dispatch."""
 
 
 class Tuning(NamedTuple):
-    """Steps in a segment of either pass (a cell that is not gated has one such length, the second), and whether the inputs of all
-    steps are small enough for one product."""
+    """How the loop over time is cut."""
 
     forward: int
+    """Steps in a segment, forward."""
     backward: int
+    """The same backward; and in both passes of a cell that is not gated."""
     small_projection: bool
+    """Whether the inputs of all steps are small enough for one product."""
+    at_once: int = 1
+    """Steps in one iteration of the loop, on a GPU; where there are segments, one."""
 
 
 def tune(platform: str, time, step_bytes, truncate: int | None) -> Tuning:
@@ -55,7 +72,8 @@ def tune(platform: str, time, step_bytes, truncate: int | None) -> Tuning:
     if is_symbolic(time):
         return Tuning(1, 1, small_projection=False)  # loops over a symbolic number of steps have one segment
     if cache is None:
-        return Tuning(time, time, small_projection=not is_symbolic(step_bytes) and time * step_bytes < CACHES["cpu"].small)
+        small = not is_symbolic(step_bytes) and time * step_bytes < CACHES["cpu"].small
+        return Tuning(time, time, small_projection=small, at_once=_steps_at_once(time))
     if is_symbolic(step_bytes):
         length = largest_divisor(max(MIN_SEGMENT, isqrt(time)), time)
         return Tuning(length, length, small_projection=False)
@@ -64,7 +82,14 @@ def tune(platform: str, time, step_bytes, truncate: int | None) -> Tuning:
         forward = largest_divisor(max(MIN_SEGMENT, cache.forward // step_bytes), time)
     if time * step_bytes > (cache.backward if time < 4 * MIN_SEGMENT else cache.backward // 4):
         backward = largest_divisor(max(MIN_SEGMENT, min(time // 4, cache.backward // step_bytes)), time)
-    return Tuning(forward, backward, small_projection=time * step_bytes < cache.small)
+    at_once = _steps_at_once(time) if forward == backward == time else 1
+    return Tuning(forward, backward, small_projection=time * step_bytes < cache.small, at_once=at_once)
+
+
+def _steps_at_once(time: int) -> int:
+    if time < WORTHWHILE:
+        return 1
+    return next((steps for steps in AT_ONCE if time % steps == 0), AT_ONCE[0])
 
 
 def skipped(platform: str) -> tuple[str, ...]:
