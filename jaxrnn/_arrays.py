@@ -94,7 +94,7 @@ def broadcast_like(a, like):
 def zeros_like(a):
     """Zeros in the shape and dtype of `a`, where `a` lies."""
     zeros, sharding = jnp.zeros_like(a), jax.typeof(a).sharding
-    return zeros if jax.typeof(zeros).sharding == sharding else jax.reshard(zeros, sharding)
+    return zeros if sharding.mesh.empty or jax.typeof(zeros).sharding == sharding else jax.reshard(zeros, sharding)
 
 
 def zeros_beside(x, w):
@@ -119,6 +119,9 @@ def lay_beside(a, like, axes: int):
 
 def select(condition, a, b):
     """Entries of `a` where `condition`, which has the leading axes of both, is true; else of `b`."""
+    of_a, of_b = jax.typeof(a).sharding, jax.typeof(b).sharding
+    if of_a.mesh.empty != of_b.mesh.empty:  # one was made on the mesh that is entered, the other has no place yet
+        a, b = (jax.reshard(x, of_b if of_a.mesh.empty else of_a) for x in (a, b))
     condition = lax.broadcast_in_dim(condition, a.shape, tuple(range(condition.ndim)))
     if jax.typeof(condition).sharding != jax.typeof(a).sharding:  # an explicit mesh, hidden axis sharded
         condition = jax.reshard(condition, jax.typeof(a).sharding)

@@ -516,7 +516,7 @@ MAY_IMPORT = {
     "engine.residuals": {"_arrays"},
     "engine.scan_plain": PROBLEM,
     "engine.scan_gated": PROBLEM | {"engine.gates", "engine.residuals"},
-    "engine.affine": {"_arrays", "cells.elementwise"},
+    "engine.affine": {"_arrays", "cells.elementwise", "checks"},
     "engine.scan_linear": PROBLEM | {"engine", "engine.affine", "cells.elementwise"},
     "engine.associative": {"engine"},
     "engine.scan_diagonal": PROBLEM | {"engine", "engine.affine", "engine.residuals", "cells.elementwise"},

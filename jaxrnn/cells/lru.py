@@ -8,7 +8,20 @@ import jax.numpy as jnp
 from jax.nn import sigmoid, softplus
 from jaxtyping import Array, Float
 
-from jaxrnn.cells.base import Hidden, Initializer, PerGate, broadcast_like, checks, contract, draw, uniform, zeros_beside
+from jaxrnn.cells.base import (
+    Hidden,
+    Initializer,
+    PerGate,
+    apply_product,
+    broadcast_like,
+    checks,
+    contract,
+    draw,
+    promote,
+    split_gates,
+    uniform,
+    zeros_beside,
+)
 from jaxrnn.cells.elementwise import LinearCell
 
 
@@ -170,13 +183,17 @@ class RGLRUCell(LinearCell):
         u = x if params.w_x is None else contract(x, params.w_x)
         if self.blocks == 1:
             return (*super().project(params, u), u)
-        rows = u.reshape(*u.shape[:-1], self.blocks, -1)
-        w = params.w_ih.reshape(*params.w_ih.shape[:2], self.blocks, -1)
-        gates = []
-        for k in range(len(self.gates)):
-            gate = jnp.concatenate([contract(rows[..., n, :], w[:, k, n]) for n in range(self.blocks)], axis=-1)
-            gates.append(gate if params.b_ih is None else gate + broadcast_like(params.b_ih[k], gate))
+        gates = split_gates(apply_product(self._block_by_block, u, params.w_ih))
+        if params.b_ih is not None:
+            gates = tuple(gate + broadcast_like(b, gate) for gate, b in zip(gates, params.b_ih, strict=True))
         return (*gates, u)
+
+    def _block_by_block(self, u, w):
+        """The product with the whole matrix of which `w` has the blocks."""
+        rows = u.reshape(*u.shape[:-1], self.blocks, -1).astype(w.dtype)
+        blocks = w.reshape(*w.shape[:2], self.blocks, -1)
+        product = jnp.einsum("...nj,jgnh->...gnh", rows, blocks, preferred_element_type=promote(w.dtype, jnp.float32))
+        return product.reshape(*product.shape[:-2], -1)
 
     def coefficients(self, params, x_gates):
         x_r, x_i, u = x_gates

@@ -14,6 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxrnn._arrays import broadcast_like, same_varying_axes, select, zeros_like
 from jaxrnn.cells.elementwise import add, apply
+from jaxrnn.checks import is_symbolic
 
 STATES = "states"
 """What a checkpoint's policy may store of a recurrence, so that it is not run again."""
@@ -31,6 +32,7 @@ def solve(form: str, a, b, start, *, reset=None, initial=None, reverse: bool = F
     """
     initial = start if initial is None else initial
     a, b, start, initial = same_varying_axes(*jax.tree.map(jnp.asarray, (a, b, start, initial)))
+    form = "loop" if is_symbolic(b[0].shape[0]) else form  # how deep a prefix is has to be known
     return _solve(form, reverse, a, b, start, reset, initial)
 
 
