@@ -98,11 +98,19 @@ def test_what_does_not_fit_an_lru_is_named():
     params = minimal(np.random.default_rng(0))
     with pytest.raises(TypeError, match=r"from_minimal_lru: `params` should be a dict that has 'D', got "):
         from_minimal_lru({name: a for name, a in params.items() if name != "D"})
-    with pytest.raises(ValueError, match=r"`C_im` should have shape \(4, 5\), for `nu_log` of 5 units, got \(5, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"`C_im` should have shape \(4, 5\), for `nu_log` of 5 units and `D` of 4 outputs, got \(5, 4\)"
+    ):
         from_minimal_lru(params | {"C_im": params["C_im"].T})
     module, w_out, d = from_minimal_lru(params)
     with pytest.raises(ValueError, match=r"to_minimal_lru: `w_out` should have 10 rows, two for each unit, got shape \(4, 10\)"):
         to_minimal_lru(module, w_out.T, d)
+    with pytest.raises(ValueError, match=r"to_minimal_lru: `d` should have shape \(4,\), a weight for each output, got \(7,\)"):
+        to_minimal_lru(module, w_out, np.ones(7))
+    for option in ({"learn_initial_state": True}, {"zoneout": 0.5}, {"skip_connections": True}):
+        richer = jaxrnn.Recurrent(jaxrnn.LRUCell(), 4, 5, **option, rngs=nnx.Rngs(0))
+        with pytest.raises(ValueError, match=rf"to_minimal_lru: `{next(iter(option))}` should be "):
+            to_minimal_lru(richer, w_out, d)
     other = jaxrnn.Recurrent(jaxrnn.RGLRUCell(), 3, 4, rngs=nnx.Rngs(0))
     with pytest.raises(TypeError, match=r"to_minimal_lru: `module` should be a jaxrnn.Recurrent of LRUCell, .* got Recurrent"):
         to_minimal_lru(other, w_out, d)

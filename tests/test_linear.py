@@ -1,6 +1,8 @@
 """Linear recurrences and cells whose units see only themselves: every way to compute them, derivatives, refusals, numerics."""
 
+from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -222,6 +224,88 @@ def test_decay_and_state_stay_wide_in_bfloat16(name):
     run = lambda dtype: jit(partial(unroll, cell, dtype=dtype))(params, xs, start)[0].h
     assert run(jnp.bfloat16).dtype == jnp.float32
     np.testing.assert_allclose(run(jnp.bfloat16), run(jnp.float32), atol=0.03 * np.abs(run(jnp.float32)).max())
+
+
+@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_single_steps_and_the_plain_scan_decay_as_wide(name, dtype):
+    """Parameters stored in bfloat16, or products computed in it: a step is what a sequence makes of it."""
+    cell = CELLS[name](**({"r_min": 0.999, "r_max": 0.9999} if name == "LRU" else {}))
+    params = cell.init(jax.random.key(0), 4, 4, dtype=dtype)
+    xs = jnp.broadcast_to(normal(1, 2, 4), (200, 2, 4)).astype(jnp.bfloat16)
+    start = jax.tree.map(jnp.ones_like, cell.initial_state(params, xs[0]))
+    want, _ = unroll(cell, params, xs, start, dtype=jnp.bfloat16)
+    close(unroll(cell, params, xs, start, dtype=jnp.bfloat16, strategy="scan_plain")[0], want, 1e-5)
+    if dtype == jnp.bfloat16:
+        stepped = jax.lax.scan(lambda state, x: (cell.step(params, state, x)[0], None), start, xs)[0]
+        close(stepped, want, 1e-5)
+
+
+def test_a_linear_scan_of_small_floats_does_not_stall():
+    a, b = jnp.full((1000, 1), 0.996, jnp.bfloat16), jnp.ones((1000, 1), jnp.bfloat16)
+    got = linear_scan(a, b)
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got[-1], linear_scan(a.astype(jnp.float32), b.astype(jnp.float32))[-1])
+    with jax.enable_x64(True):
+        assert linear_scan(a, b, jnp.ones(1, jnp.float64)).dtype == jnp.float64
+
+
+@dataclass(frozen=True)
+class DrivenCell(LinearCell):
+    """Reads noise at each step and a memory."""
+
+    gates: ClassVar = ("a", "b")
+    per_step: ClassVar = ("noise",)
+    context: ClassVar = ("memory",)
+    wrong: str = ""
+
+    def coefficients(self, params, x_gates, *, noise, memory):
+        a, b = jax.nn.sigmoid(x_gates[0]), x_gates[1] + noise + memory
+        return {"": (a, b), "number": (0.5, b), "vector": (a, memory), "pairs": ((a, a), b)}[self.wrong]
+
+
+@pytest.mark.parametrize("strategy", ["scan_linear", "associative"])
+def test_further_inputs_reach_the_coefficients(strategy, x64):
+    cell = DrivenCell()
+    params, xs, noise, memory = (
+        cell.init(jax.random.key(0), INPUT, HIDDEN),
+        normal(6, 2, INPUT),
+        normal(6, 2, HIDDEN),
+        normal(HIDDEN),
+    )
+    lengths = jnp.array([6, 3])
+
+    def gradient(strategy):
+        def loss(params, noise, memory):
+            given = {"per_step": {"noise": noise}, "context": {"memory": memory}, "lengths": lengths}
+            return weighted(unroll(cell, params, xs, strategy=strategy, **given))
+
+        return jit(jax.value_and_grad(loss, (0, 1, 2)))(params, noise, memory)
+
+    close(gradient(strategy), gradient("scan_plain"), 1e-10)
+
+
+def test_coefficients_of_another_form_are_refused_by_name():
+    run = lambda wrong: unroll(
+        DrivenCell(wrong=wrong), params, xs, per_step={"noise": jnp.ones((6, 2, HIDDEN))}, context={"memory": jnp.ones(HIDDEN)}
+    )
+    params, xs = DrivenCell().init(jax.random.key(0), INPUT, HIDDEN), normal(6, 2, INPUT)
+    assert run("number")[1].shape == (6, 2, HIDDEN)
+    with pytest.raises(
+        ValueError, match=r"DrivenCell: `b` of `coefficients` should have the axes of `x_gates`, .* got shape \(5,\)"
+    ):
+        run("vector")
+    with pytest.raises(ValueError, match=r"DrivenCell: `coefficients` should give two arrays, or two pairs, got 2 and 1 parts"):
+        run("pairs")
+
+
+@pytest.mark.parametrize("name", [*LINEAR, *DIAGONAL])
+def test_no_example_at_all_is_a_batch_too(name):
+    cell = CELLS[name]()
+    params = cell.init(jax.random.key(0), INPUT, 4)
+    state, ys = unroll(cell, params, jnp.ones((5, 0, INPUT)), lengths=jnp.ones(0, int))
+    assert ys.shape == (5, 0, cell.output_size(4))
+    assert state.h.shape == ys.shape[1:]
 
 
 def test_closed_gates_of_a_min_lstm_are_no_nan():

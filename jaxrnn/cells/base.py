@@ -9,14 +9,24 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxrnn import checks
-from jaxrnn._arrays import apply_product, broadcast_like, computing_dtype, contract, is_real, promote, zeros_beside, zeros_like
+from jaxrnn._arrays import (
+    apply_product,
+    broadcast_like,
+    cast,
+    computing_dtype,
+    contract,
+    is_real,
+    promote,
+    zeros_beside,
+    zeros_like,
+)
 from jaxrnn.cells import conform
 from jaxrnn.initializers import Initializer, PerGate, check_initializer, chrono, draw, non_default_fields, uniform, zeros
 
 __all__ = [
     "Cell", "GateParams", "GatedCell", "Hidden", "Initializer", "LSTMState", "PerGate", "apply_product", "axis_names",
-    "broadcast_like", "checks", "chrono", "contract", "draw", "promote", "split_gates", "uniform", "zeros", "zeros_beside",
-    "zeros_like",
+    "broadcast_like", "cast", "checks", "chrono", "contract", "draw", "is_real", "promote", "split_gates", "uniform", "zeros",
+    "zeros_beside", "zeros_like",
 ]  # fmt: skip
 
 
@@ -199,6 +209,10 @@ class Cell:
         """
         zeros = zeros_beside(x, params.w_ih)
         return self.State(*(zeros for _ in self.State._fields))
+
+    def computed_with(self, params, dtype):
+        """The parameters that a step computes with, of those it is given, where products are in `dtype`."""
+        return cast(params, dtype)
 
     def project(self, params, x):
         """What the input contributes to the gates, for any number of leading axes: (…, gates, hidden)."""

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxrnn.cells.base import Cell, contract, draw, split_gates, uniform
+from jaxrnn.cells.base import Cell, cast, contract, draw, is_real, promote, split_gates, uniform
 
 
 class InputParams(NamedTuple):
@@ -74,13 +75,14 @@ class LinearCell(Cell):
         biases = (None,) * len(self.gates) if params.b_ih is None else split_gates(params.b_ih)
         return tuple(contract(x, w, b) for w, b in zip(split_gates(params.w_ih), biases, strict=True))
 
-    def coefficients(self, params, x_gates):
+    def coefficients(self, params, x_gates, **further):
         """a and b, for any number of leading axes; each an array, or a pair (real, imaginary). `a` may be the same at every step:
         then it has no leading axes.
 
         Args:
             params: float32 at least.
             x_gates: what `project` gives.
+            further: what `per_step` and `context` name, if they name anything.
         """
         raise NotImplementedError(f"{type(self).__name__} should define `coefficients`")
 
@@ -92,16 +94,29 @@ class LinearCell(Cell):
         """The inverse of `parts`."""
         return parts[0]
 
-    def affine(self, params, x_gates):
+    def affine(self, params, x_gates, **further):
         """The coefficients as k × k arrays A and k arrays b."""
-        a, b = self.coefficients(params, x_gates)
-        if not isinstance(a, tuple):
-            return ((a,),), (b,)
-        re, im = a
-        return ((re, -im), (im, re)), b
+        a, b = self.coefficients(self.computed_with(params, jnp.float32), x_gates, **further)
+        a, b = (tuple(c) if isinstance(c, tuple | list) else (c,) for c in (a, b))
+        name, rank = type(self).__name__, jnp.ndim(x_gates[0])
+        if len(a) != len(b) or len(a) > 2:
+            raise ValueError(
+                f"{name}: `coefficients` should give two arrays, or two pairs of them, got {len(a)} and {len(b)} parts."
+            )
+        if any(jnp.ndim(part) != rank for part in b):
+            shapes = ", ".join(str(jnp.shape(part)) for part in b)
+            rule = f"have the axes of `x_gates`, {jnp.shape(x_gates[0])}"
+            raise ValueError(f"{name}: `b` of `coefficients` should {rule}, got shape {shapes}.")
+        a = tuple(jnp.asarray(part, b[0].dtype) for part in a)
+        shape = jnp.broadcast_shapes(*(part.shape for part in (*a, *b)))
+        b = tuple(part if part.shape == shape else jnp.broadcast_to(part, shape) for part in b)
+        return (((a[0],),), b) if len(a) == 1 else (((a[0], -a[1]), (a[1], a[0])), b)
 
-    def recur(self, params, state, x_gates, h):
-        a, b = self.affine(params, x_gates)
+    def computed_with(self, params, dtype):
+        return cast(params, promote(dtype, jnp.float32, *(a.dtype for a in jax.tree.leaves(params) if is_real(a))))
+
+    def recur(self, params, state, x_gates, h, **further):
+        a, b = self.affine(params, x_gates, **further)
         return type(state)(self.joined(add(apply(a, self.parts(h)), b)))
 
 
@@ -109,8 +124,9 @@ class LinearCell(Cell):
 class DiagonalCell(Cell):
     """A nonlinear cell whose units see only themselves: `w_hh` has one weight for each gate of a unit.
 
-    `recur` is elementwise along the last axis, in the states, in x and in parameters, and takes any number of leading axes. Then
-    the derivative of a whole sequence is one linear recurrence, and time can be solved for in parallel.
+    `recur` is elementwise along the last axis, in the states, in x and in parameters, and takes any number of leading axes, so that
+    it is called with time in front. Then the derivative of a whole sequence is one linear recurrence, and time can be solved for in
+    parallel. That is not checked: a norm or a mean over units would get a wrong gradient. Such a cell is a `Cell`.
     """
 
     axes: ClassVar = Cell.axes | {"w_hh": ("gates", "hidden")}

@@ -113,12 +113,12 @@ class LRUCell(LinearCell):
         return Hidden(self.joined((zeros, zeros)))
 
     def parts(self, h):
-        pairs = h.reshape(*h.shape[:-1], -1, 2)
+        pairs = h.reshape(*h.shape[:-1], h.shape[-1] // 2, 2)
         return pairs[..., 0], pairs[..., 1]
 
     def joined(self, parts):
         pairs = jnp.stack(parts, axis=-1)
-        return pairs.reshape(*pairs.shape[:-2], -1)
+        return pairs.reshape(*pairs.shape[:-2], 2 * pairs.shape[-2])
 
     def coefficients(self, params, x_gates):
         x_re, x_im = x_gates
@@ -190,10 +190,10 @@ class RGLRUCell(LinearCell):
 
     def _block_by_block(self, u, w):
         """The product with the whole matrix of which `w` has the blocks."""
-        rows = u.reshape(*u.shape[:-1], self.blocks, -1).astype(w.dtype)
+        rows = u.reshape(*u.shape[:-1], self.blocks, u.shape[-1] // self.blocks).astype(w.dtype)
         blocks = w.reshape(*w.shape[:2], self.blocks, -1)
         product = jnp.einsum("...nj,jgnh->...gnh", rows, blocks, preferred_element_type=promote(w.dtype, jnp.float32))
-        return product.reshape(*product.shape[:-2], -1)
+        return product.reshape(*product.shape[:-2], w.shape[-1])
 
     def coefficients(self, params, x_gates):
         x_r, x_i, u = x_gates

@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array, Bool
 
 from jaxrnn import checks
-from jaxrnn._arrays import promote
+from jaxrnn._arrays import is_real, promote
 from jaxrnn.engine import affine
 from jaxrnn.engine.tuning import skipped
 
@@ -46,7 +46,7 @@ def linear_scan(
             that the program is lowered for: "loop" on a CPU, which is 3 to 20 times as fast there, else "associative".
 
     Returns:
-        Every state, (time, …), or a pair; the last of the loop is the state to go on from.
+        Every state, (time, …), or a pair, at least in float32; the last of the loop is the state to go on from.
 
     Raises:
         ValueError: shapes do not fit. TypeError: an array is not of floating-point numbers, or not a pair where the other is.
@@ -69,7 +69,8 @@ def linear_scan(
         shape = jnp.broadcast_shapes(a[0].shape[1:], b[0].shape[1:])
     except ValueError:
         raise ValueError(f"{name}: `a` should broadcast with `b`, of shape {b[0].shape}, got {a[0].shape}.") from None
-    dtype = promote(*(x.dtype for x in (*a, *b)))
+    states = [jnp.asarray(x) for s in (h_0, initial) if s is not None for x in (s if isinstance(s, tuple | list) else (s,))]
+    dtype = promote(jnp.float32, *(x.dtype for x in (*a, *b, *states) if is_real(x)))
     a = tuple(x.astype(dtype) for x in a)
     b = tuple(jnp.broadcast_to(x, (x.shape[0], *shape)).astype(dtype) for x in b)
     start, origin = (_state(name, argument, s, pairs, b[0]) for argument, s in (("h_0", h_0), ("initial", initial)))

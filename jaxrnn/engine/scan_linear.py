@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxrnn._arrays import broadcast_like, cast, promote, zeros_like
+from jaxrnn._arrays import broadcast_like, cast, is_real, zeros_like
 from jaxrnn.cells.elementwise import LinearCell
 from jaxrnn.engine import affine
 from jaxrnn.engine.problem import Semantics, Steps, Weights
@@ -21,6 +21,8 @@ def refuses(what: Semantics, weights: Weights, state, platform: str) -> str | No
         return f"a {type(what.cell).__name__} is not a LinearCell"
     if type(what.cell).recur is not LinearCell.recur:
         return f"a {type(what.cell).__name__} has a `recur` of its own"
+    if not is_real(state.h) or len(state) > 1:
+        return f"the state should be one real `h`, and that of the {type(what.cell).__name__} is not"
     return None
 
 
@@ -32,10 +34,10 @@ def run(what: Semantics, tuned: Tuning, weights: Weights, state, steps: Steps, *
 
 
 def _segment(what: Semantics, form: str, weights: Weights, state, steps: Steps):
-    cell, wide = what.cell, promote(what.dtype, jnp.float32)
+    cell = what.cell
     x_gates = cell.project(cast(weights.params, what.dtype), zero_invalid(steps.valid, steps.x))
     x_gates = checkpoint_name(x_gates, "x_gates")
-    a, b = _with_transition(what, steps, *cell.affine(cast(weights.params, wide), x_gates))
+    a, b = _with_transition(what, steps, *cell.affine(weights.params, x_gates, **steps.per_step, **weights.context))
     initial = None if steps.reset is None else cell.parts(weights.initial.h)
     parts = affine.solve(form, a, b, cell.parts(state.h), reset=steps.reset, initial=initial, reverse=what.reverse)
     states = cell.State(cell.joined(parts))

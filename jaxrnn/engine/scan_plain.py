@@ -18,7 +18,7 @@ def run(what: Semantics, tuned: Tuning, weights: Weights, state, steps: Steps):
 
     def segment(state, steps):
         def step(state, now):
-            params = cast(weights.params, what.dtype)
+            params = what.cell.computed_with(weights.params, what.dtype)
             old, h = before(weights, state, now)
             with equations_of(what.cell, "recur"):
                 new = what.cell.recur(params, old, now.x, h, **now.per_step, **weights.context)

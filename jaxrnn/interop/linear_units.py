@@ -6,6 +6,7 @@ import numpy as np
 
 from jaxrnn.cells import LRUCell, RGLRUCell
 from jaxrnn.cells.lru import LRUParams, RGLRUParams
+from jaxrnn.interop import _checks
 from jaxrnn.interop.by_hand import from_params
 from jaxrnn.nnx import Recurrent
 
@@ -90,11 +91,12 @@ def from_minimal_lru(params: dict[str, Any], **options) -> tuple[Recurrent, np.n
     """
     name = "from_minimal_lru"
     nu, theta, gamma, b_re, b_im, c_re, c_im, d = _arrays(name, params, MINIMAL_LRU)
-    (n,), wanted = nu.shape or (0,), {"theta_log": (nu.size,), "gamma_log": (nu.size,)}
-    wanted |= {"B_re": (n, b_re.shape[-1]), "B_im": b_re.shape, "C_re": (d.size, n), "C_im": (d.size, n)}
+    n, width = nu.size, d.size
+    wanted = {"nu_log": (n,), "theta_log": (n,), "gamma_log": (n,), "D": (width,), "B_re": (n, width), "B_im": (n, width)}
+    wanted |= {"C_re": (width, n), "C_im": (width, n)}
     for field, shape in wanted.items():
         if params[field].shape != shape:
-            rule = f"have shape {shape}, for `nu_log` of {n} units"
+            rule = f"have shape {shape}, for `nu_log` of {n} units and `D` of {width} outputs"
             raise ValueError(f"{name}: `{field}` should {rule}, got {params[field].shape}.")
     made = LRUParams(np.stack([b_re.T, b_im.T], axis=1), None, None, None, nu, theta, gamma)
     w_out = np.stack([c_re.T, -c_im.T], axis=1).reshape(2 * n, -1)
@@ -109,6 +111,8 @@ def to_minimal_lru(module: Recurrent, w_out, d) -> dict[str, Any]:
         raise ValueError(f"to_minimal_lru: `w_out` should {rule}, got shape {w_out.shape}.")
     c = w_out.reshape(-1, 2, w_out.shape[1])
     b_re, b_im = params.w_ih[:, 0].T, params.w_ih[:, 1].T
+    if np.shape(d) != (c.shape[-1],):
+        raise ValueError(f"to_minimal_lru: `d` should have shape {(c.shape[-1],)}, a weight for each output, got {np.shape(d)}.")
     arrays = (params.nu_log, params.theta_log, params.gamma_log, b_re, b_im, c[:, 0].T, -c[:, 1].T, np.asarray(d))
     return dict(zip(MINIMAL_LRU, arrays, strict=True))
 
@@ -134,5 +138,6 @@ def _only(module: Any, cell: type, name: str):
     if stack is None or type(stack.cell) is not cell or (stack.num_layers, stack.num_directions) != (1, 1):
         wanted = f"be a jaxrnn.Recurrent of {cell.__name__}, one layer in one direction"
         raise TypeError(f"{name}: `module` should {wanted}, got {module!r}.")
+    _checks.refuse_options(name, stack)
     (params,) = module.params[0]
     return type(params)(*(None if p is None else np.asarray(p.get_value()) for p in params))
