@@ -295,7 +295,7 @@ def test_coefficients_of_another_form_are_refused_by_name():
         ValueError, match=r"DrivenCell: `b` of `coefficients` should have the axes of `x_gates`, .* got shape \(5,\)"
     ):
         run("vector")
-    with pytest.raises(ValueError, match=r"DrivenCell: `coefficients` should give two arrays, or two pairs, got 2 and 1 parts"):
+    with pytest.raises(ValueError, match=r"DrivenCell: `coefficients` should give two arrays, or two pairs of them, got 2 and 1"):
         run("pairs")
 
 
