@@ -15,7 +15,7 @@ from support import close, drawn_like, jit, normal, residual_bytes, weighted
 
 import jaxrnn
 from jaxrnn import Stack, linear_scan, unroll
-from jaxrnn.cells import CELLS, DiagonalCell, LinearCell
+from jaxrnn.cells import CELLS, DiagonalCell, Hidden, LinearCell
 from jaxrnn.engine import newton, scan_diagonal
 from jaxrnn.engine.linear_scan import FORMS
 
@@ -341,6 +341,27 @@ def test_one_program_with_symbolic_sizes_serves_a_loop_and_devices_that_are_wide
     exported = export.export(jax.jit(gradient), platforms=["cpu", "cuda", "tpu"])(*shapes)
     given = leaves, normal(9, 3, 4), jnp.array([9, 0, 4])
     close(exported.call(*given), gradient(*given), 1e-5)
+
+
+@dataclass(frozen=True)
+class CoupledCell(DiagonalCell):
+    """Not elementwise, in one way or another."""
+
+    gates: ClassVar = ("h",)
+    how: str = "mean"
+
+    def recur(self, params, state, x_gates, h):
+        others = {"mean": lambda h: h.mean(-1, keepdims=True), "order": lambda h: h[..., ::-1], "sum": lambda h: jnp.cumsum(h, -1),
+                  "neighbour": lambda h: jnp.roll(h, 1, -1), "largest": jax.nn.softmax}  # fmt: skip
+        return Hidden(jnp.tanh(x_gates[..., 0, :] + params.w_hh[0] * h + others[self.how](h)))
+
+
+@pytest.mark.parametrize("how", ["mean", "order", "sum", "neighbour", "largest"])
+def test_a_diagonal_cell_whose_units_see_each_other_is_refused(how):
+    cell = CoupledCell(how=how)
+    params, xs = cell.init(jax.random.key(0), INPUT, HIDDEN), normal(6, 2, INPUT)
+    with pytest.raises(ValueError, match=r"CoupledCell: `recur` should be elementwise in the state, .* got \w+ of it\.\nMake the"):
+        unroll(cell, params, xs)
 
 
 # Newton ------------------------------------------------------------------------------------------------------------------

@@ -126,7 +126,7 @@ class DiagonalCell(Cell):
 
     `recur` is elementwise along the last axis, in the states, in x and in parameters, and takes any number of leading axes, so that
     it is called with time in front. Then the derivative of a whole sequence is one linear recurrence, and time can be solved for in
-    parallel. That is not checked: a norm or a mean over units would get a wrong gradient. Such a cell is a `Cell`.
+    parallel. A `recur` that takes from other units (a norm, a mean over them) is refused: such a cell is a `Cell`.
     """
 
     axes: ClassVar = Cell.axes | {"w_hh": ("gates", "hidden")}

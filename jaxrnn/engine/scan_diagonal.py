@@ -43,9 +43,50 @@ def run(what: Semantics, tuned: Tuning, weights: Weights, state, steps: Steps, *
     Args:
         find: how the states are found. form: how the linear recurrence of the derivative is computed, see `affine`.
     """
+    _check_elementwise(what, weights, state, steps)
     stored = jax.checkpoint_policies.save_only_these_names("x_gates", affine.STATES)
     segment = jax.checkpoint(partial(_segment, what, find, form, weights), policy=stored, prevent_cse=False)
     return over_segments(segment, state, steps, tuned.backward, what.reverse)
+
+
+MIXING = {"rev", "sort", "cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "fft", "transpose", "dot_general", "gather"}
+"""Primitives that may keep a shape and yet take from other units."""
+
+
+def _check_elementwise(what: Semantics, weights: Weights, state, steps: Steps):
+    """What `recur` makes of the state stays in the place of its unit, without which the rule would be wrong."""
+    cell, params = what.cell, cast(weights.params, what.dtype)
+    x, per_step = jax.tree.map(lambda a: a[0], (steps.x, steps.per_step))
+    recur = lambda state, x: cell.recur(params, state, cell.project(params, x), state.h, **per_step, **weights.context)
+    jaxpr = jax.make_jaxpr(recur)(state, x).jaxpr
+    mixing = _first_mixing(jaxpr, set(jaxpr.invars[: len(state)]))
+    if mixing is not None:
+        name = type(cell).__name__
+        raise ValueError(
+            f"{name}: `recur` should be elementwise in the state, as that of a DiagonalCell is, got {mixing} of it.\n"
+            f"Make the {name} a Cell, or a GatedCell."
+        )
+
+
+def _first_mixing(jaxpr, reached: set) -> str | None:
+    """The first primitive that changes the shape of what was `reached` from the state, or mixes its units; None if there is none.
+    What is reached further is added."""
+    for eqn in jaxpr.eqns:
+        read = [k for k, v in enumerate(eqn.invars) if not hasattr(v, "val") and v in reached]
+        if not read:
+            continue
+        inner = next((eqn.params[key] for key in ("jaxpr", "call_jaxpr") if key in eqn.params), None)
+        if inner is not None:
+            inner = getattr(inner, "jaxpr", inner)
+            if len(inner.invars) != len(eqn.invars):
+                return eqn.primitive.name
+            found = _first_mixing(inner, {inner.invars[k] for k in read})
+            if found is not None:
+                return found
+        elif eqn.primitive.name in MIXING or any(o.aval.shape != eqn.invars[k].aval.shape for o in eqn.outvars for k in read):
+            return eqn.primitive.name
+        reached.update(eqn.outvars)
+    return None
 
 
 def _segment(what: Semantics, find, form: str, weights: Weights, state, steps: Steps):
