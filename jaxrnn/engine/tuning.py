@@ -35,7 +35,7 @@ AT_ONCE = (4, 5, 6)
 """Steps in one iteration of a GPU's loops: the first that leaves no rest, else 4 and a rest, which costs copies (training at T=101
 needs 1.44 × the temporary memory of T=100). With 4, an iteration is one command buffer, and launches per step (forward, training's
 forward loop, backward) fall from 4, 9, 6 to 2.5, 3.75, 3.75 for an LSTM and from 4, 8, 6 to 2.5, 3.5, 3 for a GRU, at T=100 B=32
-I=64 H=128. With 5 they are 2.4, 3.4, 3.6 for an LSTM, which takes a tenth longer to compile."""
+I=64 H=128. With 5 they are 2.4, 3.4, 3.6 for an LSTM."""
 
 WORTHWHILE = 32
 """Steps from which on a GPU gets a loop of its own: what a loop saves grows with its steps, and what two take to trace does not."""
