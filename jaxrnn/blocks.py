@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn import checks
+from jaxrnn.engine.transition import zero_invalid as zero_invalid
 
 
 def valid_steps(name: str, x, input_size: int, lengths, mask):
@@ -13,15 +14,13 @@ def valid_steps(name: str, x, input_size: int, lengths, mask):
     return mask if lengths is None else jnp.arange(x.shape[1]) < jnp.asarray(lengths)[:, None]
 
 
-def zero_invalid(valid, x):
-    """`x`, zero where a step is not valid: what stands there must not reach a gradient, not even as NaN."""
-    return x if valid is None else jnp.where(valid[..., None], x, jnp.zeros_like(x))
+def residual(x, y, project, dropout):
+    """What a block makes of its input `x` and its recurrence's output `y`: x + D(GLU(D(gelu(y)))), D being `dropout`.
 
-
-def gated(x):
-    """The gated linear unit u ⊙ σ(v) (Dauphin et al., 2017, arXiv:1612.08083), of a projection to both."""
-    u, v = jnp.split(x, 2, axis=-1)
-    return u * jax.nn.sigmoid(v)
+    The gated linear unit (Dauphin et al., 2017, arXiv:1612.08083) is u ⊙ σ(v), of a projection to both.
+    """
+    u, v = jnp.split(project(dropout(jax.nn.gelu(y))), 2, axis=-1)
+    return x + dropout(u * jax.nn.sigmoid(v))
 
 
 def at_last_valid(valid, x):

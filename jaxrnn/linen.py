@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import jax
@@ -199,9 +200,10 @@ class SequenceModel(nn.Module, kw_only=True):
         """As `jaxrnn.models.SequenceModel.__call__`; with deterministic=False, draws come from the stream "dropout"."""
         valid = blocks.valid_steps(type(self).__name__, x, self.input_size, lengths, mask)
         run = lambda rnn, x: rnn(x, mask=valid, reset=reset, deterministic=deterministic)[0]
+        drop = partial(self.drop, deterministic=deterministic)
         x = self.encoder(blocks.zero_invalid(valid, x))
         for norm, rnn, glu in zip(self.norms, self.rnns, self.glus, strict=True):
-            x = self._after(x, run(rnn, norm(x)), glu, deterministic)
+            x = blocks.residual(x, run(rnn, norm(x)), glu, drop)
         if self.last:
             return self.head(self.norm(blocks.at_last_valid(valid, x)))
         return blocks.zero_invalid(valid, self.head(self.norm(x)))
@@ -212,10 +214,6 @@ class SequenceModel(nn.Module, kw_only=True):
         starts = (None,) * self.num_layers if state is None else state
         for norm, rnn, glu, before in zip(self.norms, self.rnns, self.glus, starts, strict=True):
             y, after = rnn.step(norm(x), before)
-            x = self._after(x, y, glu, True)
+            x = blocks.residual(x, y, glu, lambda y: y)  # nothing is drawn
             states.append(after)
         return self.head(self.norm(x)), tuple(states)
-
-    def _after(self, x, y, glu, deterministic: bool):
-        y = self.drop(jax.nn.gelu(y), deterministic=deterministic)
-        return x + self.drop(blocks.gated(glu(y)), deterministic=deterministic)

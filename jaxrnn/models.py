@@ -2,7 +2,6 @@
 
 from typing import Any, ClassVar
 
-import jax
 from flax import nnx
 
 from jaxrnn import blocks, calling, checks
@@ -124,15 +123,11 @@ class _Block(nnx.Module):
 
     def __call__(self, x, mask, reset):
         y, _ = self.rnn(self.norm(x), mask=mask, reset=reset)
-        return self.after(x, y)
+        return blocks.residual(x, y, self.glu, self.dropout)
 
     def step(self, x, state):
         y, state = self.rnn.step(self.norm(x), state)
-        return self.after(x, y), state
-
-    def after(self, x, y):
-        y = self.dropout(jax.nn.gelu(y))
-        return x + self.dropout(blocks.gated(self.glu(y)))
+        return blocks.residual(x, y, self.glu, self.dropout), state
 
 
 class SequenceModel(nnx.Module):
