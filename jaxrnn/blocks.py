@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn import checks
+from jaxrnn.engine import transition
 from jaxrnn.engine.transition import zero_invalid as zero_invalid
 
 
@@ -11,7 +12,7 @@ def valid_steps(name: str, x, input_size: int, lengths, mask):
     """Check the sequences (batch, time, input) and what says which of their steps are valid; return that as one mask, or None."""
     checks.inputs(name, "x", x, 1, (("batch", "time"),), input_size, "the model's `input_size`")
     checks.validity(name, lengths, mask, None, x.shape[1], x.shape[:1], x="x", batch_first=True)
-    return mask if lengths is None else jnp.arange(x.shape[1]) < jnp.asarray(lengths)[:, None]
+    return mask if lengths is None else transition.valid_steps(x.shape[1], lengths, None).T
 
 
 def residual(x, y, project, dropout):

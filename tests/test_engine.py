@@ -533,7 +533,7 @@ MAY_IMPORT = {
     "stack": BASE | {"cells", "engine.outside", "initializers", "layers", "stack_checks"},
     "calling": BASE | {"cells", "cells.lstm_variants", "engine.outside", "layers", "stack", "stack_checks"},
     "nnx": {"checks", "cells", "stack", "calling"},
-    "blocks": {"checks", "engine.transition"},
+    "blocks": {"checks", "engine", "engine.transition"},
     "linen": {"blocks", "checks", "cells", "stack", "calling"},
     "models": {"blocks", "checks", "cells", "calling", "nnx"},
 }

@@ -21,7 +21,7 @@ from jaxrnn.checks import is_symbolic
 from jaxrnn.engine import strategies
 from jaxrnn.engine.outside import read_from_outside
 from jaxrnn.engine.problem import Semantics, Steps, Weights
-from jaxrnn.engine.transition import resets_in_loop_order
+from jaxrnn.engine.transition import resets_in_loop_order, valid_steps
 
 
 def unrolled(cell, params, xs, state, *, zoneout=None, dtype=None, per_step=None, context=None, **options):
@@ -47,7 +47,7 @@ def _unrolled(
     """One `jit`: layers of the same shapes are traced and lowered once, and a call outside of any `jit` compiles once."""
     time, batch = xs.shape[0], xs.shape[1 : xs.ndim - cell.event_ndim]
     xs, per_step, context = cast((xs, per_step, context), dtype)
-    valid = mask if lengths is None else lax.broadcasted_iota(jnp.int32, (time, *batch), 0) < lengths.astype(jnp.int32)[None]
+    valid = valid_steps(time, lengths, mask)
     arrays = (params, xs, valid, reset, state, initial, h_mask, per_step, context)
     params, xs, valid, reset, state, initial, h_mask, per_step, context = same_varying_axes(*arrays)
     valid, reset = (None if a is None else lay_beside(a, xs, 1 + len(batch)) for a in (valid, reset))

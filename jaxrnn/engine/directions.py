@@ -11,7 +11,7 @@ from jaxrnn.cells.base import GatedCell
 from jaxrnn.checks import is_symbolic
 from jaxrnn.engine.core import unrolled
 from jaxrnn.engine.outside import read_from_outside
-from jaxrnn.engine.transition import resets_in_loop_order
+from jaxrnn.engine.transition import resets_in_loop_order, valid_steps
 from jaxrnn.engine.tuning import GPUS, WORTHWHILE
 
 OVER_TIME = ("xs", "zoneout", "per_step", "mask", "reset")
@@ -78,10 +78,7 @@ def _apart(cell, options, rates, runs, shared):
 
 def _joined(cell, options, rates, runs, shared):
     """The reverse direction is the other one of reversed arrays; the arrays of the two are stacked in front, or behind time."""
-    valid, lengths = shared["mask"], shared["lengths"]
-    if lengths is not None:
-        time = runs[0]["xs"].shape[0]
-        valid = lax.broadcasted_iota(jnp.int32, (time, *lengths.shape), 0) < lengths.astype(jnp.int32)[None]
+    valid = valid_steps(runs[0]["xs"].shape[0], shared["lengths"], shared["mask"])
     lanes = []
     for run, reverse in zip(runs, (False, True), strict=True):
         run = run | {"mask": valid, "reset": resets_in_loop_order(shared["reset"], valid, reverse)}

@@ -35,6 +35,13 @@ def output(what: Semantics, state, valid):
     return y, state if what.return_states else None
 
 
+def valid_steps(time, lengths, mask):
+    """Which steps (time, *batch) are valid: the first `lengths` of each sequence, or those of `mask`; None: all."""
+    if lengths is None:
+        return mask
+    return jax.lax.broadcasted_iota(jnp.int32, (time, *lengths.shape), 0) < lengths.astype(jnp.int32)[None]
+
+
 def zero_invalid(valid, x):
     """The input, zero where the step is not valid: what stands there must not reach a gradient, not even as NaN."""
     return x if valid is None else select(valid, x, jnp.zeros_like(x))
