@@ -521,7 +521,7 @@ MAY_IMPORT = {
     "engine.associative": {"engine"},
     "engine.scan_diagonal": PROBLEM | {"engine", "engine.affine", "engine.residuals", "cells.elementwise"},
     "engine.newton": {"engine", "engine.problem", "engine.segments"},
-    "engine.linear_scan": {"_arrays", "checks", "engine", "engine.tuning"},
+    "engine.linear_scan": {"_arrays", "cells.elementwise", "checks", "engine", "engine.tuning"},
     "engine.strategies": PROBLEM | {"engine", "engine.scan_plain", "engine.scan_gated"},
     "engine.outside": set(),
     "engine.core": PROBLEM | {"engine", "engine.outside", "engine.strategies"},

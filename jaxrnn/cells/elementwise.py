@@ -28,6 +28,14 @@ class DiagonalParams(NamedTuple):
     b_hh: None
 
 
+def matrix(parts: tuple) -> tuple:
+    """The coefficient `a` of units as A: of one real number, or of a complex one, given as (real, imaginary)."""
+    if len(parts) == 1:
+        return (parts,)
+    re, im = parts
+    return (re, -im), (im, re)
+
+
 def apply(a, h) -> tuple:
     """A h, unit by unit: `a` holds k × k arrays in nested tuples, `h` k arrays."""
     return tuple(sum((w * part for w, part in zip(row[1:], h[1:], strict=True)), row[0] * h[0]) for row in a)
@@ -110,7 +118,7 @@ class LinearCell(Cell):
         a = tuple(jnp.asarray(part, b[0].dtype) for part in a)
         shape = jnp.broadcast_shapes(*(part.shape for part in (*a, *b)))
         b = tuple(part if part.shape == shape else jnp.broadcast_to(part, shape) for part in b)
-        return (((a[0],),), b) if len(a) == 1 else (((a[0], -a[1]), (a[1], a[0])), b)
+        return matrix(a), b
 
     def computed_with(self, params, dtype):
         return cast(params, promote(dtype, jnp.float32, *(a.dtype for a in jax.tree.leaves(params) if is_real(a))))

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool
 
 from jaxrnn import checks
 from jaxrnn._arrays import is_real, promote
+from jaxrnn.cells.elementwise import matrix
 from jaxrnn.engine import affine
 from jaxrnn.engine.tuning import skipped
 
@@ -86,7 +87,7 @@ def linear_scan(
 @partial(jax.jit, static_argnums=(5, 6))
 def _scan(a, b, start, reset, initial, reverse: bool, form: str | None):
     """Behind the checks."""
-    a = ((a[0],),) if len(a) == 1 else ((a[0], -a[1]), (a[1], a[0]))
+    a = matrix(a)
     if b[0].shape[0] == 0:
         return b
     run = lambda form, arrays: affine.solve(form, *arrays[:3], reset=arrays[3], initial=arrays[4], reverse=reverse)
