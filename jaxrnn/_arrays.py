@@ -9,7 +9,7 @@ from functools import reduce
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding
 
 # Dtypes ----------------------------------------------------------------------------------------------------------------
 
@@ -151,3 +151,29 @@ def same_varying_axes(*trees):
         return lax.pcast(a, missing, to="varying") if missing else a
 
     return jax.tree.map(vary, trees)
+
+
+# Time in parts -----------------------------------------------------------------------------------------------------------
+
+
+def time_axis_of(xs):
+    """The axes of an explicit mesh that the first axis of `xs` is split over, as a spec names them; None: it is whole."""
+    return next(iter(jax.typeof(xs).sharding.spec), None)
+
+
+def in_parts_of_time(run, axis, parts, whole, xs):
+    """`run(parts, whole)` where `axis` is manual, on the mesh of `xs`: (what is the same on all devices, what is in parts).
+
+    Args:
+        parts: arrays with time in front. whole: arrays without.
+    """
+    mesh, names = jax.typeof(xs).sharding.mesh, axis if isinstance(axis, tuple) else (axis,)
+
+    def lay(a, first):
+        spec = jax.typeof(a).sharding.spec
+        rest = tuple(None if any(n in names for n in (s if isinstance(s, tuple) else (s,))) else s for s in spec)
+        return jax.reshard(a, NamedSharding(mesh, jax.P(axis, *rest[1:]) if first else jax.P(*rest)))
+
+    parts, whole = (jax.tree.map(lambda a, first=first: lay(a, first), tree) for tree, first in ((parts, True), (whole, False)))
+    specs = (jax.P(axis), jax.P()), (jax.P(), jax.P(axis))
+    return jax.shard_map(run, mesh=mesh, in_specs=specs[0], out_specs=specs[1], axis_names=set(names))(parts, whole)

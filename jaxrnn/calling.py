@@ -12,6 +12,7 @@ import numpy as np
 from jaxrnn import checks, layers
 from jaxrnn.cells import Cell, LSTMCell, ProjectedLSTMCell, RNNCell, conform
 from jaxrnn.cells.lstm_variants import check_proj_size
+from jaxrnn.engine import over_devices
 from jaxrnn.engine.outside import read_from_outside
 from jaxrnn.stack import Stack
 from jaxrnn.stack_checks import check_arrays, check_nesting, check_one_direction
@@ -56,6 +57,7 @@ def call(
     context=None,
     key=None,
     return_states=False,
+    time_axis=None,
 ):
     """Run a stack as a module is called: (output, h_n), or (output, h_n, states) with `return_states`."""
     name, stack, _ = caller
@@ -65,7 +67,10 @@ def call(
     x_first = (lambda a: jnp.swapaxes(a, 0, 1)) if swap else jnp.asarray
     xs = x_first(x)
     batch = xs.shape[1 : xs.ndim - stack.cell.event_ndim]
-    checks.validity(name, lengths, mask, reset, xs.shape[0], batch, x="x", batch_first=swap)
+    whole = {"return_states": return_states, "remat": stack.remat, "truncate": stack.truncate}
+    over_devices.check(name, "x", stack.cell, xs, time_axis, **whole)
+    parts = over_devices.parts(time_axis)
+    checks.validity(name, lengths, mask, reset, xs.shape[0], batch, x="x", batch_first=swap, parts=parts)
     masked = any(a is not None for a in (lengths, mask, reset))
     check_arrays(name, stack, params, None, initial, xs, batch if masked else ())
     states = unstack(name, stack, params, h_0, xs)
@@ -77,7 +82,7 @@ def call(
     mask, reset = (None if a is None else x_first(a) for a in (mask, reset))
     output, finals, *every = layers.run(
         stack, params, xs, states, initial=initial, lengths=lengths, mask=mask, reset=reset, per_step=per_step, context=context,
-        key=key, return_states=return_states,
+        key=key, return_states=return_states, time_axis=time_axis,
     )  # fmt: skip
     out_first = (lambda a: jnp.swapaxes(a, 0, 1)) if swap else (lambda a: a)
     return jax.tree.map(out_first, output), restack(stack, finals), *(jax.tree.map(out_first, e) for e in every)

@@ -122,8 +122,8 @@ def inputs(name: str, argument: str, x, event_ndim: int, layouts: tuple, input_s
         raise ValueError(f"{name}: `{argument}` should end in input_size={input_size} ({source}), got shape {x.shape}.")
 
 
-def validity(name: str, lengths, mask, reset, time, batch: tuple, *, x: str = "xs", batch_first: bool = False):
-    """`lengths`, `mask` and `reset` fit the sequence, the argument called `x`."""
+def validity(name: str, lengths, mask, reset, time, batch: tuple, *, x: str = "xs", batch_first: bool = False, parts: int = 1):
+    """`lengths`, `mask` and `reset` fit the sequence, the argument called `x`, which is one of as many `parts` of its time."""
     if lengths is not None and mask is not None:
         raise ValueError(f"{name}: `lengths` and `mask` should not be given together: both say which steps are valid.")
     steps = (*batch, time) if batch_first else (time, *batch)
@@ -144,7 +144,7 @@ def validity(name: str, lengths, mask, reset, time, batch: tuple, *, x: str = "x
         hint = f"\nIs `{x}` {order}? {there}" if swapped else ""
         raise ValueError(f"{name}: `lengths` should have shape {batch}, the batch axes of `{x}`, got {lengths.shape}.{hint}")
     if concrete(lengths) and not is_symbolic(time):
-        values = np.asarray(lengths)
+        values, time = np.asarray(lengths), parts * time
         wrong = np.argwhere((values < 0) | (values > time))
         if len(wrong):
             row = tuple(int(i) for i in wrong[0])

@@ -20,7 +20,7 @@ def run_step(stack, outside: tuple, params, x, states, initial, per_step, contex
     return output[0], states
 
 
-def run(stack, params, xs, states=None, *, initial=None, key=None, return_states=False, per_step=None, **given):
+def run(stack, params, xs, states=None, *, initial=None, key=None, return_states=False, per_step=None, time_axis=None, **given):
     """`Stack.apply` without its checks; `given` are the arguments of `unroll` that all layers share."""
     keys = noise.split(key, stack.num_layers)
     reads, ys, outputs, finals, every = (xs,), (xs,), [], [], []
@@ -32,8 +32,14 @@ def run(stack, params, xs, states=None, *, initial=None, key=None, return_states
             index = layer * stack.num_directions + direction
             start, origin = (None if t is None else t[layer][direction] for t in (states, initial))
             own = {"state": start, "initial": origin, "per_step": noise.keys_of_their_own(per_step, index)}
-            runs.append(own | _drawn(stack, cell_params, reads[-1 if direction else 0], k))
-        options = {"return_states": return_states, "remat": stack.remat, "truncate": stack.truncate, "dtype": stack.dtype}
+            runs.append(own | _drawn(stack, cell_params, reads[-1 if direction else 0], k, time_axis))
+        options = {
+            "time_axis": time_axis,
+            "return_states": return_states,
+            "remat": stack.remat,
+            "truncate": stack.truncate,
+            "dtype": stack.dtype,
+        }
         solve = unrolled_both if stack.bidirectional else lambda cell, runs, **given: [unrolled(cell, **runs[0], **given)]
         final, outs, *all_states = zip(*solve(stack.cell, runs, **given, **options), strict=True)
         finals.append(final)
@@ -43,7 +49,7 @@ def run(stack, params, xs, states=None, *, initial=None, key=None, return_states
             merged = tuple(y + x for y, x in zip(merged, ys, strict=True))
         ys = merged
         outputs.append(ys)
-        reads = noise.dropout_of_each(k_output, ys, stack.dropout)
+        reads = noise.dropout_of_each(noise.of_part(k_output, time_axis), ys, stack.dropout)
         if stack.skip_connections:
             reads = tuple(jnp.concatenate([xs.astype(y.dtype), y], axis=-1) for y in reads)
     if stack.skip_connections:
@@ -52,14 +58,14 @@ def run(stack, params, xs, states=None, *, initial=None, key=None, return_states
     return (output, tuple(finals), tuple(every)) if return_states else (output, tuple(finals))
 
 
-def _drawn(stack, params, xs, key) -> dict:
+def _drawn(stack, params, xs, key, time_axis) -> dict:
     """The parameters and the input of one direction of one layer, with what is drawn for it."""
     k_h, k_zoneout, k_w = noise.split(key, 3)
     run = {"xs": xs, "h_mask": None, "zoneout": None}
     if stack.zoneout or stack.recurrent_dropout:
         like = conform.state_like(stack.cell, params, jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype))
         run["h_mask"] = noise.h_mask(k_h, like, stack.recurrent_dropout)
-        run["zoneout"] = noise.zoneout(k_zoneout, stack.cell, like, stack.zoneout, xs.shape[0])
+        run["zoneout"] = noise.zoneout(noise.of_part(k_zoneout, time_axis), stack.cell, like, stack.zoneout, xs.shape[0])
     if stack.weight_dropout:
         params = params._replace(w_hh=noise.dropout(k_w, params.w_hh, stack.weight_dropout))
     return run | {"params": params}

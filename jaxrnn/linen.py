@@ -70,6 +70,7 @@ class _Layers(nn.Module, kw_only=True):
         per_step=None,
         context=None,
         return_states: bool = False,
+        time_axis: str | tuple[str, ...] | None = None,
         deterministic: bool = True,
     ):
         """As `jaxrnn.Recurrent.__call__`; with deterministic=False, draws come from the stream "dropout"."""
@@ -83,6 +84,7 @@ class _Layers(nn.Module, kw_only=True):
         return calling.call(
             caller, self.layers, x, h_0, initial=self.initial_state,
             lengths=lengths, mask=mask, reset=reset, per_step=per_step, context=context, key=key, return_states=return_states,
+            time_axis=time_axis,
         )  # fmt: skip
 
     def step(self, x, state=None, *, per_step=None, context=None):

@@ -92,6 +92,7 @@ class Recurrent(nnx.Module):
         per_step=None,
         context=None,
         return_states: bool = False,
+        time_axis: str | tuple[str, ...] | None = None,
     ):
         """Run the layers over a batch of sequences.
 
@@ -105,6 +106,7 @@ class Recurrent(nnx.Module):
             per_step, context: what the cell reads beside `x`, see `unroll`; arrays of `per_step` lie as `x` does, but for keys
                 (time,), one for each step. Every layer and direction gets keys of its own, made from those given.
             return_states: also return every state, `[layer][direction]`, the initial one included: time + 1 of them.
+            time_axis: inside of `jax.shard_map`, the axis of the mesh that time is in parts over, for linear cells; see `unroll`.
 
         Returns:
             (output, h_n), or (output, h_n, states): the last layer's output at every step, and the states after the last
@@ -116,7 +118,7 @@ class Recurrent(nnx.Module):
         return calling.call(
             self._caller(), self._arrays(self.params), x, h_0, initial=self._arrays(self.initial_state),
             lengths=lengths, mask=mask, reset=reset, per_step=per_step, context=context, key=self._key(),
-            return_states=return_states,
+            return_states=return_states, time_axis=time_axis,
         )  # fmt: skip
 
     def step(self, x, state=None, *, per_step=None, context=None):

@@ -11,6 +11,11 @@ def split(key, count: int):
     return [None] * count if key is None else list(jax.random.split(key, count))
 
 
+def of_part(key, time_axis):
+    """The key for what is drawn at each step, where time is in parts over devices: no two parts draw alike."""
+    return key if key is None or time_axis is None else jax.random.fold_in(key, jax.lax.axis_index(time_axis))
+
+
 def bernoulli(key, rate: float, shape):
     """Draw True at a rate; in float32, so that 64-bit numbers being on changes no draw."""
     return jax.random.bernoulli(key, jnp.float32(rate), shape)

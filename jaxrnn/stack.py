@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxrnn import checks, layers
 from jaxrnn.cells import conform
 from jaxrnn.cells.base import Cell, axis_names
+from jaxrnn.engine import over_devices
 from jaxrnn.engine.outside import read_from_outside
 from jaxrnn.initializers import non_default_fields
 from jaxrnn.stack_checks import check_arrays, check_one_direction, check_options
@@ -190,6 +191,7 @@ class Stack:
         context=None,
         key=None,
         return_states=False,
+        time_axis=None,
     ):
         """Run the stack over `xs` (time, *batch, input).
 
@@ -203,6 +205,7 @@ class Stack:
                 those given in `per_step`.
             key: for the dropout family; `None` draws nothing: the deterministic form.
             return_states: also return every state, `[layer][direction]`.
+            time_axis: inside of `jax.shard_map`, the axis that time is in parts over, as in `unroll`; every part draws for itself.
 
         Returns:
             (output, states), or (output, states, every_state): the output (time, *batch, output_size), the final states
@@ -225,7 +228,9 @@ class Stack:
         name, cell = "Stack.apply", self.cell
         checks.inputs(name, "xs", xs, cell.event_ndim, (("time", "*batch"),), self.input_size, "the stack's `input_size`")
         batch = xs.shape[1 : xs.ndim - cell.event_ndim]
-        checks.validity(name, lengths, mask, reset, xs.shape[0], batch)
+        whole = {"return_states": return_states, "remat": self.remat, "truncate": self.truncate}
+        over_devices.check(name, "xs", cell, xs, time_axis, **whole)
+        checks.validity(name, lengths, mask, reset, xs.shape[0], batch, parts=over_devices.parts(time_axis))
         checks.flag(name, "return_states", return_states)
         masked = any(a is not None for a in (lengths, mask, reset))
         check_arrays(name, self, params, states, initial, xs, batch if masked else ())
@@ -234,7 +239,7 @@ class Stack:
             checks.prng_key(name, key)
         return layers.run(
             self, params, jnp.asarray(xs), states, initial=initial, lengths=lengths, mask=mask, reset=reset, per_step=per_step,
-            context=context, key=key, return_states=return_states,
+            context=context, key=key, return_states=return_states, time_axis=time_axis,
         )  # fmt: skip
 
     def step(self, params, x, states=None, *, initial=None, per_step=None, context=None):

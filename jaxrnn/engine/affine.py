@@ -9,18 +9,20 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxrnn._arrays import broadcast_like, same_varying_axes, select, zeros_like
 from jaxrnn.cells.elementwise import add, apply
 from jaxrnn.checks import is_symbolic
+from jaxrnn.engine import over_devices
 
 STATES = "states"
 """What a checkpoint's policy may store of a recurrence, so that it is not run again."""
 
 
-def solve(form: str, a, b, start, *, reset=None, initial=None, reverse: bool = False):
+def solve(form: str, a, b, start, *, reset=None, initial=None, reverse: bool = False, axis=None):
     """Every state h, a tuple of arrays with time in front; the last one of the loop is the final state.
 
     Args:
@@ -29,26 +31,31 @@ def solve(form: str, a, b, start, *, reset=None, initial=None, reverse: bool = F
         start: k arrays (…): the state before.
         reset: (time, *batch), where the state is `initial` before the step, in the direction of the loop. initial: k arrays (…).
         reverse: from the last step to the first.
+        axis: the manual axis of a mesh that time is in parts over, of which `a` and `b` are this device's.
     """
     initial = start if initial is None else initial
     a, b, start, initial = same_varying_axes(*jax.tree.map(jnp.asarray, (a, b, start, initial)))
     form = "loop" if is_symbolic(b[0].shape[0]) else form  # how deep a prefix is has to be known
-    return _solve(form, reverse, a, b, start, reset, initial)
+    return _solve(form, reverse, axis, a, b, start, reset, initial)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _solve(form: str, reverse: bool, a, b, start, reset, initial):
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def _solve(form: str, reverse: bool, axis, a, b, start, reset, initial):
+    if axis is not None:
+        start = over_devices.incoming(axis, reverse, as_one_step(a, b, reset, initial, reverse), start)
     return FORMS[form](a, b, start, reset, initial, reverse)
 
 
 @_solve.defjvp
-def _solve_jvp(form: str, reverse: bool, primals, tangents):
+def _solve_jvp(form: str, reverse: bool, axis, primals, tangents):
     """With h′ = A h + b, dh′ = A dh + (dA h + db): the same recurrence, whichever way the states were found."""
     a, _, start, reset, initial = primals
     d_a, d_b, d_start, _, d_initial = tangents
-    h = checkpoint_name(_solve(form, reverse, *primals), STATES)
+    h = checkpoint_name(_solve(form, reverse, axis, *primals), STATES)
+    if axis is not None:
+        start = over_devices.from_neighbour(axis, reverse, tuple(part[0 if reverse else -1] for part in h), start)
     read = states_before(h, start, reset, initial, reverse)
-    return h, _solve(form, reverse, a, add(apply(d_a, read), d_b), d_start, reset, d_initial)
+    return h, _solve(form, reverse, axis, a, add(apply(d_a, read), d_b), d_start, reset, d_initial)
 
 
 def shifted(a, first, reverse: bool):
@@ -122,16 +129,38 @@ def _open_system(a, b, reset, reverse: bool) -> tuple:
 
 
 def _prefix(a, b, reset, reverse: bool) -> tuple:
-    def combine(earlier, later):
-        (a_1, b_1, cut_1), (a_2, b_2, cut_2) = earlier, later
-        columns = tuple(apply(a_2, column) for column in zip(*a_1, strict=True))
-        a, b = tuple(zip(*columns, strict=True)), apply(a_2, b_1)
-        if cut_2 is not None:
-            a, b = jax.tree.map(lambda x: select(cut_2, zeros_like(x), x), (a, b))
-            cut_1 = cut_1 | cut_2
-        return a, add(b, b_2), cut_1
+    return lax.associative_scan(_one_after_the_other, (a, b, reset), reverse=reverse)[1]
 
-    return lax.associative_scan(combine, (a, b, reset), reverse=reverse)[1]
+
+def _one_after_the_other(earlier, later):
+    """Two stretches of time as one: its A, its b, and where a reset cuts off what came before."""
+    (a_1, b_1, cut_1), (a_2, b_2, cut_2) = earlier, later
+    columns = tuple(apply(a_2, column) for column in zip(*a_1, strict=True))
+    a, b = tuple(zip(*columns, strict=True)), apply(a_2, b_1)
+    if cut_2 is not None:
+        a, b = jax.tree.map(lambda x: select(cut_2, zeros_like(x), x), (a, b))
+        cut_1 = cut_1 | cut_2
+    return a, add(b, b_2), cut_1
+
+
+def as_one_step(a, b, reset, initial, reverse: bool) -> tuple:
+    """All of time as one step: the product of all A, the state after it if none came in, and where a reset has cut off what did."""
+    time = b[0].shape[0]
+    a = jax.tree.map(lambda leaf: broadcast_like(leaf, b[0]), a)
+    if reset is not None:
+        starts = apply(a, tuple(broadcast_like(i, x) for i, x in zip(initial, b, strict=True)))
+        b = tuple(select(reset, x + c, x) for x, c in zip(b, starts, strict=True))
+        a = jax.tree.map(lambda leaf: select(reset, zeros_like(leaf), leaf), a)
+    steps = (a, b, reset)
+    while time > 1:  # halved, by joining each two that stand side by side
+        even, odd, rest = (
+            jax.tree.map(lambda x, at=at: x[at], steps) for at in (np.s_[: time - 1 : 2], np.s_[1::2], np.s_[time - 1 :])
+        )
+        steps = _one_after_the_other(*((odd, even) if reverse else (even, odd)))
+        if time % 2:
+            steps = jax.tree.map(lambda *x: jnp.concatenate(x), steps, rest)
+        time = (time + 1) // 2
+    return jax.tree.map(lambda x: x[0], steps)
 
 
 FORMS = {"loop": _loop, "associative": _associative}

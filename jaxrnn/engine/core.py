@@ -10,11 +10,13 @@ from jaxrnn._arrays import (
     broadcast_like,
     cast,
     computing_dtype,
+    in_parts_of_time,
     is_differentiable,
     is_real,
     lay_beside,
     same_varying_axes,
     select,
+    time_axis_of,
     zeros_like,
 )
 from jaxrnn.checks import is_symbolic
@@ -38,16 +40,24 @@ def unrolled(cell, params, xs, state, *, zoneout=None, dtype=None, per_step=None
 
 
 @partial(
-    jax.jit, static_argnames=("cell", "rates", "reverse", "return_states", "remat", "truncate", "dtype", "strategy", "outside")
+    jax.jit,
+    static_argnames=("cell", "rates", "reverse", "return_states", "remat", "truncate", "dtype", "strategy", "outside", "time_axis"),
 )
 def _unrolled(
     cell, params, xs, state, *, initial=None, lengths=None, mask=None, reset=None, reverse=False, return_states=False, remat=False,
-    truncate=None, h_mask=None, strategy=None, rates, masks, per_step, context, dtype, outside,
+    truncate=None, h_mask=None, strategy=None, time_axis=None, rates, masks, per_step, context, dtype, outside,
 ):  # fmt: skip
     """One `jit`: layers of the same shapes are traced and lowered once, and a call outside of any `jit` compiles once."""
+    over = time_axis_of(xs)
+    if over is not None:
+        parts = {"xs": xs, "mask": mask, "reset": reset, "masks": masks, "per_step": per_step}
+        whole = {"params": params, "state": state, "initial": initial, "lengths": lengths, "context": context}
+        static = {"rates": rates, "reverse": reverse, "dtype": dtype, "strategy": strategy, "outside": outside}
+        run = lambda parts, whole: _unrolled(cell, **parts, **whole, **static, time_axis=over)
+        return in_parts_of_time(run, over, parts, whole, xs)
     time, batch = xs.shape[0], xs.shape[1 : xs.ndim - cell.event_ndim]
     xs, per_step, context = cast((xs, per_step, context), dtype)
-    valid = valid_steps(time, lengths, mask)
+    valid = valid_steps(time, lengths, mask, time_axis)
     arrays = (params, xs, valid, reset, state, initial, h_mask, per_step, context)
     params, xs, valid, reset, state, initial, h_mask, per_step, context = same_varying_axes(*arrays)
     valid, reset = (None if a is None else lay_beside(a, xs, 1 + len(batch)) for a in (valid, reset))
@@ -64,9 +74,9 @@ def _unrolled(
     if not is_symbolic(time) and time == 0:
         ys = jnp.zeros((0, *own.h.shape), dtype if is_real(own.h) else own.h.dtype)
         return (state, ys, jax.tree.map(lambda s: s[None], state)) if return_states else (state, ys)
-    what = Semantics(cell, rates, reverse, return_states, truncate, dtype)
+    what = Semantics(cell, rates, reverse, return_states, truncate, dtype, time_axis)
     weights = Weights(params, None if reset is None else initial, h_mask, context)
-    steps = Steps(xs, valid, resets_in_loop_order(reset, valid, reverse), masks, per_step)
+    steps = Steps(xs, valid, resets_in_loop_order(reset, valid, reverse, time_axis), masks, per_step)
     final, (ys, states) = strategies.run(what, remat, strategy, weights, state, steps)
     ys = ys.astype(dtype) if is_real(ys) else ys
     if not return_states:

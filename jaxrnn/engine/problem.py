@@ -17,6 +17,8 @@ class Semantics(NamedTuple):
     """Steps after which the gradient is stopped."""
     dtype: Any
     """What products and gates are computed in."""
+    time_axis: Any
+    """The manual axis, or axes, of a mesh that time is in parts over; None: it is whole."""
 
 
 class Weights(NamedTuple):

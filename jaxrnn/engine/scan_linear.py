@@ -9,6 +9,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxrnn._arrays import broadcast_like, cast, is_real, zeros_like
 from jaxrnn.cells.elementwise import LinearCell
 from jaxrnn.engine import affine
+from jaxrnn.engine.over_devices import at_the_end
 from jaxrnn.engine.problem import Semantics, Steps, Weights
 from jaxrnn.engine.segments import over_segments
 from jaxrnn.engine.transition import after, output, zero_invalid
@@ -30,6 +31,8 @@ def run(what: Semantics, tuned: Tuning, weights: Weights, state, steps: Steps, *
     """The state after all steps, and their outputs."""
     stored = jax.checkpoint_policies.save_only_these_names("x_gates", affine.STATES)
     segment = jax.checkpoint(partial(_segment, what, form, weights), policy=stored, prevent_cse=False)
+    if what.time_axis is not None:  # all of this part at once: what leaves it is needed elsewhere
+        return segment(state, steps)
     return over_segments(segment, state, steps, tuned.backward, what.reverse)
 
 
@@ -39,9 +42,11 @@ def _segment(what: Semantics, form: str, weights: Weights, state, steps: Steps):
     x_gates = checkpoint_name(x_gates, "x_gates")
     a, b = _with_transition(what, steps, *cell.affine(weights.params, x_gates, **steps.per_step, **weights.context))
     initial = None if steps.reset is None else cell.parts(weights.initial.h)
-    parts = affine.solve(form, a, b, cell.parts(state.h), reset=steps.reset, initial=initial, reverse=what.reverse)
+    axis, reverse = what.time_axis, what.reverse
+    parts = affine.solve(form, a, b, cell.parts(state.h), reset=steps.reset, initial=initial, reverse=reverse, axis=axis)
     states = cell.State(cell.joined(parts))
-    return jax.tree.map(lambda s: s[0 if what.reverse else -1], states), output(what, states, steps.valid)
+    last = jax.tree.map(lambda s: s[0 if reverse else -1], states)
+    return last if axis is None else at_the_end(axis, reverse, last), output(what, states, steps.valid)
 
 
 def _with_transition(what: Semantics, steps: Steps, a, b):

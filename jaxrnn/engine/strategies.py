@@ -32,6 +32,9 @@ STRATEGIES: dict[str, Strategy] = {
 }  # fmt: skip
 """By name. Of those that a platform prefers (`tuning.skipped`), the first that does not refuse runs; the last refuses nothing."""
 
+OVER_DEVICES = ("associative", "scan_linear")
+"""Those that can where time is in parts over devices."""
+
 PLATFORMS = (*CACHES, "default")
 """Those that have a row in `tuning`, and all others."""
 
@@ -66,9 +69,17 @@ def run(what: Semantics, remat: bool, name: str | None, weights: Weights, state,
 
 def _choose(what: Semantics, name: str | None, weights: Weights, state, platform: str) -> Strategy:
     if name is None:
-        preferred = (s for n, s in STRATEGIES.items() if n not in skipped(platform))
-        return next(s for s in preferred if s.refuses(what, weights, state, platform) is None)
-    reason = STRATEGIES[name].refuses(what, weights, state, platform)
-    if reason is not None:
-        raise ValueError(f"unroll: `strategy` should be one that runs this cell, got {name!r}: {reason}.")
-    return STRATEGIES[name]
+        names, argument = [n for n in STRATEGIES if n not in skipped(platform)], "cell"
+    else:
+        names, argument = [name], "strategy"
+    for one in names:
+        reason = _refusal(what, one, weights, state, platform)
+        if reason is None:
+            return STRATEGIES[one]
+    raise ValueError(f"unroll: `{argument}` should be one that can run, got {name or what.cell!r}: {reason}.")
+
+
+def _refusal(what: Semantics, name: str, weights: Weights, state, platform: str) -> str | None:
+    if what.time_axis is not None and name not in OVER_DEVICES:
+        return f"where time is in parts over devices, only {' and '.join(OVER_DEVICES)} can"
+    return STRATEGIES[name].refuses(what, weights, state, platform)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from jaxrnn._arrays import select
 from jaxrnn.cells.conform import check_new_state
+from jaxrnn.engine.over_devices import greatest_after, steps_before
 from jaxrnn.engine.problem import Semantics, Steps, Weights
 
 
@@ -35,11 +36,12 @@ def output(what: Semantics, state, valid):
     return y, state if what.return_states else None
 
 
-def valid_steps(time, lengths, mask):
+def valid_steps(time, lengths, mask, axis=None):
     """Which steps (time, *batch) are valid: the first `lengths` of each sequence, or those of `mask`; None: all."""
     if lengths is None:
         return mask
-    return jax.lax.broadcasted_iota(jnp.int32, (time, *lengths.shape), 0) < lengths.astype(jnp.int32)[None]
+    steps = jax.lax.broadcasted_iota(jnp.int32, (time, *lengths.shape), 0) + steps_before(axis, time)
+    return steps < lengths.astype(jnp.int32)[None]
 
 
 def zero_invalid(valid, x):
@@ -47,7 +49,7 @@ def zero_invalid(valid, x):
     return x if valid is None else select(valid, x, jnp.zeros_like(x))
 
 
-def resets_in_loop_order(reset, valid, reverse: bool):
+def resets_in_loop_order(reset, valid, reverse: bool, axis=None):
     """Where the state starts again before the step, seen in the direction of the loop; only at valid steps.
 
     In reverse, a step starts again if the nearest valid step after it is flagged. With valid steps coded as 2 · (T − t) + flag,
@@ -57,9 +59,12 @@ def resets_in_loop_order(reset, valid, reverse: bool):
         return None
     if not reverse:
         return reset if valid is None else reset & valid
-    distance = reset.shape[0] - jax.lax.broadcasted_iota(jnp.int32, reset.shape, 0)
+    time, parts = reset.shape[0], 1 if axis is None else jax.lax.axis_size(axis)
+    distance = parts * time - steps_before(axis, time) - jax.lax.broadcasted_iota(jnp.int32, reset.shape, 0)
     code = 2 * distance + reset.astype(jnp.int32)
     nearest = jax.lax.cummax(code if valid is None else jnp.where(valid, code, 0), axis=0, reverse=True)
     later = jnp.concatenate([nearest[1:], jnp.zeros_like(nearest[:1])])
+    if axis is not None:
+        later = jnp.maximum(later, greatest_after(axis, nearest[0]))
     opens = later % 2 == 1
     return opens if valid is None else opens & valid

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxrnn import checks
 from jaxrnn.cells import conform
 from jaxrnn.cells.base import Cell
+from jaxrnn.engine import over_devices
 from jaxrnn.engine.core import unrolled
 from jaxrnn.engine.strategies import STRATEGIES
 
@@ -34,6 +35,7 @@ def unroll(
     zoneout: Any = None,
     dtype: Any = None,
     strategy: str | None = None,
+    time_axis: str | tuple[str, ...] | None = None,
 ):
     """Run a cell over a sequence, time first, state first, as `jax.lax.scan` does.
 
@@ -67,6 +69,10 @@ def unroll(
         strategy: how it is computed, for tests and benchmarks: "scan_gated" (one product per step, the library's derivative),
             "scan_linear" and "associative" (a `LinearCell`, step by step and in parallel over time), "scan_diagonal" and "newton"
             (a `DiagonalCell`, likewise) or "scan_plain" (JAX's derivative). Default: what suits the cell and the platform.
+        time_axis: inside of `jax.shard_map`, the axis of the mesh, or axes, over which time is in parts of one size, for a
+            `LinearCell`: `xs`, `mask`, `reset` and `per_step` are this device's part, `lengths` count from the very first step,
+            `state` is where the first part starts, and the state returned that after the last. One row per device crosses. On an
+            explicit mesh, the sharding of `xs` says it. Not together with `return_states`, `remat` or `truncate`.
 
     Returns:
         (state, ys), or (state, ys, states) with `return_states`: the state after the last valid step, and the outputs
@@ -91,7 +97,8 @@ def unroll(
     source = "the third axis from the end of `params.w_ih`"
     checks.inputs(name, "xs", xs, cell.event_ndim, (("time", "*batch"),), cell.input_size(params), source)
     time, batch = xs.shape[0], xs.shape[1 : xs.ndim - cell.event_ndim]
-    checks.validity(name, lengths, mask, reset, time, batch)
+    over_devices.check(name, "xs", cell, xs, time_axis, return_states=return_states, remat=remat, truncate=truncate)
+    checks.validity(name, lengths, mask, reset, time, batch, parts=over_devices.parts(time_axis))
     conform.check_further_inputs(name, cell, per_step, context, batch, time)
     for argument, value in (("reverse", reverse), ("return_states", return_states), ("remat", remat)):
         checks.flag(name, argument, value)
@@ -114,7 +121,7 @@ def unroll(
     return unrolled(
         cell, params, xs, state, initial=initial, lengths=lengths, mask=mask, reset=reset, per_step=per_step, context=context,
         reverse=bool(reverse), return_states=bool(return_states), remat=bool(remat), truncate=truncate, h_mask=h_mask,
-        zoneout=zoneout, dtype=dtype, strategy=strategy,
+        zoneout=zoneout, dtype=dtype, strategy=strategy, time_axis=time_axis,
     )  # fmt: skip
 
 

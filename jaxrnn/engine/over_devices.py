@@ -1,0 +1,105 @@
+"""Time in parts, one on each device along axes of a mesh: what a part has to know of the others, of each of which one row crosses.
+
+Inside of `jax.shard_map`, `axis` is the name of a manual axis, or names, in whose order the parts follow each other.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxrnn._arrays import select, time_axis_of
+from jaxrnn.cells.elementwise import LinearCell, add, apply
+from jaxrnn.checks import is_symbolic
+
+
+def check(name: str, x: str, cell, xs, axis, **whole):
+    """Time is in parts for a cell that can, and with options that can; `xs`, the argument `x`, has time in front.
+
+    Args:
+        axis: what the user says; on an explicit mesh, `xs` says it.
+        whole: options, by name, that need all of time in one place.
+    """
+    found = time_axis_of(xs)
+    if axis is None and found is None:
+        return
+    if axis is not None:
+        _check_axis(name, x, axis, found)
+    at = axis if found is None else found
+    if not (isinstance(cell, LinearCell) and type(cell).recur is LinearCell.recur):
+        kind = type(cell).__name__
+        raise ValueError(
+            f"{name}: `{x}` should have all of its time on every device for a {kind}, whose steps wait for each other, got time "
+            f"in parts over {at!r}.\nShard the batch instead; or take a linear cell: LRUCell, RGLRUCell, MinGRUCell, MinLSTMCell."
+        )
+    if is_symbolic(xs.shape[0]):
+        raise ValueError(f"{name}: `{x}` should have a known number of steps where time is in parts, got {xs.shape[0]}.")
+    for option, value in whole.items():
+        if value:
+            raise ValueError(
+                f"{name}: `{option}` should be left out where time is in parts over devices, here over {at!r}, got {value!r}."
+            )
+
+
+def _check_axis(name: str, x: str, axis, found):
+    names = axis if isinstance(axis, tuple) else (axis,)
+    if not names or not all(isinstance(one, str) for one in names):
+        raise TypeError(f"{name}: `time_axis` should be the name of an axis of a mesh, or a tuple of names, got {axis!r}.")
+    if found is not None:
+        raise ValueError(
+            f"{name}: `time_axis` should be None where the mesh of `{x}` is explicit and says {found!r}, got {axis!r}."
+        )
+    try:
+        lax.axis_size(axis)
+    except NameError:
+        raise ValueError(f"{name}: `time_axis` should be an axis of a `jax.shard_map` around the call, got {axis!r}.") from None
+
+
+def parts(axis) -> int:
+    """How many parts there are."""
+    return 1 if axis is None else lax.axis_size(axis)
+
+
+def steps_before(axis, time):
+    """How many steps stand in the parts before this one."""
+    return 0 if axis is None else lax.axis_index(axis) * time
+
+
+def _at(rows, axis):
+    return jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, lax.axis_index(axis), 0, keepdims=False), rows)
+
+
+def incoming(axis, reverse: bool, part, start: tuple) -> tuple:
+    """The state that comes into this part.
+
+    Args:
+        part: all steps of this part as one, see `affine.as_one_step`.
+        start: what comes into the first part.
+    """
+
+    def step(h, part):
+        product, out, cut = part
+        through = add(apply(product, h), out)
+        return (through if cut is None else tuple(select(cut, o, t) for o, t in zip(out, through, strict=True))), h
+
+    return _at(lax.scan(step, start, lax.all_gather(part, axis), reverse=reverse)[1], axis)
+
+
+def from_neighbour(axis, reverse: bool, last: tuple, start: tuple) -> tuple:
+    """What `incoming` gave, from the state `last` after each part."""
+    size, here = lax.axis_size(axis), lax.axis_index(axis)
+    pairs = [(i, i - 1) if reverse else (i - 1, i) for i in range(1, size)]
+    is_first = here == (size - 1 if reverse else 0)
+    return tuple(jnp.where(is_first, s, lax.ppermute(h, axis, pairs)) for h, s in zip(last, start, strict=True))
+
+
+def at_the_end(axis, reverse: bool, state):
+    """The state after the last part, on every device."""
+    is_last = lax.axis_index(axis) == (0 if reverse else lax.axis_size(axis) - 1)
+    return jax.tree.map(lambda h: lax.psum(jnp.where(is_last, h, jnp.zeros_like(h)), axis), state)
+
+
+def greatest_after(axis, a):
+    """The greatest entry of `a`, not negative, in the parts after this one."""
+    rows = lax.all_gather(a, axis)
+    after = jnp.arange(rows.shape[0]) > lax.axis_index(axis)
+    return jnp.max(jnp.where(after.reshape(-1, *(1,) * a.ndim), rows, 0), axis=0)
