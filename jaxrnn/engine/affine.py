@@ -145,22 +145,20 @@ def _one_after_the_other(earlier, later):
 
 def as_one_step(a, b, reset, initial, reverse: bool) -> tuple:
     """All of time as one step: the product of all A, the state after it if none came in, and where a reset has cut off what did."""
-    time = b[0].shape[0]
-    a = jax.tree.map(lambda leaf: broadcast_like(leaf, b[0]), a)
+    time, rows = b[0].shape[0], lambda at: jax.tree.map(lambda x: x if x.shape[0] == 1 else x[at], steps)
     if reset is not None:
+        a = jax.tree.map(lambda leaf: broadcast_like(leaf, b[0]), a)
         starts = apply(a, tuple(broadcast_like(i, x) for i, x in zip(initial, b, strict=True)))
         b = tuple(select(reset, x + c, x) for x, c in zip(b, starts, strict=True))
         a = jax.tree.map(lambda leaf: select(reset, zeros_like(leaf), leaf), a)
-    steps = (a, b, reset)
-    while time > 1:  # halved, by joining each two that stand side by side
-        even, odd, rest = (
-            jax.tree.map(lambda x, at=at: x[at], steps) for at in (np.s_[: time - 1 : 2], np.s_[1::2], np.s_[time - 1 :])
-        )
-        steps = _one_after_the_other(*((odd, even) if reverse else (even, odd)))
+    steps, at_the_end = (a, b, reset), None
+    join = lambda one, next: _one_after_the_other(*((next, one) if reverse else (one, next)))
+    while time > 1:  # halved, by joining each two that stand side by side; one too many goes to those at the end
         if time % 2:
-            steps = jax.tree.map(lambda *x: jnp.concatenate(x), steps, rest)
-        time = (time + 1) // 2
-    return jax.tree.map(lambda x: x[0], steps)
+            one = rows(np.s_[time - 1 :])
+            at_the_end = one if at_the_end is None else join(one, at_the_end)
+        steps, time = join(rows(np.s_[: time - time % 2 : 2]), rows(np.s_[1 : time - time % 2 : 2])), time // 2
+    return jax.tree.map(lambda x: x[0], steps if at_the_end is None else join(steps, at_the_end))
 
 
 FORMS = {"loop": _loop, "associative": _associative}

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxrnn._arrays import select, time_axis_of
+from jaxrnn._arrays import select, time_axis_of, zeros_like
 from jaxrnn.cells.elementwise import LinearCell, add, apply
 from jaxrnn.checks import is_symbolic
 
@@ -19,12 +19,9 @@ def check(name: str, x: str, cell, xs, axis, **whole):
         axis: what the user says; on an explicit mesh, `xs` says it.
         whole: options, by name, that need all of time in one place.
     """
-    found = time_axis_of(xs)
-    if axis is None and found is None:
+    at = check_axis(name, x, xs, axis)
+    if at is None:
         return
-    if axis is not None:
-        _check_axis(name, x, axis, found)
-    at = axis if found is None else found
     if not (isinstance(cell, LinearCell) and type(cell).recur is LinearCell.recur):
         kind = type(cell).__name__
         raise ValueError(
@@ -40,7 +37,11 @@ def check(name: str, x: str, cell, xs, axis, **whole):
             )
 
 
-def _check_axis(name: str, x: str, axis, found):
+def check_axis(name: str, x: str, xs, axis):
+    """The axis, or axes, of a mesh that the time of `xs` is in parts over: what the user or an explicit mesh says; or None."""
+    found = time_axis_of(xs)
+    if axis is None:
+        return found
     names = axis if isinstance(axis, tuple) else (axis,)
     if not names or not all(isinstance(one, str) for one in names):
         raise TypeError(f"{name}: `time_axis` should be the name of an axis of a mesh, or a tuple of names, got {axis!r}.")
@@ -52,6 +53,7 @@ def _check_axis(name: str, x: str, axis, found):
         lax.axis_size(axis)
     except NameError:
         raise ValueError(f"{name}: `time_axis` should be an axis of a `jax.shard_map` around the call, got {axis!r}.") from None
+    return axis
 
 
 def parts(axis) -> int:
@@ -64,7 +66,24 @@ def steps_before(axis, time):
     return 0 if axis is None else lax.axis_index(axis) * time
 
 
-def _at(rows, axis):
+def _rows(tree, axis):
+    """What each part has, one row for each, on every device.
+
+    As a sum, to which each adds its own row. JAX 0.10 cannot transpose a gather where another axis of the mesh is explicit, and
+    `ppermute` over several axes takes them in the order of the mesh, not in the one given.
+    """
+    here = lax.broadcasted_iota(jnp.int32, (lax.axis_size(axis), 1), 0)[:, 0] == lax.axis_index(axis)
+
+    def rows(a):
+        if a.dtype == bool:
+            return rows(a.astype(jnp.int32)).astype(bool)
+        spread = lax.broadcast(a, here.shape)
+        return lax.psum(select(here, spread, zeros_like(spread)), axis)
+
+    return jax.tree.map(rows, tree)
+
+
+def _own(rows, axis):
     return jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, lax.axis_index(axis), 0, keepdims=False), rows)
 
 
@@ -81,15 +100,14 @@ def incoming(axis, reverse: bool, part, start: tuple) -> tuple:
         through = add(apply(product, h), out)
         return (through if cut is None else tuple(select(cut, o, t) for o, t in zip(out, through, strict=True))), h
 
-    return _at(lax.scan(step, start, lax.all_gather(part, axis), reverse=reverse)[1], axis)
+    return _own(lax.scan(step, start, _rows(part, axis), reverse=reverse)[1], axis)
 
 
 def from_neighbour(axis, reverse: bool, last: tuple, start: tuple) -> tuple:
     """What `incoming` gave, from the state `last` after each part."""
-    size, here = lax.axis_size(axis), lax.axis_index(axis)
-    pairs = [(i, i - 1) if reverse else (i - 1, i) for i in range(1, size)]
-    is_first = here == (size - 1 if reverse else 0)
-    return tuple(jnp.where(is_first, s, lax.ppermute(h, axis, pairs)) for h, s in zip(last, start, strict=True))
+    rows = _rows(last, axis)
+    before = jax.tree.map(lambda h, s: jnp.concatenate([h[1:], s[None]] if reverse else [s[None], h[:-1]]), rows, start)
+    return _own(before, axis)
 
 
 def at_the_end(axis, reverse: bool, state):
@@ -100,6 +118,6 @@ def at_the_end(axis, reverse: bool, state):
 
 def greatest_after(axis, a):
     """The greatest entry of `a`, not negative, in the parts after this one."""
-    rows = lax.all_gather(a, axis)
-    after = jnp.arange(rows.shape[0]) > lax.axis_index(axis)
-    return jnp.max(jnp.where(after.reshape(-1, *(1,) * a.ndim), rows, 0), axis=0)
+    rows = _rows(a, axis)
+    after = lax.broadcasted_iota(jnp.int32, (len(rows), 1), 0)[:, 0] > lax.axis_index(axis)
+    return jnp.max(select(after, rows, zeros_like(rows)), axis=0)
