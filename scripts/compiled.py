@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from compiled_devices import NoCompiler, compile_for
 
-from jaxrnn import GRUCell, LSTMCell, RNNCell, Stack
+from jaxrnn import GRUCell, LRUCell, LSTMCell, MinGRUCell, RNNCell, Stack
 
 MARK = "compiled, never timed"
 SIZES = {"short": (100, 32, 64, 128), "long": (1000, 16, 512, 512)}
@@ -35,6 +35,8 @@ CASES = {
     "LSTM, bidirectional": (LSTMCell(), {"bidirectional": True}),
     "LSTM, 4 layers": (LSTMCell(), {"num_layers": 4}),
     "LSTM, bfloat16": (LSTMCell(), {"dtype": jnp.bfloat16}),
+    "minGRU": (MinGRUCell(), {}),
+    "LRU": (LRUCell(), {}),
 }
 MODES = ("forward", "training")
 DEVICES = ("h100", "v5e")

@@ -119,6 +119,15 @@ def test_the_table_reaches_its_goals():
                 assert (loop["command_buffers"], loop["bare"]) == (1, 0)
 
 
+def test_a_linear_cell_has_no_loop_and_launches_that_grow_as_the_logarithm_of_time():
+    rows = {(r["case"], r["mode"], r["size"]["time"]): r for r in TABLE["rows"] if r["device"] == "h100"}
+    for case in ("minGRU", "LRU"):
+        for mode in compiled.MODES:
+            short, long = (rows[case, mode, time] for time in (100, 1000))
+            assert short["loops"] == long["loops"] == []
+            assert short["launches_in_all"] < long["launches_in_all"] < 2 * short["launches_in_all"] < 100
+
+
 @pytest.mark.slow
 @pytest.mark.newest
 @pytest.mark.parametrize("device", compiled.DEVICES)

@@ -307,3 +307,31 @@ def test_two_processes_do_what_one_does():
     for process in processes:
         out, error = process.communicate()
         assert out.strip().endswith("equal"), error[-3000:]
+
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "split_time.py"
+
+
+def run_script(words):
+    return subprocess.run([sys.executable, SCRIPT, *words.split()], capture_output=True, text=True)
+
+
+@pytest.mark.slow
+@pytest.mark.newest
+def test_the_script_gives_one_loss_for_any_number_of_devices():
+    """And each of two devices needs less memory than one that has all."""
+    runs = [run_script(f"--cell rglru --steps 20000 --hidden 8 --devices {devices}") for devices in (1, 2)]
+    assert [run.stderr for run in runs] == ["", ""]
+    losses = [float(re.search(r"loss ([\d.]+),", run.stdout)[1]) for run in runs]
+    assert abs(losses[0] - losses[1]) < 2e-6 < losses[0]
+    inputs, whole = ([int(n) for n in re.findall(r"(\d+) MiB", run.stdout)] for run in reversed(runs))
+    assert inputs[1] < whole[1]
+    assert "20,000 steps in 2 parts" in runs[1].stdout
+
+
+@pytest.mark.parametrize("words", ["--steps 7", "--cell GRU", "--hidden 0"])
+def test_the_script_refuses_bad_options(words):
+    run = run_script(f"--devices 2 {words}")
+    assert run.returncode == 2
+    assert f"argument {words.split()[0]}: should be one of" in run.stderr or f"{words.split()[0]} should be" in run.stderr
+    assert words.split()[1] in run.stderr.splitlines()[-1]
