@@ -71,9 +71,8 @@ def main():
     parts = f"{args.steps:,} steps in {args.devices} parts" if args.devices > 1 else f"{args.steps:,} steps in one part"
     print(f"{args.cell}, {parts}: loss {loss:.6f}, one step of training in {seconds:.1f} s")
     print(f"each device: {memory.argument_size_in_bytes / 2**20:.0f} MiB of input and weights,", end=" ")
-    print(
-        f"{memory.temp_size_in_bytes / 2**20:.0f} MiB while it runs; largest array exchanged: {exchanged(compiled.as_text()):,} numbers"
-    )
+    print(f"{memory.temp_size_in_bytes / 2**20:.0f} MiB while it runs;", end=" ")
+    print(f"largest array exchanged: {exchanged(compiled.as_text()):,} numbers")
 
 
 def _cell(name: str) -> str:
