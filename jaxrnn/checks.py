@@ -32,21 +32,22 @@ def flag(name: str, argument: str, value):
         raise TypeError(f"{name}: `{argument}` should be True or False, got {value!r}.")
 
 
-def _number(name: str, argument: str, value):
+def number(name: str, argument: str, value):
+    """`value` is a number."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise TypeError(f"{name}: `{argument}` should be a number, got {value!r}.")
 
 
 def rate(name: str, argument: str, value):
     """`value` is a probability."""
-    _number(name, argument, value)
+    number(name, argument, value)
     if not 0 <= value <= 1:  # also False for NaN
         raise ValueError(f"{name}: `{argument}` should be a probability, from 0 to 1, got {value}.")
 
 
 def positive(name: str, argument: str, value):
     """`value` is a finite number above 0."""
-    _number(name, argument, value)
+    number(name, argument, value)
     if not 0 < value < float("inf"):  # also False for NaN
         raise ValueError(f"{name}: `{argument}` should be above 0 and finite, got {value}.")
 

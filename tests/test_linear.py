@@ -377,6 +377,74 @@ def iterations(cell, params, xs):
     return int(count), bool(converged), max(float(np.abs(a - b).max()) for a, b in zip(states, want, strict=True))
 
 
+@dataclass(frozen=True)
+class StochasticCell(DiagonalCell):
+    """Units whose own weight is scaled by a number drawn at every step, from one key for the whole batch."""
+
+    gates: ClassVar = ("z",)
+    per_step: ClassVar = ("key",)
+
+    def recur(self, params, state, x_gates, h, key):
+        noise = jax.random.normal(key, h.shape, h.dtype)
+        return Hidden(jnp.tanh(x_gates[..., 0, :] + (0.5 + noise) * params.w_hh[0] * h))
+
+
+@pytest.mark.parametrize("strategy", ["scan_diagonal", "newton"])
+def test_a_diagonal_cell_may_draw_at_every_step(strategy, x64):
+    """`recur` sees one step, also in the derivative of all of them; compared with the plain scan, first and second order."""
+    cell = StochasticCell()
+    params = drawn_like(cell.init(jax.random.key(0), 3, HIDDEN, dtype=jnp.float64))
+    xs, keys = normal(TIME, BATCH, 3), jax.random.split(jax.random.key(1), TIME)
+
+    def derivatives(strategy, params, xs):
+        loss = lambda params, xs: weighted(jnp.sin(unroll(cell, params, xs, per_step={"key": keys}, strategy=strategy)[1]))
+        return jax.jvp(jax.value_and_grad(loss, (0, 1)), (params, xs), (params, xs))
+
+    run = jit(derivatives, static_argnums=0)
+    close(run(strategy, params, xs), run("scan_plain", params, xs), 1e-10)
+
+
+def test_what_a_diagonal_cell_reads_from_outside_cannot_be_differentiated():
+    def value(factor):
+        class Scaled(StochasticCell):
+            per_step: ClassVar = ()
+
+            def recur(self, params, state, x_gates, h):
+                return Hidden(jnp.tanh(x_gates[..., 0, :] + factor * params.w_hh[0] * h))
+
+        cell = Scaled()
+        return jnp.sum(unroll(cell, cell.init(jax.random.key(0), 3, 4), jnp.ones((5, 2, 3)))[1])
+
+    with pytest.raises(TypeError, match=r"Scaled: `recur` should compute with its arguments and constants alone, got a value from"):
+        jax.grad(value)(2.0)
+    assert np.isfinite(value(2.0))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: CELLS["LRU"](b_ih_init=jax.nn.initializers.ones),
+            "LRUCell: `b_ih_init` should be left out, since there are no biases",
+        ),
+        (
+            lambda: CELLS["MinGRU"](w_hh_init=jax.nn.initializers.ones),
+            "MinGRUCell: `w_hh_init` should be left out, since there is no",
+        ),
+        (
+            lambda: CELLS["ParaGRU"](b_hh_init=jax.nn.initializers.ones),
+            "ParaGRUCell: `b_hh_init` should be left out, .* second bias",
+        ),
+        (lambda: CELLS["LRU"](r_max=1.5), r"LRUCell: `r_min` and `r_max` should satisfy 0 ≤ r_min < r_max ≤ 1, got 0.0, 1.5"),
+        (lambda: CELLS["LRU"](r_min=0.5, r_max=0.5), r"should satisfy 0 ≤ r_min < r_max ≤ 1, got 0.5, 0.5"),
+        (lambda: CELLS["LRU"](phase=0), r"LRUCell: `phase` should be above 0 and finite, got 0"),
+    ],
+)
+def test_options_with_nothing_to_act_on_or_out_of_range_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
 @pytest.mark.parametrize("name", ["ParaGRU", "ParaLSTM"])
 @pytest.mark.parametrize("time", [128, pytest.param(4096, marks=pytest.mark.slow)])
 def test_newton_arrives_in_few_iterations(name, time):

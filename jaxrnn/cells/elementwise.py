@@ -46,6 +46,14 @@ def add(b, c) -> tuple:
     return tuple(x + y for x, y in zip(b, c, strict=True))
 
 
+def refuse_initializers(cell, reason: str, *arguments: str):
+    """Initialisers of what the cell has not are left alone."""
+    for argument in arguments:
+        value = getattr(cell, argument)
+        if value is not uniform:
+            raise ValueError(f"{type(cell).__name__}: `{argument}` should be left out, since {reason}, got {value!r}.")
+
+
 @dataclass(frozen=True)
 class LinearCell(Cell):
     """A cell whose state moves on by coefficients that its input alone decides, so that time can be computed in parallel.
@@ -61,12 +69,7 @@ class LinearCell(Cell):
 
     def __post_init__(self):
         super().__post_init__()
-        for argument in ("w_hh_init", "b_hh_init"):
-            if getattr(self, argument) is not uniform:
-                raise ValueError(
-                    f"{type(self).__name__}: `{argument}` should be left out, since there is no product with the state, got "
-                    f"{getattr(self, argument)!r}."
-                )
+        refuse_initializers(self, "there is no product with the state", "w_hh_init", "b_hh_init")
 
     def init(self, key, input_size, hidden_size, *, bias=True, dtype=jax.numpy.float32):
         self.check_init(key, input_size, hidden_size, bias, dtype)
@@ -132,12 +135,16 @@ class LinearCell(Cell):
 class DiagonalCell(Cell):
     """A nonlinear cell whose units see only themselves: `w_hh` has one weight for each gate of a unit.
 
-    `recur` is elementwise along the last axis, in the states, in x and in parameters, and takes any number of leading axes, so that
-    it is called with time in front. Then the derivative of a whole sequence is one linear recurrence, and time can be solved for in
-    parallel. A `recur` that takes from other units (a norm, a mean over them) is refused: such a cell is a `Cell`.
+    `recur` is elementwise along the last axis: in the states, in x, in parameters. Then the derivative of a whole sequence is one
+    linear recurrence, and time can be solved for in parallel. A `recur` that takes from other units (a norm, a mean over them) is
+    refused: such a cell is a `Cell`.
     """
 
     axes: ClassVar = Cell.axes | {"w_hh": ("gates", "hidden")}
+
+    def __post_init__(self):
+        super().__post_init__()
+        refuse_initializers(self, "there is no second bias", "b_hh_init")
 
     def init(self, key, input_size, hidden_size, *, bias=True, dtype=jax.numpy.float32):
         self.check_init(key, input_size, hidden_size, bias, dtype)

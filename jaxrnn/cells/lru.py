@@ -22,7 +22,7 @@ from jaxrnn.cells.base import (
     uniform,
     zeros_beside,
 )
-from jaxrnn.cells.elementwise import LinearCell
+from jaxrnn.cells.elementwise import LinearCell, refuse_initializers
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,12 @@ class LRUCell(LinearCell):
 
     def __post_init__(self):
         super().__post_init__()
+        refuse_initializers(self, "there are no biases", "b_ih_init")
+        for argument in ("r_min", "r_max"):
+            checks.number("LRUCell", argument, getattr(self, argument))
+        checks.positive("LRUCell", "phase", self.phase)
         if not 0 <= self.r_min < self.r_max <= 1:
             raise ValueError(f"LRUCell: `r_min` and `r_max` should satisfy 0 ≤ r_min < r_max ≤ 1, got {self.r_min}, {self.r_max}.")
-        if not self.phase > 0:
-            raise ValueError(f"LRUCell: `phase` should be above 0, got {self.phase}.")
 
     def output_size(self, hidden_size):
         return 2 * hidden_size

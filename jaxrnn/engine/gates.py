@@ -9,6 +9,7 @@ import numpy as np
 from jaxrnn._arrays import broadcast_like, cast, contract, promote
 from jaxrnn.cells.base import Cell, split_gates
 from jaxrnn.cells.conform import equations_of
+from jaxrnn.engine.outside import refuse_traced
 from jaxrnn.engine.problem import Semantics, Steps, Weights
 from jaxrnn.engine.transition import zero_invalid
 
@@ -36,11 +37,7 @@ def additive_gates(what: Semantics, weights: Weights, state, steps: Steps) -> tu
     with equations_of(cell, "update"):
         update = jax.make_jaxpr(update)(state, x_gates, x_gates, *params[4:], further=per_step | weights.context)
     for method, jaxpr in (("project", project), ("update", update)):
-        if any(isinstance(value, jax.core.Tracer) for value in jaxpr.consts):
-            raise TypeError(
-                f"{type(cell).__name__}: `{method}` should compute with its arguments and constants alone, got a value from "
-                "outside that is being transformed (by jax.grad, jax.jit, …). Make it one of the parameters or of `context`."
-            )
+        refuse_traced(cell, method, jaxpr)
     jaxpr = update.jaxpr
     first, gates = len(jax.tree.leaves(state)), len(x_gates)
     inputs = jaxpr.invars[first : first + 2 * gates]

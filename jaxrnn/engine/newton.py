@@ -29,14 +29,14 @@ def iterate(whole, now: Steps, start, initial, reverse: bool):
 
     A state that is NaN is not: what is NaN in the loop too is then computed by the loop.
     """
-    tolerance = 16 * jnp.finfo(start.h.dtype).eps
+    at_all_steps, tolerance = jax.vmap(whole), 16 * jnp.finfo(start.h.dtype).eps
 
     def read_by(states):
         return type(start)(*affine.states_before(states, start, now.reset, initial, reverse))
 
     def improved(states):
         read = read_by(states)
-        value, jacobian = scan_diagonal.linearised(lambda old: whole(old, now), read)
+        value, jacobian = scan_diagonal.linearised(lambda old: at_all_steps(old, now), read)
         b = tuple(v - w for v, w in zip(value, affine.apply(jacobian, read), strict=True))
         better = affine.solve("associative", jacobian, b, tuple(start), reset=now.reset, initial=tuple(initial), reverse=reverse)
         return type(start)(*better)
@@ -44,10 +44,10 @@ def iterate(whole, now: Steps, start, initial, reverse: bool):
     def improve(carry):
         states, count, _ = carry
         states = improved(states)
-        return states, count + 1, _misfit(whole(read_by(states), now), states)
+        return states, count + 1, _misfit(at_all_steps(read_by(states), now), states)
 
     time = steps_in(now)
-    guess = whole(jax.tree.map(lambda s: jnp.broadcast_to(s, (time, *s.shape)), start), now)
+    guess = at_all_steps(jax.tree.map(lambda s: jnp.broadcast_to(s, (time, *s.shape)), start), now)
     go_on = lambda carry: ~(carry[2] <= tolerance) & (carry[1] < MOST_ITERATIONS)
     states, count, misfit = lax.while_loop(go_on, improve, improve((guess, jnp.int32(0), None)))
     return states, count, misfit <= tolerance

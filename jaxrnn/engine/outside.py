@@ -5,6 +5,8 @@ from dataclasses import fields, is_dataclass
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 
+import jax
+
 PLAIN = (bool, int, float, complex, str, bytes, tuple, list, dict, set, frozenset, type(None))
 
 
@@ -70,3 +72,12 @@ def _note(name: str, value, found: list, seen: set):
             _note(f"{name}: {read}", holder.cell_contents, found, seen)
         except ValueError:  # not bound yet
             continue
+
+
+def refuse_traced(cell, method: str, jaxpr):
+    """A derivative of the library's own knows what a method is given, and nothing else that is being differentiated."""
+    if any(isinstance(value, jax.core.Tracer) for value in jaxpr.consts):
+        raise TypeError(
+            f"{type(cell).__name__}: `{method}` should compute with its arguments and constants alone, got a value from "
+            "outside that is being transformed (by jax.grad, jax.jit, …). Make it one of the parameters or of `context`."
+        )

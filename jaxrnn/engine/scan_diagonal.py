@@ -5,9 +5,10 @@ from functools import partial
 import jax
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxrnn._arrays import broadcast_like, cast, is_real, zeros_like
+from jaxrnn._arrays import cast, is_real, zeros_like
 from jaxrnn.cells.elementwise import DiagonalCell
 from jaxrnn.engine import affine
+from jaxrnn.engine.outside import refuse_traced
 from jaxrnn.engine.problem import Semantics, Steps, Weights
 from jaxrnn.engine.residuals import join, partition
 from jaxrnn.engine.segments import over_segments, scan
@@ -57,8 +58,10 @@ def _check_elementwise(what: Semantics, weights: Weights, state, steps: Steps):
     """What `recur` makes of the state stays in the place of its unit, without which the rule would be wrong."""
     cell, params = what.cell, cast(weights.params, what.dtype)
     x, per_step = jax.tree.map(lambda a: a[0], (steps.x, steps.per_step))
-    recur = lambda state, x: cell.recur(params, state, cell.project(params, x), state.h, **per_step, **weights.context)
-    jaxpr = jax.make_jaxpr(recur)(state, x).jaxpr
+    recur = lambda state, x, params, further: cell.recur(params, state, cell.project(params, x), state.h, **further)
+    jaxpr = jax.make_jaxpr(recur)(state, x, params, per_step | weights.context)
+    refuse_traced(cell, "recur", jaxpr)
+    jaxpr = jaxpr.jaxpr
     mixing = _first_mixing(jaxpr, set(jaxpr.invars[: len(state)]))
     if mixing is not None:
         name = type(cell).__name__
@@ -99,9 +102,7 @@ def _segment(what: Semantics, find, form: str, weights: Weights, state, steps: S
 
 
 def _whole(what: Semantics, weights: Weights, old, now: Steps):
-    """A step from the state that it reads, whatever that was reset from; or all steps, with time in front."""
-    if weights.h_mask is not None:
-        weights = weights._replace(h_mask=broadcast_like(weights.h_mask, old.h))
+    """A step from the state that it reads, whatever that was reset from."""
     old, h = before(weights, old, now._replace(reset=None))
     new = what.cell.recur(cast(weights.params, what.dtype), old, now.x, h, **now.per_step, **weights.context)
     return after(what, old, new, now)
@@ -125,7 +126,7 @@ def _states_jvp(what: Semantics, find, form: str, primals, tangents):
 
     def whole(moving, old):
         weights, steps = join(moving, fixed)
-        return _whole(what, weights, old, steps)
+        return jax.vmap(partial(_whole, what, weights))(old, steps)
 
     _, jacobian = linearised(partial(whole, moving), read)
     _, direct = jax.jvp(lambda moving: whole(moving, read), (moving,), (d_moving,))
