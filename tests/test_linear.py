@@ -437,7 +437,7 @@ def test_what_a_diagonal_cell_reads_from_outside_cannot_be_differentiated():
         ),
         (lambda: CELLS["LRU"](r_max=1.5), r"LRUCell: `r_min` and `r_max` should satisfy 0 ≤ r_min < r_max ≤ 1, got 0.0, 1.5"),
         (lambda: CELLS["LRU"](r_min=0.5, r_max=0.5), r"should satisfy 0 ≤ r_min < r_max ≤ 1, got 0.5, 0.5"),
-        (lambda: CELLS["LRU"](phase=0), r"LRUCell: `phase` should be above 0 and finite, got 0"),
+        (lambda: CELLS["LRU"](phase=0.0), r"LRUCell: `phase` should be above 0 and finite, got 0.0"),
     ],
 )
 def test_options_with_nothing_to_act_on_or_out_of_range_are_refused(make, message):
