@@ -90,6 +90,23 @@ def call(
 
 def step(caller: Caller, params, x, state=None, *, initial=None, per_step=None, context=None):
     """Run one step (batch, input) or (input,) of a stack of one direction: (y, state), the state stacked as `h_n`."""
+    arrays = (params, x, state, initial, per_step, context)
+    leaves, structure = jax.tree.flatten(arrays)
+    kinds = tuple((type(a), getattr(a, "shape", None), getattr(a, "dtype", None)) for a in leaves)
+    seen = (caller, structure, kinds, jax.config.jax_enable_x64)
+    if seen not in _CHECKED:  # which takes five times as long as the step
+        _check_step(caller, *arrays)
+        if len(_CHECKED) >= 1024:
+            _CHECKED.clear()
+        _CHECKED.add(seen)
+    return _step(caller.stack, read_from_outside(caller.stack.cell), params, x, state, initial, per_step, context)
+
+
+_CHECKED: set = set()
+"""What steps were called with and found right: the checks see shapes, dtypes and types of arrays, never their values."""
+
+
+def _check_step(caller: Caller, params, x, state, initial, per_step, context):
     name, stack = f"{caller.name}.step", caller.stack
     check_one_direction(name, stack)
     checks.inputs(name, "x", x, stack.cell.event_ndim, (("batch",), ()), stack.input_size, "the module's `input_size`")
@@ -97,7 +114,6 @@ def step(caller: Caller, params, x, state=None, *, initial=None, per_step=None, 
     check_arrays(name, stack, params, None, initial, xs)
     conform.check_further_inputs(name, stack.cell, per_step, context, x.shape[: x.ndim - stack.cell.event_ndim])
     check_states(name, stack, params, state, xs)
-    return _step(stack, read_from_outside(stack.cell), params, x, state, initial, per_step, context)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

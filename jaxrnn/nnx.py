@@ -143,7 +143,7 @@ class Recurrent(nnx.Module):
         return jax.tree.map(named, arrays, self.stack.axis_names(arrays))
 
     def _arrays(self, variables):
-        return jax.tree.map(lambda v: v.get_value(), variables, is_leaf=lambda v: isinstance(v, nnx.Variable))
+        return jax.tree.map(_value, variables, is_leaf=lambda v: isinstance(v, nnx.Variable))
 
     def _key(self):
         return None if self.rngs is None or self.deterministic else self.rngs()
@@ -216,6 +216,12 @@ class GRU(Recurrent):
 
     def __init__(self, input_size, hidden_size, num_layers=1, **options):
         super().__init__(GRUCell(), input_size, hidden_size, num_layers, **options)
+
+
+def _value(variable):
+    """The array of a variable. `get_value` copies a tree, which a variable may hold; that costs more than a step of a stream."""
+    array, own = variable.get_raw_value(), type(variable).get_value is not nnx.Variable.get_value
+    return variable.get_value() if own or variable.has_metadata("on_get_value") or not isinstance(array, jax.Array) else array
 
 
 def _check_options(name: str, options, known: tuple):

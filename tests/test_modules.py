@@ -517,3 +517,45 @@ def test_shard_map_draws_too():
     output = jit(run)(state, X)
     assert output.shape == (BATCH, TIME, 20)
     assert np.isfinite(output).all()
+
+
+def test_a_step_is_checked_anew_for_other_shapes_kinds_and_dtypes():
+    """After a call that was right, and was remembered."""
+    lstm = jaxrnn.LSTM(INPUT, HIDDEN, rngs=nnx.Rngs(0))
+    x = jnp.ones((BATCH, INPUT))
+    _, state = lstm.step(x)
+    for _ in range(2):
+        lstm.step(x, state)
+        with pytest.raises(ValueError, match=r"LSTM\.step: `x` should end in"):
+            lstm.step(jnp.ones((BATCH, INPUT + 1)), state)
+        with pytest.raises(ValueError, match=r"LSTM\.step: `h_0` should have shape"):
+            lstm.step(x[:-1], state)
+        with pytest.raises(TypeError, match=r"LSTM\.step: `x` should be an array"):
+            lstm.step(jax.ShapeDtypeStruct(x.shape, x.dtype), state)
+        with pytest.raises(TypeError, match=r"LSTM\.step: the initial state should be a tuple"):
+            lstm.step(x, state[0])
+        with pytest.raises(TypeError, match=r"LSTM\.step: `x` should be a floating-point array"):
+            lstm.step(jnp.ones((BATCH, INPUT), jnp.int32), state)
+
+
+def test_a_variable_that_gives_another_value_than_it_holds_is_asked():
+    """By a class of its own, or by a hook, which Flax will do without some day."""
+
+    class Twice(nnx.Param):
+        def get_value(self, **options):
+            return 2 * super().get_value(**options)
+
+    def hooked(value):
+        with pytest.warns(UserWarning, match="hooks are deprecated"):
+            return nnx.Param(value, on_get_value=lambda variable, value: 2 * value)
+
+    gru = jaxrnn.GRU(INPUT, HIDDEN, rngs=nnx.Rngs(0))
+    x, params, weights = normal(BATCH, TIME, INPUT), gru.params, gru.params[0][0].w_ih.get_value()
+    outputs = []
+    for make_variable in (nnx.Param, lambda value: nnx.Param(2 * value), Twice, hooked):
+        gru.params = nnx.data(((params[0][0]._replace(w_ih=make_variable(weights)),),))
+        outputs.append(np.asarray(gru(x)[0]))
+    plain, twice, by_class, by_hook = outputs
+    assert np.abs(twice - plain).max() > 0.01
+    np.testing.assert_array_equal(by_class, twice)
+    np.testing.assert_array_equal(by_hook, twice)
