@@ -133,6 +133,11 @@ def test_nan_behind_a_reset_and_in_padding_stays_in_its_part(x64):
     value, gradient = jit(jax.value_and_grad(loss))(xs.at[:10].set(jnp.nan))
     assert np.isfinite(value)
     assert np.isfinite(gradient[10:]).all()
+    reset = jnp.zeros((TIME, BATCH), bool).at[3].set(True)  # in the first part, for a start that the second must not see
+    loss = lambda xs, state: weighted(run(params, xs, state, initial, reset=reset)[1][3:])
+    value, gradients = jit(jax.value_and_grad(loss, (0, 1)))(xs, jax.tree.map(lambda s: s * jnp.nan, state))
+    assert np.isfinite(value)
+    assert np.isfinite(gradients[0][3:]).all()
     lengths = jnp.array([9, 3, 0])
     padding = jnp.arange(TIME)[:, None, None] >= lengths[:, None]
     loss = lambda xs: weighted(run(params, xs, state, initial, lengths=lengths))
