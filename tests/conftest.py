@@ -1,5 +1,6 @@
 """Settings and fixtures that every test shares. No test lives here."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -20,9 +21,26 @@ for name, default in CACHE.items():
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_num_cpu_devices", 2)
 
+# Tests compile thousands of small programs and run most of them once: compiled with few optimisations they cost a third. This
+# holds for this process alone: notebooks, scripts and examples run in processes of their own, compiled as users compile them,
+# and `support.optimised` does so here. XLA reads its flags once, when it first looks for devices.
+jax.config.update("jax_disable_most_optimizations", True)
+if jax.__version_info__ < (0, 11):  # a later XLA knows no other way to make a kernel, and stops at a flag that it doesn't know
+    flags = os.environ.get("XLA_FLAGS")
+    os.environ["XLA_FLAGS"] = f"{flags or ''} --xla_cpu_use_fusion_emitters=false"
+    jax.devices()
+    del os.environ["XLA_FLAGS"]
+    if flags is not None:
+        os.environ["XLA_FLAGS"] = flags
+
 with jaxtyping.install_import_hook("jaxrnn", "beartype.beartype"):  # annotated shapes are checked, in tests only
     import jaxrnn
     import jaxrnn.cells
+
+# Tracing makes many objects that live shortly beside the many that stay: to search all of them for garbage again and again took
+# a sixth of the time.
+gc.freeze()
+gc.set_threshold(50_000)
 
 # All different, and none the number of gates of a cell that has the axis, so that a swapped axis cannot hide.
 TIME, BATCH, INPUT, HIDDEN, PROJ, SPACE = 9, 8, 6, 7, 5, (10, 2)

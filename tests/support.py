@@ -7,7 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-quickly = {"xla_backend_optimization_level": 0}  # compiles in half the time
+OF_KERNELS = {"xla_cpu_use_fusion_emitters": True} if jax.__version_info__ < (0, 11) else {}  # later, XLA knows no other way
+optimised = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False, **OF_KERNELS}
+"""Options of `jit` for a program as users get it, which conftest.py leaves off for all others: they compile three times as long."""
+quickly = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True, **dict.fromkeys(OF_KERNELS, False)}
+"""The same as conftest.py has for all programs, for processes that do without it."""
 jit = partial(jax.jit, compiler_options=quickly)
 
 RESIDUAL = {"residual": True}

@@ -15,7 +15,7 @@ from flax import nnx
 from jax import export, lax
 from jax.flatten_util import ravel_pytree
 from jax.test_util import check_grads
-from support import as_on_a_gpu, close, count, equations, inner_jaxprs, quickly, small_segments
+from support import as_on_a_gpu, close, count, equations, inner_jaxprs, optimised, quickly, small_segments
 
 import jaxrnn
 from jaxrnn import unroll
@@ -377,7 +377,7 @@ def test_forms_of_the_loop_change_no_second_derivative_and_no_batched_one(name, 
 
 def test_ten_thousand_steps_forward_and_backward_are_finite_and_need_memory_in_proportion():
     cell = CELLS["LSTM"]()
-    gradient = jax.jit(jax.grad(partial(total, cell), (0, 1)))
+    gradient = jax.jit(jax.grad(partial(total, cell), (0, 1)), compiler_options=optimised)
 
     def memory(time):
         shapes = random(cell, time=time, batch=2, dtype=jnp.float32)[:2]

@@ -48,7 +48,7 @@ def execute(path):
     book = read(path)
     folders = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     place = {"metadata": {"path": str(path.parent)}}
-    client = NotebookClient(book, timeout=300, kernel_name="python3", record_timing=False, coalesce_streams=True, resources=place)
+    client = NotebookClient(book, timeout=900, kernel_name="python3", record_timing=False, coalesce_streams=True, resources=place)
     client.execute(env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)})
     return book
 

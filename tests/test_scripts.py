@@ -353,6 +353,12 @@ def environment(cache=None):
     return os.environ | {"PYTHONPATH": str(ROOT)} | ({"JAX_COMPILATION_CACHE_DIR": str(cache)} if cache else {})
 
 
+def test_processes_compile_as_users_do():
+    """What makes the tests themselves compile sooner (conftest.py) is not in the environment that they hand on."""
+    assert "JAX_DISABLE_MOST_OPTIMIZATIONS" not in environment()
+    assert "fusion_emitters" not in environment().get("XLA_FLAGS", "")
+
+
 class Started:
     """A tiny run of a script in a process of its own, in the working directory `tmp_path`."""
 

@@ -16,7 +16,7 @@ from flax import linen as nn
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from support import jit, small_segments
+from support import jit, quickly, small_segments
 
 import jaxrnn
 from jaxrnn import CELLS, Stack
@@ -50,7 +50,7 @@ def gradient_of(stack):
         output, states = stack.apply(params, xs, **given)
         return sum(jnp.sum(jnp.sin(a)) for a in jax.tree.leaves((output, states))), output
 
-    return jax.jit(jax.grad(loss, (0, 1), has_aux=True), compiler_options={"xla_backend_optimization_level": 0})
+    return jax.jit(jax.grad(loss, (0, 1), has_aux=True), compiler_options=quickly)
 
 
 def shardings(mesh, stack, params):
