@@ -315,6 +315,26 @@ def test_one_parameter_under_two_names_must_be_one_there_too():
     np.testing.assert_array_equal(ours.b.kernel.get_value(), theirs["a"].weight.detach().numpy().T)
 
 
+def test_a_weight_that_pytorch_ties_to_another_is_named_as_such():
+    """A language model whose head is its embedding: our module has the one, and attends to it."""
+
+    class Ours(nnx.Module):
+        def __init__(self):
+            self.embed = nnx.Embed(7, 3, rngs=nnx.Rngs(0))
+
+    theirs = tnn.ModuleDict({"embed": tnn.Embedding(7, 3), "out": tnn.Linear(3, 7, bias=False)})
+    with pytest.raises(ValueError, match=r"out.weight should not be there, got float32 \(7, 3\)$"):
+        load_torch(Ours(), theirs)
+    theirs["out"].weight = theirs["embed"].weight
+    hint = r"Does `module` tie the two\? Then pass the state_dict without out.weight.$"
+    with pytest.raises(ValueError, match=rf"\nout.weight holds the numbers of embed.weight. {hint}"):
+        load_torch(Ours(), theirs)
+    ours, state = Ours(), theirs.state_dict()
+    del state["out.weight"]
+    load_torch(ours, state)
+    np.testing.assert_array_equal(ours.embed.embedding.get_value(), theirs["embed"].weight.detach().numpy())
+
+
 # Weights that PyTorch computes --------------------------------------------------------------------
 
 COMPUTED = {
