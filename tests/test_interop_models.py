@@ -455,7 +455,7 @@ BAD_LISTS = {
     "between": (
         lambda: tnn.Sequential(gru(2, 3), tnn.Linear(3, 3)),
         TypeError,
-        r"`source` should hold torch.nn.RNN, .*got GRU, Linear",
+        r"`source` should hold torch.nn.RNN, .*got GRU, Linear.\nPass a list of the recurrent ones alone\?",
     ),
     "empty": (lambda: [], TypeError, r"`source` should hold .*got nothing"),
     "kinds": (lambda: [gru(2, 3), tnn.LSTM(3, 3)], ValueError, r"should have the same kind, got \[GRUCell\(\), LSTMCell\(\)\]"),
@@ -542,6 +542,8 @@ def test_a_quantized_layer_is_named():
     theirs = torch.ao.quantization.quantize_dynamic(tnn.Sequential(tnn.LSTM(2, 3)), {tnn.LSTM})
     with pytest.raises(TypeError, match=r"a quantized LSTM, whose weights are rounded.\nPass the module from before quantization"):
         from_torch(theirs[0])
+    with pytest.raises(TypeError, match=r"got a quantized LSTM.\nPass the modules from before quantization"):
+        from_torch(theirs)
     with pytest.raises(TypeError, match=r"got Holder, quantized at `.0`.*\nPass the module from before"):
         from_torch(holder(theirs[0]))
     with pytest.raises(ValueError, match=r"belongs to a quantized layer, which holds integers. Pass the state_dict from before"):
@@ -666,6 +668,13 @@ def test_a_module_with_a_call_of_its_own_is_not_written(writer, case, tmp_path):
         write(make_module(), tmp_path / "file")
     assert str(error.value).startswith(f"{writer}: ")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_module_of_the_name_of_ours_is_named_in_full():
+    for theirs, name in ((tnn.GRU(2, 3), r"torch\.nn.*\.GRU"), (jaxrnn.linen.GRU(2, 3), r"jaxrnn\.linen\.GRU")):
+        for write in (to_torch, to_onnx):
+            with pytest.raises(TypeError, match=rf"`module` should be a jaxrnn.RNN, .*, got {name}\."):
+                write(theirs)
 
 
 def test_a_class_that_only_adds_is_written():

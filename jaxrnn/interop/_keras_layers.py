@@ -102,7 +102,9 @@ def spec(caller: str, layer: Layer, go_backwards: bool = False) -> Spec:
         names.append(part_config.get("name"))
     if len({tuple((one.cell, one.units, one.bias) for one in direction) for direction in cells}) > 1:
         got = [[_named(one) for one in direction] for direction in cells]
-        raise ValueError(f"{caller}: both directions of {layer.where} should have the same options, got {got[0]} and {got[1]}.")
+        rule = f"both directions of {layer.where} should have the same options, got {got[0]} and {got[1]}"
+        hint = "Of the live layer, load the forward_layer alone, and the backward_layer alone with go_backwards=True."
+        raise ValueError(f"{caller}: {rule}.\n{hint}")
     if len({(one.cell, one.bias) for one in cells[0]}) > 1:
         got = ", ".join(_named(one) for one in cells[0])
         hint = "\nLoad keras.layers.RNN(cell) for each of them, and call one module after the other."
