@@ -309,6 +309,30 @@ def test_directions_of_different_options_are_read_one_by_one():
     np.testing.assert_allclose(jnp.concatenate(outputs, -1), both(X), atol=1e-6)
 
 
+def test_a_backward_layer_that_runs_forward_is_refused(tmp_path):
+    """Keras makes none, but a file may say so; its other layer is the one to run forward."""
+    in_model(layers.Bidirectional(layers.LSTM(4), name="both")).save(tmp_path / "m.keras")
+
+    def turn(name, data):
+        config = json.loads(data) if name == "config.json" else None
+        if config is None:
+            return data
+        (both,) = (layer for layer in config["config"]["layers"] if layer["class_name"] == "Bidirectional")
+        assert both["config"]["backward_layer"]["config"]["go_backwards"] is True
+        both["config"]["backward_layer"]["config"]["go_backwards"] = False
+        return json.dumps(config).encode()
+
+    rezip(tmp_path / "m.keras", turn)
+    message = r"`go_backwards` of the backward layer of layer 'both' of .* should be True, got False.$"
+    with pytest.raises(ValueError, match=message):
+        from_keras(tmp_path / "m.keras")
+
+
+def test_an_activation_that_is_a_layer_is_refused():
+    with pytest.raises(ValueError, match=r"`activation` of layer .* should be one of 'tanh', .*, got {'class_name': 'LeakyReLU'"):
+        from_keras(randomised(layers.LSTM(4, activation=layers.LeakyReLU(0.2))))
+
+
 def test_another_layer_of_keras_is_no_class_of_somebody():
     with pytest.raises(TypeError, match=r"got ConvLSTM1D\.$"):
         from_keras(layers.ConvLSTM1D(2, 3))

@@ -214,10 +214,11 @@ def _activation(caller: str, layer: Layer, config: dict[str, Any], option: str) 
 
 def _check_direction(caller: str, layer: Layer, config: dict[str, Any], go_backwards: bool, d: int):
     """`go_backwards` is as asked for; the backward direction of a layer has it the other way round."""
-    if _field(caller, layer, config, "go_backwards", bool) != (go_backwards != (d == 1)):
+    wanted = go_backwards != (d == 1)
+    if _field(caller, layer, config, "go_backwards", bool) != wanted:
         hint = "\nPass go_backwards=True, and call the module with its input flipped: module(jnp.flip(x, 1))." * (not go_backwards)
-        got = not go_backwards
-        raise ValueError(f"{caller}: `go_backwards` of {layer.where} should be {go_backwards}, got {got}.{hint}")
+        which, hint = ("", hint) if d == 0 else ("the backward layer of ", "")
+        raise ValueError(f"{caller}: `go_backwards` of {which}{layer.where} should be {wanted}, got {not wanted}.{hint}")
     if config.get("stateful"):
         message = f"`stateful` of {layer.where} does not come along: pass the h_n of one call as the h_0 of the next."
         warnings.warn(f"{caller}: {message}", UserWarning, stacklevel=5)
