@@ -167,7 +167,7 @@ REFUSED = {
     ),
     "a state of another cell": (
         TypeError,
-        r"`initial_state` should be a LSTMState, or a list of layers",
+        r"`initial_state` should be a state LSTMState\(h, c\), or a list of layers",
         lambda: from_params(LSTM, draw(LSTM, 2, 3), initial_state=Hidden(np.ones(3, "f"))),
     ),
     "a state with a batch": (

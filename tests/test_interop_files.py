@@ -97,10 +97,28 @@ def test_what_is_not_a_file_stays(writer, tmp_path):
         null, full = null[0], full[0]
     WRITERS[writer](gru(), null)
     assert stat.S_ISCHR(os.stat(null).st_mode)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=f"No space left.*'{full}'"):
         WRITERS[writer](gru(), full)
+    with pytest.raises(FileNotFoundError, match=r"No such file or directory: '.*/nowhere/file'$"):
+        WRITERS[writer](gru(), tmp_path / "nowhere" / "file")
     with pytest.raises(TypeError, match=rf"{writer}: `path` should be a str or an os.PathLike, got int"):
         WRITERS[writer](gru(), 3)
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        (b"PK\x03\x04" + bytes(90), r"a file of torch.save, for from_torch\(torch.load\(path, weights_only=True\)\)"),
+        (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "a file of torch.save"),
+        (b'{"weight_map": {"weight_ih_l0": "part-2"}}', "JSON, perhaps the index of a model in several files"),
+        (b"version https://git-lfs.github.com/spec/v1", "what Git LFS keeps in the place of a file"),
+    ],
+    ids=["torch", "old torch", "index", "Git LFS"],
+)
+def test_what_is_taken_for_a_safetensors_file_is_named(start, words, tmp_path):
+    (tmp_path / "file").write_bytes(start)
+    with pytest.raises(ValueError, match=rf"a whole safetensors file, got .*file: its header .*; it begins like {words}"):
+        from_safetensors(tmp_path / "file")
 
 
 @pytest.mark.parametrize("writer", WRITERS)
@@ -119,7 +137,7 @@ def test_a_file_too_large_for_the_disk_leaves_what_was_there(writer, tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))
     try:
-        with pytest.raises(OSError, match="too large"):
+        with pytest.raises(OSError, match=r"too large: '.*/file'$"):
             WRITERS[writer](gru(), tmp_path / "file")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

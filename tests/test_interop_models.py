@@ -315,6 +315,26 @@ def test_one_parameter_under_two_names_must_be_one_there_too():
     np.testing.assert_array_equal(ours.b.kernel.get_value(), theirs["a"].weight.detach().numpy().T)
 
 
+def test_a_weight_that_pytorch_ties_to_another_is_named_as_such():
+    """A language model whose head is its embedding: our module has the one, and attends to it."""
+
+    class Ours(nnx.Module):
+        def __init__(self):
+            self.embed = nnx.Embed(7, 3, rngs=nnx.Rngs(0))
+
+    theirs = tnn.ModuleDict({"embed": tnn.Embedding(7, 3), "out": tnn.Linear(3, 7, bias=False)})
+    with pytest.raises(ValueError, match=r"out.weight should not be there, got float32 \(7, 3\)$"):
+        load_torch(Ours(), theirs)
+    theirs["out"].weight = theirs["embed"].weight
+    hint = r"Does `module` tie the two\? Then pass the state_dict without out.weight.$"
+    with pytest.raises(ValueError, match=rf"\nout.weight holds the numbers of embed.weight. {hint}"):
+        load_torch(Ours(), theirs)
+    ours, state = Ours(), theirs.state_dict()
+    del state["out.weight"]
+    load_torch(ours, state)
+    np.testing.assert_array_equal(ours.embed.embedding.get_value(), theirs["embed"].weight.detach().numpy())
+
+
 # Weights that PyTorch computes --------------------------------------------------------------------
 
 COMPUTED = {
@@ -435,7 +455,7 @@ BAD_LISTS = {
     "between": (
         lambda: tnn.Sequential(gru(2, 3), tnn.Linear(3, 3)),
         TypeError,
-        r"`source` should hold torch.nn.RNN, .*got GRU, Linear",
+        r"`source` should hold torch.nn.RNN, .*got GRU, Linear.\nPass a list of the recurrent ones alone\?",
     ),
     "empty": (lambda: [], TypeError, r"`source` should hold .*got nothing"),
     "kinds": (lambda: [gru(2, 3), tnn.LSTM(3, 3)], ValueError, r"should have the same kind, got \[GRUCell\(\), LSTMCell\(\)\]"),
@@ -522,6 +542,8 @@ def test_a_quantized_layer_is_named():
     theirs = torch.ao.quantization.quantize_dynamic(tnn.Sequential(tnn.LSTM(2, 3)), {tnn.LSTM})
     with pytest.raises(TypeError, match=r"a quantized LSTM, whose weights are rounded.\nPass the module from before quantization"):
         from_torch(theirs[0])
+    with pytest.raises(TypeError, match=r"got a quantized LSTM.\nPass the modules from before quantization"):
+        from_torch(theirs)
     with pytest.raises(TypeError, match=r"got Holder, quantized at `.0`.*\nPass the module from before"):
         from_torch(holder(theirs[0]))
     with pytest.raises(ValueError, match=r"belongs to a quantized layer, which holds integers. Pass the state_dict from before"):
@@ -646,6 +668,13 @@ def test_a_module_with_a_call_of_its_own_is_not_written(writer, case, tmp_path):
         write(make_module(), tmp_path / "file")
     assert str(error.value).startswith(f"{writer}: ")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_module_of_the_name_of_ours_is_named_in_full():
+    for theirs, name in ((tnn.GRU(2, 3), r"torch\.nn.*\.GRU"), (jaxrnn.linen.GRU(2, 3), r"jaxrnn\.linen\.GRU")):
+        for write in (to_torch, to_onnx):
+            with pytest.raises(TypeError, match=rf"`module` should be a jaxrnn.RNN, .*, got {name}\."):
+                write(theirs)
 
 
 def test_a_class_that_only_adds_is_written():

@@ -1,5 +1,6 @@
 """Recurrent nodes of ONNX as functions and modules, against onnxruntime, and modules as ONNX models."""
 
+import re
 import warnings
 from itertools import product
 
@@ -50,7 +51,7 @@ def make_node(op, arrays, **attributes):
     while not inputs[-1]:
         inputs.pop()
     outputs = ["Y", "Y_h", "Y_c"] if op == "LSTM" else ["Y", "Y_h"]
-    return helper.make_node(op, inputs, outputs, name="/a/node", hidden_size=HIDDEN, **attributes)
+    return helper.make_node(op, inputs, outputs, name="/a/node", **{"hidden_size": HIDDEN} | attributes)
 
 
 def make_model(nodes, constants, fed, opset=14, ir_version=8, outputs=("Y",)):
@@ -499,10 +500,19 @@ def test_what_has_no_counterpart_is_refused_by_name():
     refuse(r"`activation_alpha` for its Affine, which has no default", "RNN", activations=["Affine"])
     refuse(r"`activation_beta` of node .* at most 0 entries, .* got \[", "RNN", activations=["Elu"], activation_beta=[0.1])
     refuse(r"`clip` of node '/a/node' should be positive, got 0.0", clip=0.0)
-    refuse(r"should run forward, or in both directions; it is reverse.*\nCall onnx_node", direction="reverse")
+    refuse(
+        r"should run forward, or in both directions, to be a layer of a module, got reverse.\nCall onnx_node", direction="reverse"
+    )
     two = {"direction": "bidirectional", "activations": ["Tanh", "Relu"]}
-    refuse(r"should have the same activations in both directions", "RNN", directions=2, **two)
+    refuse(
+        r"should have the same activations in both directions, .*, got RNNCell\(\) and RNNCell\(nonlinearity='relu'\)",
+        "RNN",
+        directions=2,
+        **two,
+    )
     refuse(r"got {'W': \(1, 20, 3\), 'R': \(1, 20, 4\)", change=lambda a: {"R": a["R"][:, :, 1:]})
+    refuse(r"LSTM of 1 direction\(s\), hidden size 7\) should have shapes {'W': \(1, 28, 3\), 'R': \(1, 28, 7\)", hidden_size=7)
+    refuse(r"the attribute `hidden_size` of node '/a/node' should be a whole number, got 5.0", hidden_size=5.0)
     refuse(r"LSTM of 2 direction\(s\), hidden size 5\) should have shapes {'W': \(2, 20, 3\)", direction="bidirectional")
     refuse(r"`clip` of node '/a/node' should be positive, got nan", clip=float("nan"))
     refuse(r"should be among Relu, .* got 1", activations=[1, 2, 3])
@@ -513,7 +523,11 @@ def test_what_has_no_counterpart_is_refused_by_name():
     refuse(r"should have the inputs X, W, R, B, sequence_lens, initial_h, got \['P'\] beyond", "GRU", slots=("W", "R", "P"))
     refuse(r"should have one dtype, got {'W': 'float16', 'R': 'float32'", change=lambda a: {"W": a["W"].astype(np.float16)})
     refuse(r"W and R of node '/a/node' should have three axes, got {'W': \(20, 3\)", change=lambda a: {"W": a["W"][0]})
-    refuse(r"should be fed its `sequence_lens`; it holds those of one batch", call=lambda model: from_onnx(fixed_lengths(model)))
+    lengths = re.escape(str(LENGTHS.tolist()))
+    refuse(
+        rf"should be fed its `sequence_lens`, to be a layer of a module, got those of one batch, {lengths}",
+        call=lambda model: from_onnx(fixed_lengths(model)),
+    )
 
 
 def fixed_lengths(model):

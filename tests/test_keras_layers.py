@@ -298,6 +298,46 @@ def test_a_layer_without_a_counterpart_is_refused_by_name(make, message):
         from_keras(randomised(make()))
 
 
+def test_directions_of_different_options_are_read_one_by_one():
+    """As the message says; what the second puts out is turned round once more, as Keras does it."""
+    backward = layers.GRU(5, return_sequences=True, go_backwards=True)
+    both = randomised(layers.Bidirectional(layers.LSTM(4, return_sequences=True), backward_layer=backward))
+    with pytest.raises(ValueError, match=r"load the forward_layer alone, and the backward_layer alone with go_backwards=True"):
+        from_keras(both)
+    forward, backward = from_keras(both.forward_layer), from_keras(both.backward_layer, go_backwards=True)
+    outputs = run(forward, X, None)[0], run(backward, X[:, ::-1], None)[0][:, ::-1]
+    np.testing.assert_allclose(jnp.concatenate(outputs, -1), both(X), atol=1e-6)
+
+
+def test_a_backward_layer_that_runs_forward_is_refused(tmp_path):
+    """Keras makes none, but a file may say so; its other layer is the one to run forward."""
+    in_model(layers.Bidirectional(layers.LSTM(4), name="both")).save(tmp_path / "m.keras")
+
+    def turn(name, data):
+        config = json.loads(data) if name == "config.json" else None
+        if config is None:
+            return data
+        (both,) = (layer for layer in config["config"]["layers"] if layer["class_name"] == "Bidirectional")
+        assert both["config"]["backward_layer"]["config"]["go_backwards"] is True
+        both["config"]["backward_layer"]["config"]["go_backwards"] = False
+        return json.dumps(config).encode()
+
+    rezip(tmp_path / "m.keras", turn)
+    message = r"`go_backwards` of the backward layer of layer 'both' of .* should be True, got False.$"
+    with pytest.raises(ValueError, match=message):
+        from_keras(tmp_path / "m.keras")
+
+
+def test_an_activation_that_is_a_layer_is_refused():
+    with pytest.raises(ValueError, match=r"`activation` of layer .* should be one of 'tanh', .*, got {'class_name': 'LeakyReLU'"):
+        from_keras(randomised(layers.LSTM(4, activation=layers.LeakyReLU(0.2))))
+
+
+def test_another_layer_of_keras_is_no_class_of_somebody():
+    with pytest.raises(TypeError, match=r"got ConvLSTM1D\.$"):
+        from_keras(layers.ConvLSTM1D(2, 3))
+
+
 def test_classes_of_somebody_else_are_not_taken_for_keras():
     """Whatever they are called."""
 
@@ -309,7 +349,7 @@ def test_classes_of_somebody_else_are_not_taken_for_keras():
         pass
 
     with pytest.raises(
-        TypeError, match=r"(?s)should be a Keras SimpleRNN.* got LSTM.\nIf it computes what a LSTM does, make a keras"
+        TypeError, match=r"(?s)should be a Keras SimpleRNN.* got LSTM.\nIf it computes what keras.layers.LSTM does, make one of"
     ):
         from_keras(randomised(LSTM(4)))
     with pytest.raises(ValueError, match=r"should be made of classes of Keras itself, got another 'GRUCell'"):

@@ -192,6 +192,29 @@ def test_a_quantised_lstm_is_read_with_its_weights_as_floats(kind, per_channel, 
     np.testing.assert_allclose(run_in_numpy(module, x, [h, c], n)[0], np.concatenate(list(np.moveaxis(y, 1, 0)), -1), atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+def test_a_quantised_lstm_has_zero_points_of_its_own(dtype):
+    """onnxruntime writes 0 for all; from here to the far ends, a difference does not fit the dtype of the two."""
+    rng, arrays, floats = np.random.default_rng(0), {}, {}
+    low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+    for slot, size in (("W", INPUT), ("R", HIDDEN)):
+        q = rng.integers(low, high, (1, size, 4 * HIDDEN), dtype, endpoint=True)
+        q[0, 0, :2] = low, high
+        scale = rng.uniform(0.002, 0.004, (1, 4 * HIDDEN) if slot == "W" else 1).astype(np.float32)
+        zero = np.resize(np.array([high, low, low + 7, high - 9], dtype), scale.shape)
+        arrays |= {slot: q, f"{slot}s": scale, f"{slot}z": zero}
+        floats[f"a.{slot}"] = np.swapaxes((q.astype(np.float32) - zero.astype(np.float32)[:, None]) * scale[:, None], 1, 2)
+    arrays["B"] = floats["B"] = random(1, 8 * HIDDEN)
+    names = ["x", "W", "R", "B", "", "", "", "", "Ws", "Wz", "Rs", "Rz"]
+    quantised = helper.make_node("DynamicQuantizeLSTM", names, ["a"], name="a", domain="com.microsoft", hidden_size=HIDDEN)
+    assert np.abs(floats["a.W"]).max() > 0.5
+    x = random(TIME, BATCH, INPUT)
+    want = run_onnxruntime(
+        make([helper.make_node("LSTM", ["x", "a.W", "a.R", "B"], ["a"], hidden_size=HIDDEN)], floats, ["a"]), {"x": x}
+    )
+    np.testing.assert_allclose(run_module(from_onnx(make([quantised], arrays, ["a"])), x)[0], want[0][:, 0], atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["tensor", "axis", "block"])
 def test_weights_behind_a_dequantizelinear_are_read(kind):
     """With one scale, one for each gate row, or one for each block of them."""

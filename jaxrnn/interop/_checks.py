@@ -47,7 +47,13 @@ def require(caller: str, package: str):
 def check_module(caller: str, module: Any):
     """`module` is recurrent."""
     if not isinstance(module, Recurrent):
-        raise TypeError(f"{caller}: `module` should be a jaxrnn.RNN, LSTM, GRU or Recurrent, got {type(module).__name__}.")
+        raise TypeError(f"{caller}: `module` should be a jaxrnn.RNN, LSTM, GRU or Recurrent, got {_kind(module)}.")
+
+
+def _kind(module: Any) -> str:
+    """The name of a type; with its module's if it is that of another of ours."""
+    kind = type(module)
+    return f"{kind.__module__}.{kind.__name__}" if kind.__name__ in {one.__name__ for one in MODULES + MODELS} else kind.__name__
 
 
 MODULES, MODELS = (RNN, LSTM, GRU, Recurrent), (RNNModel, LSTMModel, GRUModel)
@@ -70,7 +76,7 @@ def check_exportable(caller: str, module: Any, *, models: bool = True) -> tuple[
     wanted = "a jaxrnn.RNN, LSTM, GRU or Recurrent" + ", or a model of jaxrnn.models" * models
     hint = _parts(module)
     if not isinstance(module, kinds):
-        raise TypeError(f"{caller}: `module` should be {wanted}, got {type(module).__name__}.{hint}")
+        raise TypeError(f"{caller}: `module` should be {wanted}, got {_kind(module)}.{hint}")
     if changed := _changed(module, kinds):
         got = f"{type(module).__name__}, which has its own {', '.join(changed)}"
         raise TypeError(f"{caller}: `module` should be {wanted}, with their call, got {got}.{hint}")

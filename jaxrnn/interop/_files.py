@@ -5,7 +5,8 @@ import json
 import os
 import secrets
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO
 
 KINDS = {
@@ -61,14 +62,28 @@ def write_whole(caller: str, path: str | os.PathLike, data: bytes):
     except FileNotFoundError:
         there = None
     if there is not None and (stat.S_ISCHR(there.st_mode) or stat.S_ISBLK(there.st_mode)):
-        with open(path, "wb") as device:
+        with _naming(path), open(path, "wb") as device:
             device.write(data)
         return
     if there is not None:
         _check_kind(caller, "path", path, there.st_mode)
         if not os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
             raise PermissionError(f"{caller}: `path` should be a file that may be written, got {os.fspath(path)}.")
-    target = os.path.realpath(path)
+    with _naming(path):
+        _replace(os.path.realpath(path), there, data)
+
+
+@contextmanager
+def _naming(path: str | os.PathLike) -> Iterator[None]:
+    """Let what the system says be about this path, whatever file it could not write in its place."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+
+
+def _replace(target: str, there: os.stat_result | None, data: bytes):
+    """Put a new file in the place of `target`, which is `there`, or None."""
     part = os.path.join(os.path.dirname(target), f".{secrets.token_hex(8)}.part")
     # Until it has the mode of the file that it replaces, nobody else may read it; a new one has that of any new file.
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666 if there is None else 0o600)

@@ -102,7 +102,9 @@ def spec(caller: str, layer: Layer, go_backwards: bool = False) -> Spec:
         names.append(part_config.get("name"))
     if len({tuple((one.cell, one.units, one.bias) for one in direction) for direction in cells}) > 1:
         got = [[_named(one) for one in direction] for direction in cells]
-        raise ValueError(f"{caller}: both directions of {layer.where} should have the same options, got {got[0]} and {got[1]}.")
+        rule = f"both directions of {layer.where} should have the same options, got {got[0]} and {got[1]}"
+        hint = "Of the live layer, load the forward_layer alone, and the backward_layer alone with go_backwards=True."
+        raise ValueError(f"{caller}: {rule}.\n{hint}")
     if len({(one.cell, one.bias) for one in cells[0]}) > 1:
         got = ", ".join(_named(one) for one in cells[0])
         hint = "\nLoad keras.layers.RNN(cell) for each of them, and call one module after the other."
@@ -212,10 +214,11 @@ def _activation(caller: str, layer: Layer, config: dict[str, Any], option: str) 
 
 def _check_direction(caller: str, layer: Layer, config: dict[str, Any], go_backwards: bool, d: int):
     """`go_backwards` is as asked for; the backward direction of a layer has it the other way round."""
-    if _field(caller, layer, config, "go_backwards", bool) != (go_backwards != (d == 1)):
+    wanted = go_backwards != (d == 1)
+    if _field(caller, layer, config, "go_backwards", bool) != wanted:
         hint = "\nPass go_backwards=True, and call the module with its input flipped: module(jnp.flip(x, 1))." * (not go_backwards)
-        got = not go_backwards
-        raise ValueError(f"{caller}: `go_backwards` of {layer.where} should be {go_backwards}, got {got}.{hint}")
+        which, hint = ("", hint) if d == 0 else ("the backward layer of ", "")
+        raise ValueError(f"{caller}: `go_backwards` of {which}{layer.where} should be {wanted}, got {not wanted}.{hint}")
     if config.get("stateful"):
         message = f"`stateful` of {layer.where} does not come along: pass the h_n of one call as the h_0 of the next."
         warnings.warn(f"{caller}: {message}", UserWarning, stacklevel=5)

@@ -19,8 +19,8 @@ def described(caller: str, source: Any, path: str | None = None) -> layers.Layer
     """What a layer, or a cell, says of itself."""
     if not is_recurrent(source):
         kinds = f"a Keras {', '.join(layers.LAYERS)}, a cell, a list of them, a model, or the path of a .keras or .h5 file"
-        own = [kind.__name__ for kind in type(source).__mro__[1:] if kind.__name__ in layers.LAYERS]
-        hint = f"\nIf it computes what a {own[0]} does, make a keras.layers.{own[0]} with its weights." if own else ""
+        own = [kind.__name__ for kind in type(source).__mro__[1:] if kind.__name__ in layers.LAYERS and _package(source) is None]
+        hint = f"\nIf it computes what keras.layers.{own[0]} does, make one of those with its weights." if own else ""
         raise TypeError(f"{caller}: `source` should be {kinds}, got {type(source).__name__}.{hint}")
     path = source.name if path is None else path
     entry = {"class_name": type(source).__name__, "config": source.get_config()}

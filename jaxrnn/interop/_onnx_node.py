@@ -157,7 +157,10 @@ def _check_shapes(caller, name, op, attributes, weights, directions: int):
     if len({a.dtype for a in weights.values()}) > 1:
         dtypes = {slot: str(a.dtype) for slot, a in weights.items()}
         raise TypeError(f"{caller}: the weights of node {name!r} should have one dtype, got {dtypes}.")
-    gates, hidden, width = len(ORDERS[op]), weights["R"].shape[-1], weights["W"].shape[-1]
+    hidden = attributes.get("hidden_size", weights["R"].shape[-1])
+    if not isinstance(hidden, int):
+        raise ValueError(f"{caller}: the attribute `hidden_size` of node {name!r} should be a whole number, got {hidden!r}.")
+    gates, width = len(ORDERS[op]), weights["W"].shape[-1]
     shapes = {
         "W": (directions, gates * hidden, width),
         "R": (directions, gates * hidden, hidden),
@@ -165,8 +168,8 @@ def _check_shapes(caller, name, op, attributes, weights, directions: int):
         "P": (directions, 3 * hidden),
     }
     wanted = {slot: shapes[slot] for slot in weights}
-    if got != wanted or attributes.get("hidden_size", hidden) != hidden:
-        sizes = f"{op} of {directions} direction(s), hidden size {attributes.get('hidden_size', hidden)}"
+    if got != wanted:
+        sizes = f"{op} of {directions} direction(s), hidden size {hidden}"
         raise ValueError(f"{caller}: the weights of node {name!r} ({sizes}) should have shapes {wanted}, got {got}.")
 
 

@@ -59,6 +59,7 @@ def load_arrays(caller: str, argument: str, module: nnx.Module, found: _checks.A
     hint = "" if wanted.keys() & found.keys() else _other_prefixes(found, prefix, next(iter(wanted)).removeprefix(prefix))
     hint += computed(found, prefix)
     found = {key: a for key, a in found.items() if key.startswith(prefix)}
+    hint += _tied(found, wanted)
     _checks.match(caller, argument, found, wanted, hint)
     owners: dict[int, str] = {}
     for key, slot in slots.items():
@@ -255,6 +256,17 @@ def computed(found: _checks.Arrays, prefix: str) -> str:
                 return f"\n{what} Pass the module itself, or the state_dict after {function}(module, {m[1]!r})."
         if "_all_weight_values" in key or "_packed_" in key:
             return f"\n{key} belongs to a quantized layer, which holds integers. Pass the state_dict from before quantization."
+    return ""
+
+
+def _tied(found: _checks.Arrays, wanted: dict[str, np.ndarray]) -> str:
+    """A line to end a message with, if a matrix that the module does not have is one that it has, under a second name."""
+    matrices = {key: a for key, a in found.items() if isinstance(a, np.ndarray) and a.ndim > 1}
+    for key in sorted(matrices.keys() - wanted.keys()):
+        for first in sorted(matrices.keys() & wanted.keys()):
+            a, b = matrices[key], matrices[first]
+            if (a.shape, a.dtype) == (b.shape, b.dtype) and a.tobytes() == b.tobytes():
+                return f"\n{key} holds the numbers of {first}. Does `module` tie the two? Then pass the state_dict without {key}."
     return ""
 
 

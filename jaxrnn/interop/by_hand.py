@@ -68,7 +68,7 @@ def from_params(cell: Cell, params: Any, *, initial_state: Any = None, **options
 def _states(cell: Cell, initial_state: Any) -> list[list]:
     """States by `[layer][direction]`; where a state is `h` alone, an array will do."""
     alone = len(cell.State._fields) == 1
-    wanted = f"a {cell.State.__name__}" + ", or an array," * alone
+    wanted = f"a state {cell.State.__name__}({', '.join(cell.State._fields)})" + ", or an array," * alone
     is_state = lambda one: isinstance(one, cell.State) or (alone and hasattr(one, "shape"))
     layers = _cells.layered("from_params", "initial_state", initial_state, is_state, wanted)
     states = [[one if isinstance(one, cell.State) else cell.State(one) for one in layer] for layer in layers]

@@ -222,16 +222,17 @@ def _set_initial_states(module: Recurrent, read: list[OnnxNode]):
 
 def _check_layer(layer: OnnxNode, first: OnnxNode):
     """The node can be a layer of a module whose first is `first`."""
-    problem = ""
+    wanted, got = "", ""
     if layer.reverse[0]:
-        problem = "run forward, or in both directions; it is reverse"
+        wanted, got = "run forward, or in both directions", "reverse"
     elif len(set(layer.cells)) > 1:
-        problem = "have the same activations in both directions"
+        wanted, got = "have the same activations in both directions", f"{layer.cells[0]} and {layer.cells[1]}"
     elif layer.cells[0] != first.cells[0]:
-        problem = f"have the cell of the first layer, {first.cells[0]}; it has {layer.cells[0]}"
+        wanted, got = f"have the cell of the first layer, {first.cells[0]}", f"{layer.cells[0]}"
     elif layer.initial is not None and not all(bool(jnp.all(a == a[:1])) for state in layer.initial for a in state):
-        problem = "have the same initial state for every example of a batch"
+        wanted, got = "have the same initial state for every example of a batch", "one for each"
     elif layer.sequence_lens is not None:
-        problem = "be fed its `sequence_lens`; it holds those of one batch"
-    if problem:
-        raise ValueError(f"from_onnx: node {layer.name!r} should {problem}, to be a layer of a module.\nCall onnx_node instead.")
+        wanted, got = "be fed its `sequence_lens`", f"those of one batch, {layer.sequence_lens.tolist()[:8]}"
+    if wanted:
+        rule = f"should {wanted}, to be a layer of a module, got {got}"
+        raise ValueError(f"from_onnx: node {layer.name!r} {rule}.\nCall onnx_node instead.")

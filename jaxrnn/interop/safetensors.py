@@ -21,6 +21,14 @@ LONGEST_HEADER = 2 * 2**20
 """Enough for 20,000 tensors, and read in a second; Python needs 20 bytes for one of a header made to harm."""
 
 MOST_AXES = 64  # as NumPy
+_SAVED = "a file of torch.save, for from_torch(torch.load(path, weights_only=True))"
+OTHERS = {
+    b"PK": _SAVED,
+    b"\x80": _SAVED,
+    b"{": "JSON, perhaps the index of a model in several files: pass the one with the layer",
+    b"version ": "what Git LFS keeps in the place of a file: fetch the file itself",
+}
+"""How files begin that are easily taken for one, and what to do with them."""
 
 
 def from_safetensors(path: str | os.PathLike, prefix: str = "", **options) -> Recurrent:
@@ -101,9 +109,11 @@ def _read(caller: str, path: str | os.PathLike, prefix: str) -> tuple[_checks.Ar
 
 
 def _parsed(file: BinaryIO, size: int, prefix: str) -> tuple[_checks.Arrays, dict[str, str]]:
-    length = int.from_bytes(file.read(8), "little")
+    first = file.read(8)
+    length = int.from_bytes(first, "little")
     if size < 8 or length > size - 8:
-        raise ValueError(f"its header should have {length} bytes, the file has {size}")
+        like = next((f"; it begins like {words}" for start, words in OTHERS.items() if first.startswith(start)), "")
+        raise ValueError(f"its header should have {length} bytes, the file has {size}{like}")
     if length > LONGEST_HEADER:
         raise ValueError(f"its header should have {LONGEST_HEADER} bytes at most, it has {length}")
     text = file.read(length)

@@ -154,8 +154,10 @@ def _from_layers(torch, layers: list, options: dict) -> Recurrent:
     """The module whose layers are several modules or cells."""
     if not layers or not all(isinstance(layer, _torch_live.kinds(torch)) for layer in layers):
         wanted = "RNN, LSTM, GRU or cells of theirs, to be the layers of one module"
-        kinds = ", ".join(type(layer).__name__ for layer in layers) or "nothing"
-        raise TypeError(f"from_torch: `source` should hold torch.nn.{wanted}, got {kinds}.")
+        quantized = [_torch_live.is_quantized(layer) for layer in layers]
+        names = [f"{'a quantized ' * own}{type(layer).__name__}" for own, layer in zip(quantized, layers, strict=True)]
+        hint = "Pass the modules from before quantization." if any(quantized) else "Pass a list of the recurrent ones alone?"
+        raise TypeError(f"from_torch: `source` should hold torch.nn.{wanted}, got {', '.join(names) or 'nothing'}.\n{hint}")
     own = {name: options.pop(name) for name in ("param_dtype", "nonlinearity") if name in options}
     modules = [_from_layer(torch, layer, own) for layer in layers]
     for option, found in (
