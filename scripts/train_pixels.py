@@ -31,7 +31,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxrnn import training
@@ -62,7 +61,6 @@ class Config(training.RunConfig):
     num_layers: int = option(2, "Residual blocks.", least=1)
     batch_size: int = option(32, "Images in a batch.", least=1)
     learning_rate: float = option(3e-3, "Step size of AdamW at first; it falls to zero along a cosine.", above=0)
-    dropout: float = option(0.0, "Rate of both dropouts of a block.", least=0)
     weight_decay: float = option(0.01, "Weight decay of AdamW.", least=0)
     epochs: int = option(25, "Times through the training images.", least=1)
     save_every: int = option(5, "Epochs between checkpoints.", least=1)
@@ -89,77 +87,69 @@ def load(score_on="test", permuted=False):
 
 
 def make(name, config, *, seed):
-    """The model of a cell: its graphs for training and for scoring, its parameters, counts of draws, and keys."""
+    """The model of a cell: its graph, parameters, and what is not trained."""
     cell = CELLS[name](**OPTIONS.get(name, {}))
-    layers = {"num_layers": config.num_layers, "dropout": config.dropout}
-    model = SequenceModel(cell, 1, config.hidden_size, CLASSES, last=True, **layers, rngs=nnx.Rngs(seed))
-    model.train()
-    graph, params, counts, keys = nnx.split(model, nnx.Param, nnx.RngCount, ...)
-    model.eval()
-    return (graph, nnx.graphdef(model)), params, counts, keys
+    sizes = (1, config.hidden_size, CLASSES)
+    model = SequenceModel(cell, *sizes, num_layers=config.num_layers, last=True, rngs=nnx.Rngs(seed))
+    return nnx.split(model, nnx.Param, ...)
 
 
 def train(name, config, mesh, folder):
     """For each seed the accuracy and the seconds after each epoch; and the number of parameters."""
     (images, classes), scored = load(config.score_on, config.permuted)
-    (graph, scoring), params, counts, keys = make(name, config, seed=0)
+    graph, params, rest = make(name, config, seed=0)
     lengths = np.full(len(images), images.shape[1])
     steps = training.Order(lengths, config.batch_size, seed=0).batches
     rate = optax.cosine_decay_schedule(config.learning_rate, config.epochs * steps)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=config.weight_decay))
 
+    def cross_entropy(params, x, y):
+        logits = nnx.merge(graph, params, rest)(x)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+
     @jax.jit
-    def epoch(params, opt_state, counts, keys, x, y):
-        def cross_entropy(params, counts, x, y):
-            model = nnx.merge(graph, params, counts, keys, copy=True)
-            loss = optax.softmax_cross_entropy_with_integer_labels(model(x), y).mean()
-            return loss, nnx.state(model, nnx.RngCount)
-
+    def epoch(params, opt_state, x, y):
         def step(carry, batch):
-            params, opt_state, counts = carry
-            (loss, counts), grads = training.value_and_grad(cross_entropy, mesh, carry=P())(params, counts, *batch)
+            params, opt_state = carry
+            loss, grads = training.value_and_grad(cross_entropy, mesh)(params, *batch)
             updates, opt_state = optimizer.update(grads, opt_state, params)
-            return (optax.apply_updates(params, updates), opt_state, counts), loss
+            return (optax.apply_updates(params, updates), opt_state), loss
 
-        carry, losses = jax.lax.scan(step, (params, opt_state, counts), (x, y))
-        return *carry, losses.mean()
+        (params, opt_state), losses = jax.lax.scan(step, (params, opt_state), (x, y))
+        return params, opt_state, losses.mean()
 
     @jax.jit
     def accuracy(params, x, y):
-        return jnp.mean(nnx.merge(scoring, params, counts, keys)(x).argmax(-1) == y)
+        return jnp.mean(nnx.merge(graph, params, rest)(x).argmax(-1) == y)
 
     def batches(order):
         """All of an epoch, the rows of each dealt out to the devices."""
         rows = np.stack([order.next()[0] for _ in range(order.batches)])
         return training.place(mesh, (images[rows], classes[rows]), P(None, training.ROWS))
 
-    def start(seed):
-        """What an epoch begins with, on all devices."""
-        _, params, counts, keys = make(name, config, seed=seed)
-        placed = training.place(mesh, (params, optimizer.init(params), counts))
-        return placed, jax.device_put(keys, NamedSharding(mesh, P()))
-
     scored = training.place(mesh, scored)
-    order = training.Order(lengths, config.batch_size, seed=0)
-    state, keys_0 = start(0)
-    run_epoch = epoch.lower(*state, keys_0, *batches(order)).compile()
+    params, opt_state = training.place(mesh, (params, optimizer.init(params)))
+    run_epoch = epoch.lower(params, opt_state, *batches(training.Order(lengths, config.batch_size, seed=0))).compile()
 
     curves = []
     for seed in config.seeds:
-        state, keys_of_seed = start(seed)
+        params = make(name, config, seed=seed)[1]
         order = training.Order(lengths, config.batch_size, seed=seed)
         run = training.Run(folder, f"{name}-{seed}", save_every=config.save_every, tensorboard=config.tensorboard)
-        state, order.state = run.restore((state, order.state))
+        params, opt_state = training.place(mesh, (params, optimizer.init(params)))
+        params, opt_state, order.state = run.restore((params, opt_state, order.state))
         seconds = float(run.metrics()["seconds"][1][-1]) if run.step and training.chief() else 0.0
         for number in run.steps(config.epochs):
             x, y = batches(order)
-            began = time.process_time()
-            *state, loss = jax.block_until_ready(run_epoch(*state, keys_of_seed, x, y))
-            seconds += time.process_time() - began
-            loss, score = float(loss), float(accuracy(state[0], *scored))
-            training.say(f"{run.name} epoch {number}/{config.epochs}: loss {loss:.4f}, accuracy {score:.4f}, {seconds:.1f} s")
+            start = time.process_time()
+            params, opt_state, loss = jax.block_until_ready(run_epoch(params, opt_state, x, y))
+            seconds += time.process_time() - start
+            score = float(accuracy(params, *scored))
+            training.say(
+                f"{run.name} epoch {number}/{config.epochs}: loss {float(loss):.4f}, accuracy {score:.4f}, {seconds:.1f} s"
+            )
             run.log(number, loss=loss, accuracy=score, seconds=seconds)
-            run.checkpoint(number, (state, order.state))
+            run.checkpoint(number, (params, opt_state, order.state))
         if training.chief():
             metrics = run.metrics()
             curves.append({key: metrics[key][1].tolist() for key in ("loss", "accuracy", "seconds")})
@@ -197,6 +187,7 @@ def header(config):
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": versions,
+        "flags": {name: os.environ[name] for name in ("XLA_FLAGS",) if name in os.environ},
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,  # of what else runs here
     }
 
@@ -223,7 +214,8 @@ def main(arguments=None):
     load()  # a missing package is said before anything is made
     mesh = training.start(config, batch_size=config.batch_size)
     with training.open_folder(config) as folder:
-        results = {name: train(name, config, mesh, folder) for name in dict.fromkeys(config.cell)}
+        trained = {name: train(name, config, mesh, folder) for name in dict.fromkeys(config.cell)}
+        results = {name: trained[name] for name in NAMES if name in trained}
         if training.chief():
             plot(results, config, folder.path / "accuracy.png")
             whole = {"header": header(config), "cells": results}
