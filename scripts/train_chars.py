@@ -2,14 +2,18 @@
 
     python scripts/train_chars.py
     python scripts/train_chars.py --compare          # and a PyTorch LSTM of the same size, trained the same way
+    python scripts/train_chars.py --cell lru --num-layers 2 --out runs/chars-lru
 
 The text is cut into as many streams as a batch has rows; each step reads the next stretch of all of
-them and starts from the state in which the step before ended. Reported are bits per character on the
-last tenth of the text, and a sample. Killed and started again with the same command, it goes on and
-ends the same.
+them and starts from the state in which the step before ended. RNN, LSTM and GRU are plain layers;
+linear and diagonal cells, and with `--blocks` these three too, stand in the residual blocks of
+`jaxrnn.models.SequenceModel`. Reported are bits per character on the last tenth of the text, the CPU
+time of a training step (the median), and a sample. Killed and started again with the same command, it
+goes on and ends the same.
 """
 
 import sys
+import time
 from dataclasses import dataclass
 from pydoc_data.topics import topics
 from typing import Literal
@@ -23,12 +27,19 @@ from jax.sharding import PartitionSpec as P
 
 import jaxrnn
 from jaxrnn import training
+from jaxrnn.blocks import residual
+from jaxrnn.cells import CELLS, DiagonalCell, LinearCell
+from jaxrnn.models import SequenceModel
 from jaxrnn.training import option
+
+LAYERS = {"RNN": jaxrnn.RNN, "LSTM": jaxrnn.LSTM, "GRU": jaxrnn.GRU}
+NAMES = (*LAYERS, *(name for name, cell in CELLS.items() if issubclass(cell, LinearCell | DiagonalCell)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(training.RunConfig):
-    cell: Literal["RNN", "LSTM", "GRU"] = option("LSTM", "Kind of the recurrent layers.")
+    cell: Literal[NAMES] = option("LSTM", "Kind of the recurrent layers, in upper or lower case.")
+    blocks: bool = option(False, "Put RNN, LSTM and GRU too into residual blocks, as linear and diagonal cells always are.")
     embed_size: int = option(32, "Width of a character's embedding.", least=1)
     hidden_size: int = option(128, "Width of the hidden state.", least=1)
     num_layers: int = option(1, "Recurrent layers.", least=1)
@@ -46,20 +57,40 @@ class Config(training.RunConfig):
     out: str = option("runs/chars", "Folder of the run; a run that is there goes on.", saved=False, metavar="FOLDER")
 
 
+class Blocks(SequenceModel):
+    """Residual blocks that read a stretch from the states in which the one before ended."""
+
+    def __call__(self, x, states=None):
+        x, ends = self.encoder(x), []
+        for block, start in zip(self.blocks, states or [None] * len(self.blocks), strict=True):
+            y, end = block.rnn(block.norm(x), start)
+            x = residual(x, y, block.glu, block.dropout)
+            ends.append(end)
+        return self.head(self.norm(x)), tuple(ends)
+
+
 class CharModel(nnx.Module):
-    """Embedding, recurrent layers, linear: the logits of the next character."""
+    """Embedding, recurrent layers, linear: the logits of the next character. Blocks have their linear layer within."""
 
     def __init__(self, config, symbols, *, rngs):
         # as PyTorch's; Flax draws embeddings so much smaller that these few steps do not make up for it
         wide = jax.nn.initializers.normal(1.0)
         self.embed = nnx.Embed(symbols, config.embed_size, embedding_init=wide, rngs=rngs)
-        layers = {"RNN": jaxrnn.RNN, "LSTM": jaxrnn.LSTM, "GRU": jaxrnn.GRU}[config.cell]
-        self.rnn = layers(config.embed_size, config.hidden_size, num_layers=config.num_layers, rngs=rngs)
-        self.fc = nnx.Linear(config.hidden_size, symbols, rngs=rngs)
+        sizes, layers = (config.embed_size, config.hidden_size), {"num_layers": config.num_layers, "rngs": rngs}
+        if config.blocks or config.cell not in LAYERS:
+            self.rnn, self.fc = Blocks(CELLS[config.cell](), *sizes, symbols, **layers), None
+        else:
+            self.rnn = LAYERS[config.cell](*sizes, **layers)
+            self.fc = nnx.Linear(config.hidden_size, symbols, rngs=rngs)
 
     def __call__(self, tokens, state=None):
         output, state = self.rnn(self.embed(tokens), state)
-        return self.fc(output), state
+        return (output if self.fc is None else self.fc(output)), state
+
+    def step(self, token, state=None):
+        """One character further."""
+        output, state = self.rnn.step(self.embed(token), state)
+        return (output if self.fc is None else self.fc(output)), state
 
 
 def load(config):
@@ -77,14 +108,19 @@ def streams(tokens, rows):
     return tokens[: rows * length].reshape(rows, length), tokens[1 : rows * length + 1].reshape(rows, length)
 
 
+def per_step(seconds):
+    """The usual CPU time of a step, in words; nothing if there were none but the first, which compiles."""
+    return f", {1000 * np.median(seconds[1:]):.1f} ms of CPU time a step" if seconds[1:] else ""
+
+
 def train(config, mesh, folder):
     symbols, learn, held_out = load(config)
     model = CharModel(config, len(symbols), rngs=nnx.Rngs(config.seed))
-    graph, params = nnx.split(model)
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(config.learning_rate))
 
     def cross_entropy(params, state, x, y):
-        logits, state = nnx.merge(graph, params)(x, state)
+        logits, state = nnx.merge(graph, params, rest)(x, state)
         return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean(), state
 
     @jax.jit
@@ -109,12 +145,15 @@ def train(config, mesh, folder):
 
     run = training.Run(folder, config.cell, save_every=config.save_every, tensorboard=config.tensorboard)
     params, opt_state, state = run.restore((params, opt_state, zeros))
+    seconds = []
     for number in run.steps(config.steps):
         place = (number - 1) % stretches * config.stretch
         if place == 0:
             state = zeros  # a new epoch
         x, y = training.deal(mesh, *(a[:, place : place + config.stretch] for a in (texts, nexts)))
-        params, opt_state, state, loss = step(params, opt_state, state, x, y)
+        start = time.process_time()
+        params, opt_state, state, loss = jax.block_until_ready(step(params, opt_state, state, x, y))
+        seconds.append(time.process_time() - start)
         metrics = {"loss": loss}
         if number % config.report_every == 0 or number == config.steps:
             metrics["held_out_bits"] = score = float(bits(params, x_held_out, y_held_out))
@@ -124,8 +163,9 @@ def train(config, mesh, folder):
 
     score = float(bits(params, x_held_out, y_held_out))
     count = sum(a.size for a in jax.tree.leaves(params))
-    training.say(f"\n{config.cell}, {count:,} parameters: {score:.4f} bits per character on the held-out text")
-    return run, nnx.merge(graph, jax.device_get(params)), symbols
+    label = f"{config.cell}{' in blocks' if isinstance(model.rnn, Blocks) else ''}, {count:,} parameters"
+    training.say(f"\n{label}: {score:.4f} bits per character on the held-out text{per_step(seconds)}")
+    return run, nnx.merge(graph, jax.device_get(params), rest), symbols
 
 
 def write(model, symbols, config):
@@ -133,13 +173,13 @@ def write(model, symbols, config):
 
     def one(carry, key):
         token, state = carry
-        y, state = model.rnn.step(model.embed(token), state)
-        token = jax.random.categorical(key, model.fc(y) / config.temperature)
+        logits, state = model.step(token, state)
+        token = jax.random.categorical(key, logits / config.temperature)
         return (token, state), token
 
     keys = jax.random.split(jax.random.key(config.seed), config.sample)
     token = jnp.asarray(symbols.index("\n"))
-    _, state = model.rnn.step(model.embed(token))
+    _, state = model.step(token)
     _, tokens = jax.lax.scan(one, (token, jax.tree.map(jnp.zeros_like, state)), keys)
     return "".join(symbols[t] for t in np.asarray(tokens))
 
@@ -163,20 +203,23 @@ def train_with_torch(config):
         return torch.nn.functional.cross_entropy(logits, y), state
 
     texts, nexts = streams(learn, config.batch_size)
-    stretches = texts.shape[1] // config.stretch
+    stretches, seconds = texts.shape[1] // config.stretch, []
     for number in training.progress(range(1, config.steps + 1), "torch"):
         place = (number - 1) % stretches * config.stretch
         if place == 0:
             state = None
+        start = time.process_time()
         loss, state = cross_entropy(*(a[:, place : place + config.stretch] for a in (texts, nexts)), state)
         state = jax.tree.map(lambda s: s.detach(), state)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
+        seconds.append(time.process_time() - start)
     with torch.no_grad():
         score = cross_entropy(*streams(held_out, 8), None)[0].item() / np.log(2)
-    training.say(f"torch.nn.{config.cell}, {sum(p.numel() for p in weights):,} parameters: {score:.4f} bits per character")
+    count = sum(p.numel() for p in weights)
+    training.say(f"torch.nn.{config.cell}, {count:,} parameters: {score:.4f} bits per character{per_step(seconds)}")
     return score
 
 
@@ -194,6 +237,9 @@ def main(arguments=None):
     config = training.parse(Config, arguments, description=__doc__)
     training.require("matplotlib", "jaxrnn[train]")
     if config.compare:
+        if config.blocks or config.cell not in LAYERS:
+            came = f"{config.cell}{' --blocks' if config.blocks else ''}"
+            raise training.Failure(f"--compare should come with --cell {', '.join(LAYERS)} in plain layers, got {came}", code=2)
         training.require("torch", "torch")
     mesh = training.start(config, batch_size=config.batch_size)
     with training.open_folder(config) as folder:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -22,8 +23,11 @@ import train_chars
 import train_classify
 import train_forecast
 import train_memory
+import train_pixels
 import train_regression
+from flax import nnx
 
+import jaxrnn
 from jaxrnn import training
 
 ROOT = Path(__file__).parents[1]
@@ -33,6 +37,7 @@ TINY = {
     train_chars: "--characters 4000 --embed-size 2 --hidden-size 3 --batch-size 6 --stretch 7 --sample 11",
     train_regression: "--cell RNN --hidden-size 3 --epochs 3",
     train_memory: "--task adding --cell LSTM --lengths 10 --hidden-size 3 --batch-size 6",
+    train_pixels: "--cell lru --seeds 4 --hidden-size 3 --num-layers 1 --batch-size 480",
 }
 
 
@@ -123,10 +128,15 @@ def test_the_regression_refuses_bad_options(words, capsys):
         (train_classify, "--cell Transformer"),
         (train_classify, "--epochs 0"),
         (train_chars, "--cell Transformer"),
+        (train_chars, "--cell ConvLSTM1D"),
         (train_chars, "--steps 0"),
         (train_memory, "--task sorting"),
         (train_memory, "--steps 0"),
         (train_memory, "--step 3"),
+        (train_pixels, "--cell LRU ProjectedLSTM"),
+        (train_pixels, "--score-on train"),
+        (train_pixels, "--epochs 0"),
+        (train_pixels, "--weight-decay -1"),
     ],
 )
 def test_an_unknown_task_cell_or_flag_or_no_step_at_all_is_refused(script, words, tmp_path, capsys):
@@ -140,7 +150,7 @@ def test_an_unknown_task_cell_or_flag_or_no_step_at_all_is_refused(script, words
     assert not out.exists()
 
 
-@pytest.mark.parametrize("script", [train_regression, train_forecast, train_classify, train_chars, train_memory])
+@pytest.mark.parametrize("script", TINY, ids=lambda script: script.__name__)
 def test_a_file_in_place_of_the_folder_is_named_and_left_alone(script, tmp_path, vowels):
     file = tmp_path / "README.md"
     file.write_text("important")
@@ -199,9 +209,16 @@ def tiny(script, out, words=""):
 
 
 def metrics(out):
-    """The bytes of every metrics file, also of a run that is at work: its checkpoints, which come and go, are not walked."""
+    """The bytes of every metrics file, times aside, also of a run that is at work: its checkpoints, which come and go, are not
+    walked."""
     files = [p for places in ("*/metrics.jsonl", "*/*/metrics.jsonl") for p in Path(out).glob(places)]
-    return {str(p.relative_to(out)): p.read_bytes() for p in sorted(files)}
+    return {str(p.relative_to(out)): re.sub(rb', "seconds": [^,}]+', b"", p.read_bytes()) for p in sorted(files)}
+
+
+def timeless(text):
+    """The lines that a script printed without the times in them, and without the one that says where it goes on."""
+    text = re.sub(r", [0-9.]+ (s$|ms of CPU time a step$)|(?<=\| )[0-9.]+ \|$", "", text, flags=re.MULTILINE)
+    return [line for line in text.splitlines() if "going on" not in line]
 
 
 def size(out):
@@ -238,6 +255,7 @@ def assert_same_end(one, other):
         (train_classify, "--epochs 3", 9, {"accuracy.png", "loss.png"}),
         (train_chars, "--steps 10", 10, {"loss.png", "sample.txt"}),
         (train_memory, "--steps 10", 10, {"memory.png"}),
+        (train_pixels, "--epochs 10", 10, {"accuracy.png", "pixels.json"}),
     ],
 )
 def test_a_script_without_its_last_checkpoints_ends_the_same(script, amount, steps, files, tmp_path, vowels, capsys):
@@ -253,14 +271,16 @@ def test_a_script_without_its_last_checkpoints_ends_the_same(script, amount, ste
     tiny(script, again, amount)
     second = capsys.readouterr().out
     assert "going on after step 4" in second
-    assert [line for line in second.splitlines() if "going on" not in line] == first.replace(str(whole), str(again)).splitlines()
+    lines, lines_again = timeless(first.replace(str(whole), str(again))), timeless(second)
+    assert len(lines) - len(lines_again) == (4 if script is train_pixels else 0)  # which prints a line for each epoch
+    assert lines_again == lines[-len(lines_again) :]
     assert {p.name for p in whole.iterdir() if p.is_file() and not p.name.startswith(".")} == files | {"config.json"}
     assert_same_end(whole, again)
     if script is train_classify:
         assert "padded to (6, 9): 2 shapes" in first
     before = metrics(whole)
     with pytest.raises(training.Failure, match=r"(?s)another configuration:\n    seeds?: .* before, .* now\nName another"):
-        tiny(script, whole, amount + (" --seeds 5" if script is train_classify else " --seed 5"))
+        tiny(script, whole, amount + (" --seeds 5" if script in (train_classify, train_pixels) else " --seed 5"))
     assert metrics(whole) == before
     (lines,) = before.values()
     assert [json.loads(line)["step"] for line in lines.splitlines()] == list(range(1, steps + 1))
@@ -302,6 +322,102 @@ def test_vowels_are_read_from_the_package_without_importing_it(vowels):
     np.testing.assert_allclose(series[5][:, 1], [float(n) for n in line.split(":")[1].split(",")], rtol=1e-6)
 
 
+def pixels(images):
+    """Back from standardised images to the whole numbers 0 … 16 of the data set, (rows, 64)."""
+    low, high = images.min(), images.max()
+    return np.rint((images[..., 0] - low) / (high - low) * 16).astype(int)
+
+
+def test_digits_that_choices_are_made_on_are_none_of_the_test_set():
+    from sklearn.datasets import load_digits
+
+    (x, y), (x_test, y_test) = train_pixels.load()
+    assert (len(x), len(x_test)) == (1437, 360)
+    whole = np.concatenate([pixels(np.concatenate([x, x_test])), np.concatenate([y, y_test])[:, None]], axis=1)
+    images, classes = load_digits(return_X_y=True)
+    theirs = np.concatenate([images, classes[:, None]], axis=1).astype(int)
+    np.testing.assert_array_equal(np.unique(whole, axis=0, return_counts=True)[1], 1)  # no image twice, so none in both
+    np.testing.assert_array_equal(np.unique(whole, axis=0), np.unique(theirs, axis=0))
+    np.testing.assert_allclose([x.mean(), x.std()], [0, 1], atol=1e-5)  # by the training images alone
+
+    (x_kept, y_kept), (x_validation, y_validation) = train_pixels.load("validation")
+    assert len(x_validation) == 288
+    np.testing.assert_array_equal(pixels(np.concatenate([x_kept, x_validation])), pixels(x))
+    np.testing.assert_array_equal(np.concatenate([y_kept, y_validation]), y)
+    np.testing.assert_allclose([x_kept.mean(), x_kept.std()], [0, 1], atol=1e-5)
+
+
+@pytest.mark.parametrize("score_on", ["test", "validation"])
+def test_the_pixels_of_every_digit_are_permuted_alike(score_on):
+    """By what knows neither the cell nor its seed."""
+    plain, moved = train_pixels.load(score_on), train_pixels.load(score_on, permuted=True)
+    before, after = (np.concatenate([pixels(images) for images, _ in parts]).T for parts in (plain, moved))
+    places = [np.flatnonzero((before == column).all(1)) for column in after]
+    assert all(len(place) for place in places)  # each pixel is one of the plain image, in all images at once
+    lit = [place[0] for place in places if len(place) == 1]
+    assert len(set(lit)) == len(lit) > 55  # those in the corners are dark in all
+    assert np.abs(np.diff(lit)).mean() > 10  # neighbours are far apart
+    for (_, y), (_, y_moved) in zip(plain, moved, strict=True):
+        np.testing.assert_array_equal(y, y_moved)
+
+
+def test_cells_are_known_in_any_case_and_a_script_has_those_that_fit():
+    read = training.parse(train_pixels.Config, ["--cell", "lru", "PARAGRU", "minLSTM"], description="Test.")
+    assert read.cell == ("LRU", "ParaGRU", "MinLSTM")
+    assert training.parse(train_chars.Config, ["--cell", "mingru"], description="Test.").cell == "MinGRU"
+    assert set(train_pixels.COMPARED) <= set(train_pixels.NAMES)
+    kept = set(jaxrnn.cells.CELLS) - set(train_pixels.NAMES)
+    assert kept == {"ProjectedLSTM", "ConvLSTM1D", "ConvLSTM2D", "ConvGRU1D", "ConvGRU2D"}
+
+
+@pytest.mark.slow
+def test_digits_are_learned_and_reported(tmp_path, capsys):
+    """Better than by guessing, 0.1; the numbers of the file are those of the metrics and of the table, the seconds of both kept."""
+    words = "--cell lru RNN --seeds 0 1 --hidden-size 8 --batch-size 48 --epochs 2 --learning-rate 2e-2"
+    tiny(train_pixels, tmp_path / "run", words)
+    out = capsys.readouterr().out
+    results = json.loads((tmp_path / "run/pixels.json").read_text())
+    assert list(results["cells"]) == ["RNN", "LRU"]
+    assert {"cores", "processor", "versions", "configuration"} <= set(results["header"])
+    for name, result in results["cells"].items():
+        scores = " ".join(f"{seed['accuracy'][-1]:.3f}" for seed in result["seeds"])
+        assert f"| {name} | {result['parameters']:,} | {scores} | " in out
+        for number, seed in enumerate(result["seeds"]):
+            lines = (tmp_path / f"run/{name}-{number}/metrics.jsonl").read_text().splitlines()
+            assert seed["accuracy"] == [json.loads(line)["accuracy"] for line in lines]
+            assert 0 < seed["seconds"][0] < seed["seconds"][1]
+    accuracies = [seed["accuracy"][-1] for seed in results["cells"]["LRU"]["seeds"]]
+    assert len(set(accuracies)) == 2
+    assert min(accuracies) > 0.25
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "more"), [("LRU", ""), ("ParaLSTM", ""), ("LSTM", "--blocks"), ("GRU", "")])
+def test_a_character_model_in_stretches_and_in_steps_is_the_whole(name, more):
+    words = f"--cell {name} {more} --embed-size 3 --hidden-size 5 --num-layers 2"
+    model = train_chars.CharModel(training.parse(train_chars.Config, words.split(), description="Test."), 11, rngs=nnx.Rngs(0))
+    tokens = np.random.default_rng(0).integers(0, 11, (4, 9))
+    whole, end = model(tokens)
+    first, state = model(tokens[:, :5])
+    second, state = model(tokens[:, 5:], state)
+    np.testing.assert_allclose(np.concatenate([first, second], axis=1), whole, atol=1e-5)
+    assert np.abs(np.asarray(second) - np.asarray(model(tokens[:, 5:])[0])).max() > 1e-3  # the state is read
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), state, end)
+    state = None
+    for place in range(9):
+        logits, state = model.step(tokens[:, place], state)
+        np.testing.assert_allclose(logits, whole[:, place], atol=1e-5)
+
+
+def test_pytorchs_layers_are_not_compared_with_blocks(tmp_path):
+    for words in ("--cell LRU", "--blocks"):
+        message = r"--compare should come with --cell RNN, LSTM, GRU in plain layers, got L"
+        with pytest.raises(training.Failure, match=message) as failure:
+            tiny(train_chars, tmp_path / "run", words + " --compare")
+        assert failure.value.code == 2
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_a_script(tmp_path):
     """So large a step that the second loss overflows."""
@@ -331,6 +447,7 @@ def test_two_devices_train_as_one(tmp_path):
         ("statsmodels", train_forecast, r"pip install 'jaxrnn\[data\]'"),
         ("aeon", train_classify, r"pip install --no-deps aeon==1.6.0"),
         ("sklearn", train_classify, r"pip install 'jaxrnn\[data\]'"),
+        ("sklearn", train_pixels, r"pip install 'jaxrnn\[data\]'"),
         ("torch", train_chars, "pip install 'torch'"),
         ("matplotlib", train_memory, r"pip install 'jaxrnn\[train\]'"),
     ],
@@ -338,7 +455,7 @@ def test_two_devices_train_as_one(tmp_path):
 def test_a_missing_package_is_named_before_anything_is_written(package, script, install, tmp_path, monkeypatch):
     for name in (package, "sktime"):
         monkeypatch.setitem(sys.modules, name, None)
-    words = {"sklearn": "--data digits", "torch": "--compare"}.get(package, "")
+    words = {("sklearn", train_classify): "--data digits", ("torch", train_chars): "--compare"}.get((package, script), "")
     with pytest.raises(training.Failure, match=install) as failure:
         tiny(script, tmp_path / "run", words)
     assert failure.value.code == 2

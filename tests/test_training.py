@@ -56,6 +56,7 @@ def test_flags_make_a_configuration_of_the_right_types():
     assert read == Config(cell="GRU", rate=2.0, widths=(5, 6, 7), limit=8, wide=True, save_every=9)
     assert type(read.rate) is float
     assert training.parse(Config, [], description="Test.") == Config()
+    assert training.parse(Config, ["--cell", "gru", "--tasks", "Copy"], description="Test.") == Config(cell="GRU", tasks=("copy",))
 
 
 def test_flags_that_were_not_given_may_come_from_the_environment(monkeypatch, capsys):

@@ -57,7 +57,8 @@ def parse(kind: type[C], arguments: Sequence[str] | None = None, *, description:
     """Read a configuration from the command line.
 
     Every field becomes a flag, `hidden_size` becoming `--hidden-size`. The type of a field may be `int`, `float`, `str`,
-    `bool` (`--flag`, false by default), a `Literal` of strings, `tuple[T, ...]` of these (one value or more), or `T | None`.
+    `bool` (`--flag`, false by default), a `Literal` of strings (matched in any case), `tuple[T, ...]` of these (one value or
+    more), or `T | None`.
 
     Args:
         kind: a frozen dataclass, its fields made by `option`.
@@ -114,7 +115,8 @@ def _argument(annotation: Any, metadata: Any) -> dict[str, Any]:
     if isinstance(annotation, types.UnionType):  # T | None
         return _argument(typing.get_args(annotation)[0], metadata)
     if typing.get_origin(annotation) is Literal:
-        return {"choices": typing.get_args(annotation)}
+        choices = typing.get_args(annotation)
+        return {"choices": choices, "type": lambda text: next((c for c in choices if c.lower() == text.lower()), text)}
     if annotation is bool:
         return {"action": "store_true"}
     if annotation in (int, float):
