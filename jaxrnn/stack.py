@@ -167,7 +167,8 @@ class Stack:
             space = (1,) * (self.cell.event_ndim - 1)
             own = self.cell.initial_state(cell_params, jnp.zeros((*space, self.cell.input_size(cell_params)), self.param_dtype))
             free = lambda name, field: conform.is_free(self.cell, name, field)
-            one = lambda name, field: field[(0,) * len(space)].astype(self.param_dtype) if free(name, field) else None
+            before = lambda name, field: max(0, field.ndim - len(self.cell.axes.get(name, ("hidden",))))  # axes of space
+            one = lambda name, field: field[(0,) * before(name, field)].astype(self.param_dtype) if free(name, field) else None
             return type(own)(*map(one, own._fields, own))
 
         return tuple(tuple(start(p) for p in layer) for layer in params)

@@ -551,6 +551,29 @@ def read_by_a_field(a):
     return OF_FIELD * a
 
 
+HELD = {"arrays": [np.zeros(2000)]}
+
+
+@dataclass(frozen=True)
+class HoldingCell(GatedCell):
+    gates: ClassVar = ("n",)
+
+    def update(self, state, x_gates, h_gates):
+        return Hidden(x_gates[0] + h_gates[0] + float(HELD["arrays"][0][1000]))
+
+
+def test_an_array_in_a_container_is_another_where_its_text_is_the_same(monkeypatch):
+    """NumPy writes eight digits, and of long arrays the ends alone."""
+    cell = HoldingCell()
+    params, xs = setting(cell)
+    one = unroll(cell, params, xs[:1])[1]
+    monkeypatch.setitem(HELD, "arrays", [np.full(2000, 0.0)])
+    HELD["arrays"][0][1000] = 3.0
+    close(unroll(cell, params, xs[:1])[1], one + 3.0, 1e-5)
+    HELD["arrays"].append(HELD)  # a container within itself
+    close(unroll(cell, params, xs[:1])[1], one + 3.0, 1e-5)
+
+
 @pytest.mark.parametrize("what", ["INNER", "OF_FIELD", "enclosed"])
 def test_what_inner_functions_functions_in_fields_and_enclosing_ones_hold_is_seen_too(what, monkeypatch):
     enclosed = 1.0
@@ -597,10 +620,59 @@ def test_a_gated_cell_with_complex_weights_runs_by_jaxs_own_derivative(x64):
     final, ys = unroll(cell, params, xs)
     close((final, ys), jit(partial(reference.unroll, cell))(params, xs))
     assert np.abs(ys.imag).max() > 1e-2
-    with pytest.raises(
-        ValueError, match=r"unroll: `strategy` should be one that runs this cell, got 'scan_gated': .*should be real"
-    ):
+    with pytest.raises(ValueError, match=r"unroll: `strategy` should be one that can run, got 'scan_gated': .*should be real"):
         unroll(cell, params, xs, strategy="scan_gated")
+
+
+@pytest.mark.parametrize("kind", [GatedCell, DiagonalCell])
+def test_a_cell_with_a_computed_with_of_its_own_is_run_with_it(kind):
+    """By `step`, by `unroll`, and in gradients: weights that are normalised where they are used."""
+
+    @dataclass(frozen=True)
+    class Normalised(kind):
+        gates: ClassVar = ("n",)
+
+        def computed_with(self, params, dtype):
+            params = super().computed_with(params, dtype)
+            return params._replace(w_hh=params.w_hh / jnp.linalg.norm(params.w_hh))
+
+        def update(self, state, x_gates, h_gates):
+            return Hidden(jnp.tanh(x_gates[0] + h_gates[0]))
+
+        if kind is DiagonalCell:
+
+            def recur(self, params, state, x_gates, h):
+                return Hidden(jnp.tanh(x_gates[..., 0, :] + params.w_hh[0] * h))
+
+    cell = Normalised()
+    params, xs = setting(cell)
+    given = params._replace(w_hh=params.w_hh / jnp.linalg.norm(params.w_hh))
+    scaled_up = params._replace(w_hh=7.0 * params.w_hh)
+    state = cell.initial_state(params, xs[0])
+    for x in xs:
+        state, _ = cell.step(scaled_up, state, x)
+    final, ys = unroll(cell, scaled_up, xs)
+    close(state.h, final.h, 1e-5)
+    close(ys, unroll(cell, given, xs)[1], 1e-5)
+    along_w = jax.grad(lambda p: weighted(unroll(cell, p, xs)))(params).w_hh
+    assert abs(float(jnp.sum(along_w * params.w_hh))) < 1e-4 < float(jnp.abs(along_w).max())
+
+
+@pytest.mark.parametrize(
+    ("of_params", "of_x"), [(jnp.bfloat16, jnp.float32), (jnp.float32, jnp.float64), (jnp.float32, jnp.bfloat16)]
+)
+@pytest.mark.parametrize("name", ["LSTM", "MGU", "MinGRU", "ParaGRU"])
+def test_a_step_computes_in_the_dtype_that_a_sequence_is_computed_in(name, of_params, of_x, x64):
+    cell = CELLS[name]()
+    params, xs = setting(cell)
+    params, xs = jax.tree.map(lambda a: a.astype(of_params), params), xs[:3].astype(of_x)
+    final, ys = unroll(cell, params, xs)
+    state, outputs = cell.initial_state(params, xs[0]), []
+    for x in xs:
+        state, y = cell.step(params, state, x)
+        outputs.append(y)
+    assert [a.dtype for a in (*state, outputs[0])] == [a.dtype for a in (*final, ys)]
+    close((state, jnp.stack(outputs)), (final, ys), 1e-14 if of_x == jnp.float64 else 2e-7)
 
 
 def test_a_gated_cell_with_a_recur_of_its_own_is_run_by_it():
@@ -739,7 +811,7 @@ def test_every_strategy_gives_the_values_and_gradients_of_the_reference(name, op
 def test_a_strategy_that_does_not_run_a_cell_says_why():
     cell = jaxrnn.MGUCell()
     params, xs = setting(cell)
-    text = "unroll: `strategy` should be one that runs this cell, got 'scan_gated': a MGUCell is not a GatedCell."
+    text = "unroll: `strategy` should be one that can run, got 'scan_gated': a MGUCell is not a GatedCell."
     with pytest.raises(ValueError) as caught:
         unroll(cell, params, xs, strategy="scan_gated")
     assert text in str(caught.value)
@@ -862,7 +934,17 @@ def cell_of(gates, *, gated, method=None):
         def recur(self, params, state, x_gates, h):
             return Hidden(method(split_gates(x_gates), split_gates(contract(h, params.w_hh, params.b_hh))))
 
-    kind = Gated if gated else Plain
+    @dataclass(frozen=True)
+    class Linear(LinearCell):
+        def coefficients(self, params, x_gates):
+            return 0.5, method(x_gates, x_gates)
+
+    @dataclass(frozen=True)
+    class Diagonal(DiagonalCell):
+        def recur(self, params, state, x_gates, h):
+            return Hidden(method(split_gates(x_gates), split_gates(x_gates)) + h)
+
+    kind = {True: Gated, False: Plain, "linear": Linear, "diagonal": Diagonal}[gated]
     kind.gates = gates
     return kind()
 
@@ -876,7 +958,7 @@ def the_fourth(x_gates, h_gates):
     return jnp.tanh(x_gates[3] + h_gates[3])
 
 
-@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("gated", [True, False, "linear", "diagonal"])
 @pytest.mark.parametrize(
     ("gates", "method", "reason"),
     [
@@ -889,7 +971,8 @@ def test_equations_that_read_another_number_of_gates_than_the_cell_names_say_so(
     """Through every door, whichever strategy runs the cell."""
     cell = cell_of(gates, gated=gated, method=method)
     params, xs = setting(cell)
-    name, rule = ("Gated", "update") if gated else ("Plain", "recur")
+    name = type(cell).__name__
+    rule = {"Gated": "update", "Linear": "coefficients"}.get(name, "recur")
     count = f"one array for each of the {len(gates)} `gates` ({', '.join(gates)}), from x as from h"
     text = f"{name}: `{rule}` should read {count}, got an error where it reads them: {reason}"
     stack = Stack(cell, INPUT, HIDDEN)
@@ -975,6 +1058,48 @@ def test_parameters_that_are_no_named_tuples_are_refused_at_every_door(kind):
         lines = str(caught.value).splitlines()
         assert lines[0] == f"{name}: `{argument}` should come from `cell.init`, got {kind}."
         assert lines[1:] == ["A NamedTuple is wanted, whose first fields are w_ih, w_hh, b_ih, b_hh."]
+
+
+def test_names_of_further_inputs_and_free_fields_are_tuples_of_what_there_is():
+    for named, value in (("per_step", "key"), ("context", None), ("free_fields", "h")):
+        with pytest.raises(TypeError) as caught:
+            type("Named", (ScaledCell,), {named: value})()
+        assert str(caught.value) == f"Named should define `{named}` as a tuple of names, got {value!r}."
+    with pytest.raises(ValueError, match=r"Named should define `free_fields` among those of its state, h, got \('hh',\)"):
+        type("Named", (ScaledCell,), {"free_fields": ("hh",)})()
+
+
+def test_integer_weights_of_the_input_are_refused_by_name():
+    cell = jaxrnn.GRUCell()
+    params, xs = setting(cell)
+    text = r"unroll: `params\.w_ih` should be of floating-point or complex numbers, got dtype int8"
+    with pytest.raises(TypeError, match=text):
+        unroll(cell, params._replace(w_ih=params.w_ih.astype(jnp.int8)), xs)
+
+
+def test_a_start_is_learned_where_a_state_has_no_axes_of_space():
+    """Each step is a set of items, of which the state has one summary."""
+
+    @dataclass(frozen=True)
+    class Pooled(GatedCell):
+        gates: ClassVar = ("n",)
+        event_ndim: ClassVar = 2
+
+        def initial_state(self, params, x):
+            start = jnp.arange(1.0, 1 + HIDDEN, dtype=params.w_ih.dtype)
+            return Hidden(jnp.broadcast_to(start, (*x.shape[:-2], HIDDEN)))
+
+        def project(self, params, x):
+            return contract(x, params.w_ih, params.b_ih).max(-3)
+
+        def update(self, state, x_gates, h_gates):
+            return Hidden(0.5 * state.h + jnp.tanh(x_gates[0] + h_gates[0]))
+
+    stack = Stack(Pooled(), INPUT, HIDDEN, learn_initial_state=True)
+    params, xs = stack.init(jax.random.key(0)), normal(TIME, BATCH, 6, INPUT, dtype=jnp.float32)
+    learned = stack.init_state(params)
+    assert learned[0][0].h.tolist() == [1, 2, 3, 4, 5]
+    close(stack.apply(params, xs, initial=learned), stack.apply(params, xs), 1e-6)
 
 
 def test_a_state_is_the_cells_own_and_has_a_field_h():

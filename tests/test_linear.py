@@ -299,6 +299,94 @@ def test_coefficients_of_another_form_are_refused_by_name():
         run("pairs")
 
 
+@dataclass(frozen=True)
+class FormCell(LinearCell):
+    """Coefficients of one form or another, from a projection in the dtype of `x`."""
+
+    gates: ClassVar = ("b",)
+    form: str = "turn"
+    complex_state: bool = False
+
+    def initial_state(self, params, x):
+        zeros = super().initial_state(params, x).h
+        return Hidden(zeros.astype(jnp.complex64) if self.complex_state else zeros)
+
+    def project(self, params, x):
+        return (x @ params.w_ih[:, 0].astype(x.dtype),)
+
+    def coefficients(self, params, x_gates):
+        (b,), a = x_gates, jnp.full(HIDDEN, 1 - 2**-10, jnp.float32)
+        angle = jnp.linspace(0.5, 2.0, HIDDEN, dtype=jnp.float32)
+        turn = jax.lax.complex(jnp.cos(angle), jnp.sin(angle))
+        narrow = b[..., :1]
+        wide = jnp.concatenate([b, b], axis=-1)
+        return {"turn": (turn, b), "decay": (a, b), "narrow": (a, narrow), "wide": (1.0, wide), "pair": ((a, a), (b, b))}[self.form]
+
+
+def of_form(form, **options):
+    cell = FormCell(form=form, **options)
+    return cell, cell.init(jax.random.key(0), INPUT, HIDDEN), normal(6, 2, INPUT)
+
+
+def stepped(cell, params, xs):
+    state = cell.initial_state(params, xs[0])
+    for x in xs:
+        state, _ = cell.step(params, state, x)
+    return state
+
+
+def test_a_complex_coefficient_of_real_inputs_keeps_its_imaginary_part():
+    cell, params, xs = of_form("turn", complex_state=True)
+    got, h = unroll(cell, params, xs)[0], np.zeros((2, HIDDEN), np.complex64)
+    for x in xs:
+        h = np.exp(1j * np.linspace(0.5, 2.0, HIDDEN)) * h + np.asarray(x @ params.w_ih[:, 0])
+    close((got.h, stepped(cell, params, xs).h), (h, h), 1e-5)
+
+
+@pytest.mark.parametrize("strategy", ["scan_linear", "associative", "scan_plain"])
+def test_coefficients_from_a_narrow_projection_are_wide_and_of_the_width_of_the_state(strategy):
+    for form in ("decay", "narrow"):
+        cell, params, xs = of_form(form)
+        state, _ = unroll(cell, params, xs, dtype=jnp.bfloat16, strategy=strategy)
+        bs, h = cell.project(params, xs.astype(jnp.bfloat16))[0].astype(np.float32), np.zeros((2, HIDDEN), np.float32)
+        for b in bs:
+            h = np.float32(1 - 2**-10) * h + np.asarray(b[:, :1] if form == "narrow" else b)
+        assert state.h.dtype == jnp.float32
+        close(state.h, h, 1e-5)
+
+
+def test_coefficients_that_a_state_cannot_hold_are_refused_by_name():
+    for form, kind, text in (
+        ("turn", TypeError, "`coefficients` should be float32, as the state is, got complex64."),
+        ("wide", ValueError, f"`coefficients` should broadcast with the state, of shape (2, {HIDDEN}), got (2, {2 * HIDDEN})."),
+        ("pair", ValueError, "`coefficients` should give 1 parts, as `parts` makes of the state, got 2."),
+    ):
+        cell, params, xs = of_form(form)
+        for call in (partial(unroll, cell, params, xs), partial(stepped, cell, params, xs)):
+            with pytest.raises(kind) as caught:
+                call()
+            assert str(caught.value) == f"FormCell: {text}"
+
+    @dataclass(frozen=True)
+    class Two(FormCell):
+        State: ClassVar = jaxrnn.LSTMState
+
+    with pytest.raises(TypeError, match="Two: `State` should have one field, `h`, which `coefficients` act on, got h, c"):
+        Two()
+
+
+def test_a_mask_of_h_acts_on_a_linear_cell_that_asks_for_one():
+    @dataclass(frozen=True)
+    class Masked(FormCell):
+        recurrent_product: ClassVar = True
+
+    _, params, xs = of_form("decay")
+    mask = jnp.zeros((2, HIDDEN)).at[1].set(2.0)
+    state, _ = unroll(Masked(form="decay"), params, xs[:2], h_mask=mask)
+    first, last = Masked().project(params, xs[:2])[0]
+    close(state.h, mask * (1 - 2**-10) * first + last, 1e-6)
+
+
 @pytest.mark.parametrize("name", [*LINEAR, *DIAGONAL])
 def test_no_example_at_all_is_a_batch_too(name):
     cell = CELLS[name]()
@@ -352,11 +440,15 @@ class CoupledCell(DiagonalCell):
 
     def recur(self, params, state, x_gates, h):
         others = {"mean": lambda h: h.mean(-1, keepdims=True), "order": lambda h: h[..., ::-1], "sum": lambda h: jnp.cumsum(h, -1),
-                  "neighbour": lambda h: jnp.roll(h, 1, -1), "largest": jax.nn.softmax}  # fmt: skip
+                  "neighbour": lambda h: jnp.roll(h, 1, -1), "largest": jax.nn.softmax,
+                  "best": lambda h: jax.lax.top_k(h, HIDDEN)[0],
+                  "shift": lambda h: jax.lax.pad(h, jnp.zeros((), h.dtype), ((0, 0, 0), (1, -1, 0))),
+                  "pool": lambda h: jax.lax.reduce_window(h, 0.0, jax.lax.add, (1, 3), (1, 1), "SAME"),
+                  "loop": lambda h: jax.lax.scan(lambda c, _: (c[::-1], None), (h, x_gates[..., 0, :]), None, 1)[0][1]}  # fmt: skip
         return Hidden(jnp.tanh(x_gates[..., 0, :] + params.w_hh[0] * h + others[self.how](h)))
 
 
-@pytest.mark.parametrize("how", ["mean", "order", "sum", "neighbour", "largest"])
+@pytest.mark.parametrize("how", ["mean", "order", "sum", "neighbour", "largest", "best", "shift", "pool", "loop"])
 def test_a_diagonal_cell_whose_units_see_each_other_is_refused(how):
     cell = CoupledCell(how=how)
     params, xs = cell.init(jax.random.key(0), INPUT, HIDDEN), normal(6, 2, INPUT)
@@ -389,12 +481,13 @@ class StochasticCell(DiagonalCell):
         return Hidden(jnp.tanh(x_gates[..., 0, :] + (0.5 + noise) * params.w_hh[0] * h))
 
 
-@pytest.mark.parametrize("strategy", ["scan_diagonal", "newton"])
-def test_a_diagonal_cell_may_draw_at_every_step(strategy, x64):
-    """`recur` sees one step, also in the derivative of all of them; compared with the plain scan, first and second order."""
+@pytest.mark.parametrize(("strategy", "impl"), [("scan_diagonal", "threefry2x32"), ("newton", "threefry2x32"), ("newton", "rbg")])
+def test_a_diagonal_cell_may_draw_at_every_step(strategy, impl, x64):
+    """`recur` sees one step, also in the derivative of all of them; compared with the plain scan, first and second order. Keys of
+    the kind rbg give other numbers under `vmap`."""
     cell = StochasticCell()
     params = drawn_like(cell.init(jax.random.key(0), 3, HIDDEN, dtype=jnp.float64))
-    xs, keys = normal(TIME, BATCH, 3), jax.random.split(jax.random.key(1), TIME)
+    xs, keys = normal(TIME, BATCH, 3), jax.random.split(jax.random.key(1, impl=impl), TIME)
 
     def derivatives(strategy, params, xs):
         loss = lambda params, xs: weighted(jnp.sin(unroll(cell, params, xs, per_step={"key": keys}, strategy=strategy)[1]))

@@ -150,6 +150,12 @@ class Cell:
             raise TypeError(f"{name} should define `gates`, a tuple of names, got {gates!r}.")
         if "h" not in getattr(self.State, "_fields", ()):
             raise TypeError(f"{name} should define `State`, a NamedTuple with a field `h`, got {self.State!r}.")
+        for named in ("per_step", "context", "free_fields"):
+            names, known = getattr(self, named), self.State._fields
+            if not isinstance(names, tuple) and (names is not None or named != "free_fields"):
+                raise TypeError(f"{name} should define `{named}` as a tuple of names, got {names!r}.")
+            if named == "free_fields" and not set(names or ()) <= set(known):
+                raise ValueError(f"{name} should define `free_fields` among those of its state, {', '.join(known)}, got {names!r}.")
         for argument in ("w_ih_init", "w_hh_init", "b_ih_init", "b_hh_init"):
             check_initializer(name, argument, getattr(self, argument))
 
@@ -205,13 +211,13 @@ class Cell:
         """The state before `x` (*batch, input): zeros, in the shapes that sizes say, laid as `x` and the weights are.
 
         A cell may start otherwise: what it returns here is where its sequences start and what a reset returns to. Each field
-        begins with the batch axes.
+        begins with the batch axes. It may depend on the parameters, but not on the values of `x`, which may be padding.
         """
         zeros = zeros_beside(x, params.w_ih)
         return self.State(*(zeros for _ in self.State._fields))
 
     def computed_with(self, params, dtype):
-        """The parameters that a step computes with, of those it is given, where products are in `dtype`."""
+        """The parameters that `recur` computes with, of those it is given, where products are in `dtype`."""
         return cast(params, dtype)
 
     def project(self, params, x):
@@ -252,14 +258,19 @@ class Cell:
         conform.check_params(name, self, params)
         source = "the third axis from the end of `params.w_ih`"
         checks.inputs(name, "x", x, self.event_ndim, (("*batch",),), self.input_size(params), source)
-        conform.check_state(name, "state", state, conform.state_like(self, params, x))
+        dtype = computing_dtype(x, params.w_ih)
+        arrays = cast(params, dtype)
+        like = conform.state_like(self, arrays, x)
+        conform.check_state(name, "state", state, like)
+        state = type(like)(*(s.astype(one.dtype) if is_real(one) else s for s, one in zip(state, like, strict=True)))
         wanted = (*self.per_step, *self.context)
         if set(further) != set(wanted):
             raise TypeError(f"{name}: further inputs should be {', '.join(wanted) or 'none'}, got {', '.join(further) or 'none'}.")
+        x, further = cast((x, further), dtype)
         with conform.equations_of(self, "recur"):
-            new = self.recur(params, state, self.project(params, x), state.h, **further)
+            new = self.recur(self.computed_with(params, dtype), state, self.project(arrays, x), state.h, **further)
         conform.check_new_state(self, state, new)
-        return new, new.h.astype(computing_dtype(x, params.w_ih)) if is_real(new.h) else new.h
+        return new, new.h.astype(dtype) if is_real(new.h) else new.h
 
 
 @dataclass(frozen=True)

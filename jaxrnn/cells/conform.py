@@ -46,6 +46,8 @@ def check_params(name: str, cell, params, argument: str = "params"):
     for path, leaf in _leaves(params, argument):
         checks.array(name, path, leaf, None)
     kind = type(cell).__name__
+    if not is_differentiable(w_ih):
+        raise TypeError(f"{name}: `{argument}.w_ih` should be of floating-point or complex numbers, got dtype {w_ih.dtype}.")
     if w_ih.ndim < 3:
         raise ValueError(f"{name}: `{argument}.w_ih` should have axes (input, gates, hidden), got shape {w_ih.shape}.")
     if w_ih.shape[-2] != len(cell.gates):

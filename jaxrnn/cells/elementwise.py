@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxrnn.cells import conform
 from jaxrnn.cells.base import Cell, cast, contract, draw, is_real, promote, split_gates, uniform
 
 
@@ -69,6 +70,9 @@ class LinearCell(Cell):
 
     def __post_init__(self):
         super().__post_init__()
+        if len(self.State._fields) > 1 and type(self).recur is LinearCell.recur:
+            name, fields = type(self).__name__, ", ".join(self.State._fields)
+            raise TypeError(f"{name}: `State` should have one field, `h`, which `coefficients` act on, got {fields}.")
         refuse_initializers(self, "there is no product with the state", "w_hh_init", "b_hh_init")
 
     def init(self, key, input_size, hidden_size, *, bias=True, dtype=jax.numpy.float32):
@@ -87,8 +91,8 @@ class LinearCell(Cell):
         return tuple(contract(x, w, b) for w, b in zip(split_gates(params.w_ih), biases, strict=True))
 
     def coefficients(self, params, x_gates, **further):
-        """a and b, for any number of leading axes; each an array, or a pair (real, imaginary). `a` may be the same at every step:
-        then it has no leading axes.
+        """a and b, for any number of leading axes, time the first of them in `unroll`, so that a key per step is then one of many;
+        each an array, or a pair (real, imaginary). `a` may be the same at every step: then it has no leading axes.
 
         Args:
             params: float32 at least.
@@ -107,7 +111,8 @@ class LinearCell(Cell):
 
     def affine(self, params, x_gates, **further):
         """The coefficients as k × k arrays A and k arrays b."""
-        a, b = self.coefficients(self.computed_with(params, jnp.float32), x_gates, **further)
+        with conform.equations_of(self, "coefficients"):
+            a, b = self.coefficients(self.computed_with(params, jnp.float32), x_gates, **further)
         a, b = (tuple(c) if isinstance(c, tuple | list) else (c,) for c in (a, b))
         name, rank = type(self).__name__, jnp.ndim(x_gates[0])
         if len(a) != len(b) or len(a) > 2:
@@ -118,17 +123,34 @@ class LinearCell(Cell):
             shapes = ", ".join(str(jnp.shape(part)) for part in b)
             rule = f"have the axes of `x_gates`, {jnp.shape(x_gates[0])}"
             raise ValueError(f"{name}: `b` of `coefficients` should {rule}, got shape {shapes}.")
-        a = tuple(jnp.asarray(part, b[0].dtype) for part in a)
+        wide = promote(jnp.float32, *(part.dtype for part in b), *(jnp.complex64 for part in a if jnp.iscomplexobj(part)))
+        a, b = (tuple(jnp.asarray(part, wide) for part in parts) for parts in (a, b))
         shape = jnp.broadcast_shapes(*(part.shape for part in (*a, *b)))
         b = tuple(part if part.shape == shape else jnp.broadcast_to(part, shape) for part in b)
         return matrix(a), b
+
+    def fitting(self, a: tuple, b: tuple, h: tuple) -> tuple:
+        """A and b of `affine` as they act on the parts `h` of a state: in its dtype, b in its shape, which should hold them."""
+        name = type(self).__name__
+        if len(b) != len(h):
+            raise ValueError(f"{name}: `coefficients` should give {len(h)} parts, as `parts` makes of the state, got {len(b)}.")
+        for part, like in zip(b, h, strict=True):
+            if promote(part.dtype, like.dtype) != like.dtype:
+                raise TypeError(f"{name}: `coefficients` should be {like.dtype}, as the state is, got {part.dtype}.")
+            axes = part.shape[part.ndim - like.ndim :]
+            if any(n not in (1, wanted) for n, wanted in zip(axes, like.shape, strict=True)):
+                raise ValueError(f"{name}: `coefficients` should broadcast with the state, of shape {like.shape}, got {axes}.")
+        beside = lambda part, like: (*part.shape[: part.ndim - like.ndim], *like.shape)
+        b = tuple(jnp.broadcast_to(p, beside(p, like)).astype(like.dtype) for p, like in zip(b, h, strict=True))
+        return jax.tree.map(lambda leaf: leaf.astype(h[0].dtype), a), b
 
     def computed_with(self, params, dtype):
         return cast(params, promote(dtype, jnp.float32, *(a.dtype for a in jax.tree.leaves(params) if is_real(a))))
 
     def recur(self, params, state, x_gates, h, **further):
-        a, b = self.affine(params, x_gates, **further)
-        return type(state)(self.joined(add(apply(a, self.parts(h)), b)))
+        h = self.parts(h)
+        a, b = self.fitting(*self.affine(params, x_gates, **further), h)
+        return type(state)(self.joined(add(apply(a, h), b)))
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def _unrolled(
     over = time_axis_of(xs)
     if over is not None:
         parts = {"xs": xs, "mask": mask, "reset": reset, "masks": masks, "per_step": per_step}
-        whole = {"params": params, "state": state, "initial": initial, "lengths": lengths, "context": context}
+        whole = {"params": params, "state": state, "initial": initial, "lengths": lengths, "context": context, "h_mask": h_mask}
         static = {"rates": rates, "reverse": reverse, "dtype": dtype, "strategy": strategy, "outside": outside}
         run = lambda parts, whole: _unrolled(cell, **parts, **whole, **static, time_axis=over)
         return in_parts_of_time(run, over, parts, whole, xs)

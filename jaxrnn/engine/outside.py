@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-PLAIN = (bool, int, float, complex, str, bytes, tuple, list, dict, set, frozenset, type(None))
+CONTAINERS = (tuple, list, dict, set, frozenset)
+PLAIN = (bool, int, float, complex, str, bytes, type(None), *CONTAINERS)
 
 
 class _Same:
@@ -54,7 +55,7 @@ def read_from_outside(cell) -> tuple[_Read, ...]:
 def _note(name: str, value, found: list, seen: set):
     function = getattr(value, "__func__", getattr(value, "fget", getattr(value, "__wrapped__", value)))
     if isinstance(value, PLAIN):
-        found.append(_Read(name, repr(value)))
+        found.append(_Read(name, _held(value, ())))
         return
     found.append(_Read(name, _Same(value)))
     package = (getattr(function, "__module__", None) or "").split(".")[0]
@@ -72,6 +73,18 @@ def _note(name: str, value, found: list, seen: set):
             _note(f"{name}: {read}", holder.cell_contents, found, seen)
         except ValueError:  # not bound yet
             continue
+
+
+def _held(value, within: tuple):
+    """What a plain value is: of containers, what they hold, which may be objects; hashable."""
+    if not isinstance(value, CONTAINERS):
+        return repr(value) if isinstance(value, PLAIN) else _Same(value)
+    if any(value is one for one in within):
+        return "itself"
+    inside = (*within, value)
+    items = value.items() if isinstance(value, dict) else value
+    held = tuple(_held(item, inside) for item in items)
+    return type(value).__name__, frozenset(held) if isinstance(value, set | frozenset) else held
 
 
 def refuse_traced(cell, method: str, jaxpr):

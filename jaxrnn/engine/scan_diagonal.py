@@ -4,10 +4,13 @@ from functools import partial
 
 import jax
 from jax.ad_checkpoint import checkpoint_name
+from jax.extend.core import jaxprs_in_params
 
 from jaxrnn._arrays import cast, is_real, zeros_like
+from jaxrnn.cells.base import Cell
+from jaxrnn.cells.conform import equations_of
 from jaxrnn.cells.elementwise import DiagonalCell
-from jaxrnn.engine import affine
+from jaxrnn.engine import affine, scan_plain
 from jaxrnn.engine.outside import refuse_traced
 from jaxrnn.engine.problem import Semantics, Steps, Weights
 from jaxrnn.engine.residuals import join, partition
@@ -17,10 +20,12 @@ from jaxrnn.engine.tuning import Tuning
 
 
 def refuses(what: Semantics, weights: Weights, state, platform: str) -> str | None:
-    """Cells that are not diagonal, or have fields in their state that are not real."""
+    """Cells that are not diagonal, or have a `computed_with` of their own, or fields in their state that are not real."""
     kind = type(what.cell)
     if not isinstance(what.cell, DiagonalCell):
         return f"a {kind.__name__} is not a DiagonalCell"
+    if kind.computed_with is not Cell.computed_with:
+        return f"a {kind.__name__} has a `computed_with` of its own"
     if not all(is_real(a) and a.shape == state.h.shape for a in state):
         return f"the fields of a state should be real and of one shape, and those of the {kind.__name__} are not"
     return None
@@ -44,22 +49,36 @@ def run(what: Semantics, tuned: Tuning, weights: Weights, state, steps: Steps, *
     Args:
         find: how the states are found. form: how the linear recurrence of the derivative is computed, see `affine`.
     """
-    _check_elementwise(what, weights, state, steps)
+    if _drawn_otherwise_side_by_side(_checked_step(what, weights, state, steps)):
+        return scan_plain.run(what, tuned, weights, state, steps)
     stored = jax.checkpoint_policies.save_only_these_names("x_gates", affine.STATES)
     segment = jax.checkpoint(partial(_segment, what, find, form, weights), policy=stored, prevent_cse=False)
     return over_segments(segment, state, steps, tuned.backward, what.reverse)
 
 
-MIXING = {"rev", "sort", "cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "fft", "transpose", "dot_general", "gather"}
-"""Primitives that may keep a shape and yet take from other units."""
+ELEMENTWISE = {
+    "abs", "acos", "acosh", "add", "add_any", "and", "asin", "asinh", "atan", "atan2", "atanh", "bessel_i0e", "bessel_i1e",
+    "bitcast_convert_type", "broadcast_in_dim", "cbrt", "ceil", "clamp", "complex", "conj", "convert_element_type", "copy",
+    "cos", "cosh", "digamma", "div", "eq", "erf", "erf_inv", "erfc", "exp", "exp2", "expm1", "floor", "ge", "gt", "igamma",
+    "igammac", "imag", "integer_pow", "is_finite", "le", "lgamma", "log", "log1p", "logistic", "lt", "max", "min", "mul",
+    "name", "ne", "neg", "nextafter", "not", "optimization_barrier", "or", "pcast", "polygamma", "pow", "pvary", "real",
+    "reduce_precision", "regularized_incomplete_beta", "rem", "reshape", "reshard", "round", "rsqrt", "select_n",
+    "sharding_constraint", "sign", "sin", "sinh", "sqrt", "square", "sub", "tan", "tanh", "xor", "zeta",
+}  # fmt: skip
+"""Primitives whose output, where it has the shape of an input, takes from that input in each place alone. One that is not here is
+refused: many others (a pooling, a shift by `pad`, `top_k`) keep a shape and yet take from other units."""
+
+CALLS = {"closed_call", "core_call", "checkpoint", "custom_jvp_call", "custom_vjp_call", "jit", "pjit", "remat", "remat2"}
+"""Primitives that are the equations inside of them."""
 
 
-def _check_elementwise(what: Semantics, weights: Weights, state, steps: Steps):
-    """What `recur` makes of the state stays in the place of its unit, without which the rule would be wrong."""
+def _checked_step(what: Semantics, weights: Weights, state, steps: Steps):
+    """The equations of a step. What `recur` makes of the state stays in the place of its unit, or the rule would be wrong."""
     cell, params = what.cell, cast(weights.params, what.dtype)
     x, per_step = jax.tree.map(lambda a: a[0], (steps.x, steps.per_step))
     recur = lambda state, x, params, further: cell.recur(params, state, cell.project(params, x), state.h, **further)
-    jaxpr = jax.make_jaxpr(recur)(state, x, params, per_step | weights.context)
+    with equations_of(cell, "recur"):
+        jaxpr = jax.make_jaxpr(recur)(state, x, params, per_step | weights.context)
     refuse_traced(cell, "recur", jaxpr)
     jaxpr = jaxpr.jaxpr
     mixing = _first_mixing(jaxpr, set(jaxpr.invars[: len(state)]))
@@ -69,27 +88,42 @@ def _check_elementwise(what: Semantics, weights: Weights, state, steps: Steps):
             f"{name}: `recur` should be elementwise in the state, as that of a DiagonalCell is, got {mixing} of it.\n"
             f"Make the {name} a Cell, or a GatedCell."
         )
+    return jaxpr
+
+
+def _drawn_otherwise_side_by_side(jaxpr) -> bool:
+    """Whether a step draws from keys that give other numbers under `vmap`, as rbg's do: the derivative takes steps that way."""
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "random_bits" and str(eqn.invars[0].aval.dtype) != "key<fry>":
+            return True
+        if any(_drawn_otherwise_side_by_side(inner) for inner in jaxprs_in_params(eqn.params)):
+            return True
+    return False
 
 
 def _first_mixing(jaxpr, reached: set) -> str | None:
-    """The first primitive that changes the shape of what was `reached` from the state, or mixes its units; None if there is none.
+    """The first primitive that changes the shape of what was `reached` from the state, or may mix its units; None if there is none.
     What is reached further is added."""
     for eqn in jaxpr.eqns:
         read = [k for k, v in enumerate(eqn.invars) if not hasattr(v, "val") and v in reached]
         if not read:
             continue
         inner = next((eqn.params[key] for key in ("jaxpr", "call_jaxpr") if key in eqn.params), None)
-        if inner is not None:
+        if inner is not None and eqn.primitive.name in CALLS:
             inner = getattr(inner, "jaxpr", inner)
             if len(inner.invars) != len(eqn.invars):
                 return eqn.primitive.name
             found = _first_mixing(inner, {inner.invars[k] for k in read})
             if found is not None:
                 return found
-        elif eqn.primitive.name in MIXING or any(o.aval.shape != eqn.invars[k].aval.shape for o in eqn.outvars for k in read):
+        elif eqn.primitive.name not in ELEMENTWISE or _shapes(eqn.outvars) != _shapes(eqn.invars[k] for k in read):
             return eqn.primitive.name
         reached.update(eqn.outvars)
     return None
+
+
+def _shapes(variables) -> set:
+    return {v.aval.shape for v in variables}
 
 
 def _segment(what: Semantics, find, form: str, weights: Weights, state, steps: Steps):

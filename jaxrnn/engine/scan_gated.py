@@ -8,7 +8,7 @@ import numpy as np
 from jax import lax
 
 from jaxrnn._arrays import cast, contract, is_real, may_join_axes
-from jaxrnn.cells.base import GatedCell, split_gates
+from jaxrnn.cells.base import Cell, GatedCell, split_gates
 from jaxrnn.engine.gates import Layout, additive_gates, gate_inputs
 from jaxrnn.engine.problem import Semantics, Steps, Weights
 from jaxrnn.engine.residuals import Linear, gate_values, join, partition
@@ -18,12 +18,14 @@ from jaxrnn.engine.tuning import Tuning, one_stream
 
 
 def refuses(what: Semantics, weights: Weights, state, platform: str) -> str | None:
-    """Cells that are not gated, or have a `recur` of their own; and gates that are not real."""
+    """Cells that are not gated, or have a `recur` or `computed_with` of their own; and gates that are not real."""
     kind = type(what.cell)
     if not isinstance(what.cell, GatedCell):
         return f"a {kind.__name__} is not a GatedCell"
     if kind.recur is not GatedCell.recur:
         return f"a {kind.__name__} has a `recur` of its own"
+    if kind.computed_with is not Cell.computed_with:
+        return f"a {kind.__name__} has a `computed_with` of its own"
     if not all(is_real(a) for a in jax.tree.leaves((weights.params[:4], state.h))):
         return f"weights, biases and `h` should be real, and those of the {kind.__name__} are not"
     return None

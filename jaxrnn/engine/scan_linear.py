@@ -17,11 +17,13 @@ from jaxrnn.engine.tuning import Tuning
 
 
 def refuses(what: Semantics, weights: Weights, state, platform: str) -> str | None:
-    """Cells that are not linear."""
+    """Cells that are not linear, or have a mask of `h`."""
     if not isinstance(what.cell, LinearCell):
         return f"a {type(what.cell).__name__} is not a LinearCell"
     if type(what.cell).recur is not LinearCell.recur:
         return f"a {type(what.cell).__name__} has a `recur` of its own"
+    if weights.h_mask is not None:
+        return f"coefficients of a {type(what.cell).__name__} act on `h`, and `h_mask` would be left out"
     if not is_real(state.h) or len(state) > 1:
         return f"the state should be one real `h`, and that of the {type(what.cell).__name__} is not"
     return None
@@ -40,7 +42,8 @@ def _segment(what: Semantics, form: str, weights: Weights, state, steps: Steps):
     cell = what.cell
     x_gates = cell.project(cast(weights.params, what.dtype), zero_invalid(steps.valid, steps.x))
     x_gates = checkpoint_name(x_gates, "x_gates")
-    a, b = _with_transition(what, steps, *cell.affine(weights.params, x_gates, **steps.per_step, **weights.context))
+    a, b = cell.affine(weights.params, x_gates, **steps.per_step, **weights.context)
+    a, b = _with_transition(what, steps, *cell.fitting(a, b, cell.parts(state.h)))
     initial = None if steps.reset is None else cell.parts(weights.initial.h)
     axis, reverse = what.time_axis, what.reverse
     parts = affine.solve(form, a, b, cell.parts(state.h), reset=steps.reset, initial=initial, reverse=reverse, axis=axis)
