@@ -40,7 +40,7 @@ with jaxtyping.install_import_hook("jaxrnn", "beartype.beartype"):  # annotated 
 # Tracing makes many objects that live shortly beside the many that stay: to search all of them for garbage again and again took
 # a sixth of the time.
 gc.freeze()
-gc.set_threshold(50_000)
+gc.set_threshold(10_000)
 
 # All different, and none the number of gates of a cell that has the axis, so that a swapped axis cannot hide.
 TIME, BATCH, INPUT, HIDDEN, PROJ, SPACE = 9, 8, 6, 7, 5, (10, 2)
