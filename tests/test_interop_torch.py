@@ -1,5 +1,6 @@
 """Weights from PyTorch and back, and through safetensors files: what is computed, every bit, every refusal."""
 
+import errno
 import pickle
 import re
 import subprocess
@@ -477,14 +478,17 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     for name in writers:
         (tmp_path / name).write_text("before")
 
-    def full(*_):
-        raise OSError("No space left on device")
+    for error in (OSError(errno.ENOSPC, "No space left on device"), OSError("No space left on device, says no system")):
 
-    monkeypatch.setattr(interop._files.os, "replace", full)
-    for name, write in writers.items():
-        with pytest.raises(OSError, match="No space left"):
-            write(ours, tmp_path / name)
-        assert (tmp_path / name).read_text() == "before"
+        def full(*_, error=error):
+            raise error
+
+        monkeypatch.setattr(interop._files.os, "replace", full)
+        for name, write in writers.items():
+            with pytest.raises(OSError, match="No space left on device") as raised:
+                write(ours, tmp_path / name)
+            assert raised.value.filename == (str(tmp_path / name) if error.errno else None)
+            assert (tmp_path / name).read_text() == "before"
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(writers)
 
 

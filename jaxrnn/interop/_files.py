@@ -79,6 +79,8 @@ def _naming(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno is None:  # not the system's: it has no other text than its own
+            raise
         raise OSError(error.errno, error.strerror, os.fspath(path)) from error
 
 
