@@ -37,8 +37,8 @@ with jaxtyping.install_import_hook("jaxrnn", "beartype.beartype"):  # annotated 
     import jaxrnn
     import jaxrnn.cells
 
-# Tracing makes many objects that live shortly beside the many that stay: to search all of them for garbage again and again took
-# a sixth of the time.
+# Tracing makes many objects that live shortly beside the many that stay; to search all of them for garbage took a sixth of the time
+# of a test that traces much.
 gc.freeze()
 gc.set_threshold(10_000)
 
