@@ -148,6 +148,21 @@ def test_nan_behind_a_reset_and_in_padding_stays_in_its_part(x64):
     jax.tree.map(np.testing.assert_array_equal, clean, dirty)
 
 
+def test_a_start_that_looks_at_the_input_is_that_of_the_first_part(x64):
+    class Looking(type(CELLS["MinGRU"]())):
+        def initial_state(self, params, x):
+            return super().initial_state(params, x)._replace(h=x + 1)
+
+    cell = Looking()
+    (params, xs, *_), _ = everything(CELLS["MinGRU"]())
+    run = lambda params, xs: weighted(unroll(cell, params, xs, reset=jnp.zeros((TIME, BATCH), bool).at[9].set(True)))
+    want = jit(jax.value_and_grad(run, (0, 1)))(params, xs)
+    mesh = mesh_of(AxisType.Explicit)
+    with jax.set_mesh(mesh):
+        got = jit(jax.value_and_grad(run, (0, 1)))(params, jax.device_put(xs, NamedSharding(mesh, P("time"))))
+    close(jax.device_get(got), jax.device_get(want))
+
+
 def layers():
     """Two layers in both directions of a complex cell: a module, inputs, start states, lengths."""
     module = jaxrnn.Recurrent(CELLS["LRU"](), HIDDEN, HIDDEN, 2, bidirectional=True, residual=False, rngs=nnx.Rngs(0))

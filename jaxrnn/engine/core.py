@@ -22,6 +22,7 @@ from jaxrnn._arrays import (
 from jaxrnn.checks import is_symbolic
 from jaxrnn.engine import strategies
 from jaxrnn.engine.outside import read_from_outside
+from jaxrnn.engine.over_devices import at_the_end
 from jaxrnn.engine.problem import Semantics, Steps, Weights
 from jaxrnn.engine.transition import resets_in_loop_order, valid_steps
 
@@ -65,6 +66,8 @@ def _unrolled(
     first = xs[0] if is_symbolic(time) or time else jnp.zeros(xs.shape[1:], xs.dtype)
     own = cell.initial_state(cast(params, dtype), first)
     own = same_varying_axes(jax.tree.map(lambda s: lay_beside(s, first, min(len(batch), s.ndim)), own), xs)[0]
+    if time_axis is not None:  # all start where the first part does, also if a cell's start looks at `x`
+        own = same_varying_axes(at_the_end(time_axis, True, own), xs)[0]
     initial = own if initial is None else _as_given(initial, own)
     state = initial if state is None else _as_given(state, own)
     h_mask = None if h_mask is None else lax.stop_gradient(broadcast_like(h_mask, own.h))
