@@ -525,7 +525,7 @@ MAY_IMPORT = {
     "engine.linear_scan": {"_arrays", "cells.elementwise", "checks", "engine", "engine.tuning"},
     "engine.strategies": PROBLEM | {"engine", "engine.scan_plain", "engine.scan_gated"},
     "engine.outside": set(),
-    "engine.core": PROBLEM | {"engine", "engine.outside", "engine.strategies"},
+    "engine.core": PROBLEM | {"engine", "engine.outside", "engine.over_devices", "engine.strategies"},
     "engine.directions": PROBLEM | {"engine.core", "engine.outside"},
     "engine.unroll": BASE | {"cells", "engine", "engine.core", "engine.strategies"},
     "engine.__init__": {"engine.linear_scan", "engine.unroll"},
