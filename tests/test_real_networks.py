@@ -18,6 +18,7 @@ import pytest
 import segment
 import segment_numpy
 import speech_activity
+from flax import nnx
 
 needs_silero = pytest.mark.skipif(util.find_spec("silero_vad") is None, reason="pip install --no-deps silero-vad")
 needs_g2p = pytest.mark.skipif(util.find_spec("g2p_en") is None, reason="pip install --no-deps g2p_en")
@@ -118,15 +119,17 @@ def test_a_missing_package_is_named(script, package, monkeypatch):
 
 
 @needs_silero
-def test_the_stream_gives_what_the_whole_gives():
+def test_the_stream_gives_what_the_whole_gives(x64):
     """Frame by frame through `step`, and all frames at once through the module."""
-    network = speech_activity.load(speech_activity.model_path())
-    x = jnp.asarray(np.random.default_rng(0).standard_normal((5, 1, 128)), jnp.float32)
-    whole, _ = jax.jit(lambda lstm, x: lstm(x))(network.lstm, x)
+    lstm = speech_activity.load(speech_activity.model_path()).lstm
+    nnx.update(lstm, jax.tree.map(lambda a: a.astype(jnp.float64), nnx.state(lstm)))
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((5, 1, 128)))
+    whole, _ = jax.jit(lambda lstm, x: lstm(x))(lstm, x)
     state, step = None, jax.jit(lambda lstm, x, state: lstm.step(x, state))
     for x_t, y in zip(x, whole, strict=True):
-        got, state = step(network.lstm, x_t, state)
-        np.testing.assert_allclose(got, y, atol=1e-6)
+        got, state = step(lstm, x_t, state)
+        assert got.dtype == jnp.float64
+        np.testing.assert_allclose(got, y, atol=1e-12)
 
 
 # jieba's segmenter and tagger ----------------------------------------------------------------------
