@@ -1,7 +1,7 @@
 """The process of one contender, from inside (`serve`) and from outside (`Worker`).
 
-It builds one contender for one problem, says so, and then answers the commands on its standard
-input, one line of JSON for each. Between two commands it sleeps.
+It builds one contender for one problem, says so, and then answers the commands on its standard input, one line of JSON for each.
+Between two commands it sleeps.
 """
 
 import contextlib
@@ -12,17 +12,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 
 import jax
-from benchmark_contenders import CONTENDERS, faults
-from benchmark_work import Problem, Skip, Work
+from contenders import CONTENDERS, faults
+from work import Problem, Skip, Work
 
 MIN_CALLS = 10
-TUNED = {
-    "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
-    "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
-    "MALLOC_TOP_PAD_": str(256 << 20),
-}
 
 
 class Failed(Exception):
@@ -33,7 +29,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def serve(name: str, problem: list, seconds: float) -> None:
+def serve(name: str, problem: list, modes: list[str], seconds: float) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not stand between the answers
 
@@ -41,58 +37,53 @@ def serve(name: str, problem: list, seconds: float) -> None:
         print(json.dumps(result), file=answers, flush=True)
 
     jax.config.update("jax_num_cpu_devices", cores())
+    if cores() == 1 and "torch" in name:
+        import torch
+
+        torch.set_num_threads(1)
     try:
-        answer_commands(name, Problem(*problem), seconds, answer)
+        work = CONTENDERS[name].build(Problem(*problem))
+        calls = {mode: work.calls[mode] for mode in modes if mode in work.calls}
+        if not calls:
+            raise Skip(f"it has no {' and no '.join(modes)}")
+        hello = {"devices": work.devices}
+        if name == "jaxrnn-sharded" and work.devices < len(jax.devices()):
+            hello["note"] = f"{len(jax.devices())} devices do not divide the batch: {work.devices} used"
+        answer(hello)
+        commands = {
+            "compile": lambda: compile_calls(work, calls),
+            "time": lambda: {mode: {"time": time_call(*calls[mode], seconds)} for mode in calls},
+            "check": lambda: {"faults": faults(name, Problem(*problem), work)},
+        }
+        for command in sys.stdin:
+            answer(commands[command.strip()]())
     except Skip as reason:
         answer({"skip": str(reason)})
     except Exception as error:
         answer({"failed": f"{type(error).__name__}: {error}".splitlines()[0]})
 
 
-def answer_commands(name: str, problem: Problem, seconds: float, answer) -> None:
-    work = CONTENDERS[name].build(problem)
-    hello = {"devices": work.devices}
-    if name.endswith("-sharded") and work.devices < len(jax.devices()):
-        count = len(jax.devices())
-        hello["note"] = f"{count} devices do not divide batch {problem.batch}: {work.devices} used"
-    answer(hello)
-    calls = modes(work)
-    commands = {
-        "compile": lambda: compile_calls(work, calls),
-        "time": lambda: {mode: {"time": time_call(*calls[mode], seconds)} for mode in calls},
-        "check": lambda: {"faults": faults(name, problem, work)},
-    }
-    for command in sys.stdin:
-        answer(commands[command.strip()]())
-
-
-def modes(work: Work) -> dict:
-    return {"forward": (work.forward, work.forward_args), "train": (work.train, work.train_args)}
-
-
 def compile_calls(work: Work, calls: dict) -> dict:
-    """Trace and compile both functions from nothing; leave the executables in `calls`."""
-    if not hasattr(work.train, "lower"):
-        return {mode: {} for mode in calls}
+    """Trace and compile what can be from nothing; leave the executables in `calls`."""
     jax.jit(lambda x: x + 1)(0.0)  # the first compilation of a process pays for starting LLVM
-    result = {}
-    for mode, (function, arguments) in modes(work).items():
+    result = {mode: {} for mode in calls}
+    for mode in calls:
+        function, arguments = work.calls[mode]
+        if not hasattr(function, "lower"):
+            continue
         jax.clear_caches()
         start = time.perf_counter()
         compiled = function.lower(*arguments).compile()
         seconds = time.perf_counter() - start
         calls[mode] = compiled, arguments
-        result[mode] = {
-            "compile": {"min": seconds, "median": seconds, "calls": 1},
-            "temp": compiled.memory_analysis().temp_size_in_bytes,
-        }
+        memory = compiled.memory_analysis().temp_size_in_bytes
+        result[mode] = {"compile": {"min": seconds, "median": seconds, "calls": 1}, "temp": memory}
     return result
 
 
 def time_call(function, arguments: tuple, seconds: float) -> dict:
     """Minimum and median of at least MIN_CALLS calls and at least `seconds` of calling."""
-    # the two functions of torch wait by themselves
-    wait = jax.block_until_ready if isinstance(function, jax.stages.Compiled) else id
+    wait = jax.block_until_ready if isinstance(function, jax.stages.Compiled) else id  # others wait themselves
     for _ in range(2):
         wait(function(*arguments))
     times: list[float] = []
@@ -106,18 +97,15 @@ def time_call(function, arguments: tuple, seconds: float) -> dict:
 
 
 class Worker:
-    """Start a contender; `hello` is its first answer: its devices, or why it cannot run."""
+    """Start a contender; `hello` is its first answer: its devices, or why it cannot run. With `one_core` it is kept to one."""
 
-    def __init__(self, name: str, problem: Problem, seconds: float, allocator: str):
+    def __init__(self, name: str, problem: Problem, modes: tuple[str, ...], seconds: float, allocator: str, one_core: bool = False):
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed with the process)
-        self.process = subprocess.Popen(
-            [sys.executable, __file__, json.dumps([name, problem, seconds])],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            text=True,
-            env=environment(allocator),
-        )
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.errors, "text": True}
+        if one_core and hasattr(os, "sched_setaffinity"):
+            pipes["preexec_fn"] = partial(os.sched_setaffinity, 0, {max(os.sched_getaffinity(0))})
+        command = [sys.executable, __file__, json.dumps([name, problem, modes, seconds])]
+        self.process = subprocess.Popen(command, env=environment(allocator, one_core), **pipes)
         try:
             self.hello = self.read()
         except BaseException:
@@ -149,15 +137,14 @@ class Worker:
             self.process.stdin.close()
 
 
-def environment(allocator: str) -> dict[str, str]:
+TUNED = {"MALLOC_MMAP_THRESHOLD_": str(4 << 30), "MALLOC_TRIM_THRESHOLD_": str(16 << 30), "MALLOC_TOP_PAD_": str(256 << 20)}
+
+
+def environment(allocator: str, one_core: bool) -> dict[str, str]:
     """The same for every contender; compiled programs are never read from a disk."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
-    fixed = {
-        "KERAS_BACKEND": "jax",
-        "JAX_ENABLE_COMPILATION_CACHE": "false",
-        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-    }
-    return kept | fixed | (TUNED if allocator == "tuned" else {})
+    fixed = {"KERAS_BACKEND": "jax", "JAX_ENABLE_COMPILATION_CACHE": "false", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    return kept | fixed | (TUNED if allocator == "tuned" else {}) | ({"OMP_NUM_THREADS": "1"} if one_core else {})
 
 
 if __name__ == "__main__":

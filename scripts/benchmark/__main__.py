@@ -1,16 +1,18 @@
-"""Time `jaxrnn` beside its peers: forward, training step, compile time, temporary memory.
+"""Time `jaxrnn` beside its peers: forward, training step, one step, compile time, temporary memory.
 
-    python scripts/benchmark.py                    # everything: about an hour on two cores
-    python scripts/benchmark.py --quick            # less than two minutes
-    python scripts/benchmark.py --lines grid --cells GRU --sizes 100,32,64,128
-    python scripts/benchmark.py --check            # are the contenders the layers they should be?
+    python scripts/benchmark                    # everything: about an hour on two cores
+    python scripts/benchmark --quick            # less than two minutes
+    python scripts/benchmark --lines grid --cells GRU --sizes 100,32,64,128
+    python scripts/benchmark --check            # are the contenders the layers they should be?
 
-Every contender of a line runs in a process of its own, and they take turns: a round is one turn of
-each, in rotated order, and only one of them runs at a time. A turn repeats the call for a while,
-waits for its results every time, and reports the minimum and the median; the table shows the
-smallest minimum and the median of the medians. The training step is the value and the gradient of a
-scalar that touches every output and every final state, with respect to all weights and the input,
-the same for all. Every library keeps its default precision. Compile time includes tracing.
+Every contender of a line runs in a process of its own, and they take turns: a round is one turn of each, in rotated order, and only
+one of them runs at a time. A turn repeats the call for a while, waits for its results every time, and reports the minimum and the
+median; the table shows the smallest minimum and the median of the medians. The training step is the value and the gradient of a
+scalar that touches every output and every final state, with respect to all weights and the input, the same for all. Every library
+keeps its default precision. Compile time includes tracing. Lines of one core keep each process to one.
+
+Lines: `grid` (sizes), `stack` (two bidirectional layers), `compile` (four), `features` (options of ours), `linear` (cells that are
+linear or diagonal in the state, beside the GRU), `core` (forward on one core), `step` (a stream, one step a call, on one core).
 
 Writes `benchmark.json`, `benchmark.txt` and, with matplotlib, `benchmark.png` to the output folder.
 """
@@ -29,79 +31,66 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmark_contenders import CONTENDERS, FEATURE_NAMES
-from benchmark_report import line_table, plot, summarise, summary_table
-from benchmark_work import GATES, Problem
-from benchmark_worker import TUNED, Failed, Worker, cores
+from contenders import CONTENDERS, FEATURES, PARALLEL, PEERS, STEPS
+from report import line_table, plot, summarise, summary_table
+from work import GATES, Problem
+from worker import TUNED, Failed, Worker, cores
 
-SIZES = [
-    (3, 5, 10, 20),
-    (100, 1, 32, 64),
-    (100, 32, 64, 128),
-    (128, 32, 128, 256),
-    (1000, 16, 32, 64),
-    (64, 64, 512, 512),
-]
+SIZES = [(3, 5, 10, 20), (100, 1, 32, 64), (100, 32, 64, 128), (128, 32, 128, 256), (1000, 16, 32, 64), (64, 64, 512, 512)]
 TYPICAL = (100, 32, 64, 128)
 FULL = {
-    "lines": ["grid", "stack", "compile", "features"],
-    "cells": list(GATES),
-    "sizes": SIZES,
-    "contenders": list(CONTENDERS),
-    "rounds": 3,
-    "seconds": 0.5,
-}
+    "lines": ["grid", "stack", "compile", "features", "linear", "core", "step"],
+    "cells": list(GATES), "sizes": SIZES, "contenders": list(CONTENDERS), "rounds": 3, "seconds": 0.5,
+}  # fmt: skip
 QUICK = {
-    "lines": ["grid", "compile", "features"],
-    "cells": ["LSTM"],
-    "sizes": [(3, 5, 10, 20), TYPICAL],
+    "lines": ["grid", "compile", "features"], "cells": ["LSTM"], "sizes": [SIZES[0], TYPICAL], "rounds": 1, "seconds": 0.1,
     "contenders": ["jaxrnn", "jaxrnn-sharded", "torch", "linen", "naive", "floor", "jaxrnn+lengths"],
-    "rounds": 1,
-    "seconds": 0.1,
-}
-PACKAGES = ["jaxrnn", "jax", "jaxlib", "torch", "flax", "dm-haiku", "equinox", "keras", "numpy"]
+}  # fmt: skip
+PACKAGES = ["jaxrnn", "jax", "jaxlib", "torch", "flax", "dm-haiku", "equinox", "keras", "onnxruntime", "numpy"]
 FLAGS = ["XLA_FLAGS", "OMP_NUM_THREADS", "JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES"]
 
 
 class Line(NamedTuple):
-    """One problem and the contenders that meet on it."""
+    """One problem, the contenders that meet on it, and in what."""
 
     kind: str
     problem: Problem
     contenders: list[str]
+    modes: tuple[str, ...] = ("forward", "train")
+    one_core: bool = False
 
 
 def lines_to_run(options) -> list[Line]:
-    plain = [name for name in CONTENDERS if name not in FEATURE_NAMES]
-    between = ["jaxrnn+dropout"]  # between layers: nothing to do in a single one
-    alone = [name for name in FEATURE_NAMES if name not in between]
+    plain = ["jaxrnn", "jaxrnn-sharded", *PEERS, "torch", "cudnn", "naive", "floor"]
+    alone = [f"jaxrnn+{name}" for name in FEATURES if name != "dropout"]  # which acts between layers
     deep, deeper = ({"num_layers": layers, "bidirectional": True} for layers in (2, 4))
+    runtimes = ["jaxrnn", "torch", "onnxruntime", "jax2onnx"]
+    core = [("GRU", 541, 1, 400, 400, 2), ("LSTM", 160, 1, 256, 256, 3), ("LSTM", 160, 16, 256, 256, 3), ("LSTM", 100, 8, 128, 128)]
+    long = [(1000, 16, 64, 64), (4096, 4, 256, 256), (100, 32, 128, 128)]
     lines = [
-        *[Line("grid", Problem(c, *s), plain) for c in options.cells for s in options.sizes],
+        *[Line("grid", Problem(cell, *size), plain) for cell in options.cells for size in options.sizes],
         Line("stack", Problem("LSTM", *TYPICAL, **deep), plain),
         Line("compile", Problem("LSTM", *TYPICAL, **deeper), ["jaxrnn", "linen"]),
-        *[Line("features", Problem(c, *TYPICAL), ["jaxrnn", *alone]) for c in ("LSTM", "GRU")],
-        *[Line("features", Problem(c, *TYPICAL, 2), ["jaxrnn", *between]) for c in ("LSTM", "GRU")],
+        *[Line("features", Problem(cell, *TYPICAL), ["jaxrnn", *alone]) for cell in ("LSTM", "GRU")],
+        *[Line("features", Problem(cell, *TYPICAL, 2), ["jaxrnn", "jaxrnn+dropout"]) for cell in ("LSTM", "GRU")],
+        *[Line("linear", Problem("GRU", *size), ["jaxrnn", *PARALLEL]) for size in long],
+        *[Line("core", Problem(*sizes), runtimes, ("forward",), one_core=True) for sizes in core],
+        Line("step", Problem("LSTM", 1, 1, 128, 128, 2), [*STEPS, "torch", "onnxruntime"], ("step",), one_core=True),
     ]
-    kept = [
-        line._replace(contenders=[name for name in line.contenders if name in options.contenders])
-        for line in lines
-        if line.kind in options.lines and line.problem.cell in options.cells
-    ]
-    least = {"features": 2}  # with the plain layer that they are compared with
-    return [line for line in kept if len(line.contenders) >= least.get(line.kind, 1)]
+    kept = [line for line in lines if line.kind in options.lines and line.problem.cell in options.cells]
+    kept = [line._replace(contenders=[name for name in line.contenders if name in options.contenders]) for line in kept]
+    return [line for line in kept if len(line.contenders) >= (2 if line.kind in ("features", "linear") else 1)]
 
 
 def run_line(line: Line, options) -> dict:
     """Measure one line; a contender that is missing or fails is left out with its reason."""
-    result = {"kind": line.kind, **line.problem._asdict()}
-    result |= {"contenders": {}, "skipped": {}, "failed": {}}
+    result = {"kind": line.kind, **line.problem._asdict(), "contenders": {}, "skipped": {}, "failed": {}}
     workers: dict[str, Worker] = {}
 
     def turn(name, command):
         try:
             for mode, values in workers[name].ask(command).items():
-                add(result["contenders"][name][mode], values)
+                add(result["contenders"][name].setdefault(mode, {}), values)
         except Failed as reason:
             result["failed"][name] = str(reason)
             del result["contenders"][name]
@@ -110,13 +99,13 @@ def run_line(line: Line, options) -> dict:
     try:
         for name in line.contenders:
             try:
-                workers[name] = worker = start(name, line.problem, options)
+                workers[name] = worker = start(name, line, options)
             except Skipped as reason:
                 result["skipped"][name] = str(reason)
             except Failed as reason:
                 result["failed"][name] = str(reason)
             else:
-                result["contenders"][name] = worker.hello | {"forward": {}, "train": {}}
+                result["contenders"][name] = worker.hello
                 turn(name, "compile")
         for i in range(options.rounds):
             first = i % max(len(workers), 1)
@@ -132,11 +121,11 @@ class Skipped(Exception):
     """A contender that is not installed, or cannot run this problem on this machine."""
 
 
-def start(name: str, problem: Problem, options) -> Worker:
+def start(name: str, line: Line, options) -> Worker:
     package = CONTENDERS[name].package
     if util.find_spec(package) is None:
         raise Skipped(f"{package} is not installed")
-    worker = Worker(name, problem, options.seconds, options.allocator)
+    worker = Worker(name, line.problem, line.modes, options.seconds, options.allocator, line.one_core)
     if "skip" in worker.hello:
         worker.close()
         raise Skipped(worker.hello["skip"])
@@ -150,11 +139,8 @@ def add(record: dict, values: dict) -> None:
     for what, turn in values.items():
         turns = record.setdefault(what, {"turns": []})["turns"]
         turns.append(turn)
-        record[what] |= {
-            "min": min(t["min"] for t in turns),
-            "median": statistics.median(t["median"] for t in turns),
-            "calls": sum(t["calls"] for t in turns),
-        }
+        least, median = min(t["min"] for t in turns), statistics.median(t["median"] for t in turns)
+        record[what] |= {"min": least, "median": median, "calls": sum(t["calls"] for t in turns)}
 
 
 def check(options) -> int:
@@ -162,9 +148,9 @@ def check(options) -> int:
     code = 0
     for cell in options.cells:
         for name in options.contenders:
-            problem = Problem(cell, 5, 4, 3, 6, num_layers=2, bidirectional=True)
+            problem = Problem(cell, 5, 4, 3, 6, num_layers=2, bidirectional=not (name in STEPS or name in PARALLEL))
             try:
-                with contextlib.closing(start(name, problem, options)) as worker:
+                with contextlib.closing(start(name, Line("check", problem, [], ("forward", "train", "step")), options)) as worker:
                     found = worker.ask("check")["faults"]
             except Skipped as reason:
                 text = f"skipped: {reason}"
@@ -211,8 +197,7 @@ def parse(arguments: list[str] | None):
     def size(text):
         numbers = text.split(",")
         if len(numbers) != 4 or not all(n.isdecimal() and int(n) > 0 for n in numbers):
-            rule = "should be four positive whole numbers: time,batch,input,hidden"
-            raise argparse.ArgumentTypeError(f"{rule}, got {text!r}")
+            raise argparse.ArgumentTypeError(f"should be four positive whole numbers: time,batch,input,hidden, got {text!r}")
         return tuple(map(int, numbers))
 
     def positive(kind, name):
@@ -224,19 +209,14 @@ def parse(arguments: list[str] | None):
 
         return number
 
-    parser = argparse.ArgumentParser(usage="%(prog)s [options]", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser("benchmark", "%(prog)s [options]", __doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help="few lines, contenders and calls")
     parser.add_argument("--check", action="store_true", help="check the contenders, time nothing")
     parser.add_argument("--lines", nargs="+", choices=FULL["lines"], help="kinds of lines")
     parser.add_argument("--cells", nargs="+", choices=FULL["cells"], help="of all lines")
     parser.add_argument("--sizes", nargs="+", type=size, metavar="T,B,I,H", help="of the grid")
-    parser.add_argument(
-        "--contenders",
-        nargs="+",
-        choices=FULL["contenders"],
-        metavar="NAME",
-        help=", ".join(FULL["contenders"]),
-    )
+    named = ", ".join(f"'{name}'" if " " in name else name for name in FULL["contenders"])
+    parser.add_argument("--contenders", nargs="+", choices=FULL["contenders"], metavar="NAME", help=named)
     parser.add_argument("--rounds", type=positive(int, "whole number"), help="turns of every contender")
     parser.add_argument("--seconds", type=positive(float, "number"), help="of calling in one turn")
     parser.add_argument("--allocator", choices=["default", "tuned"], default="default", help="of malloc")
