@@ -1,4 +1,7 @@
-"""Write an LSTM as JAX users write it, a `lax.scan` over a step, with jax2onnx: `python to_loop.py FILE TIME BATCH INPUT HIDDEN`."""
+"""Write an LSTM as JAX users write it, a `lax.scan` over a step, with jax2onnx.
+
+python to_loop.py FILE TIME BATCH INPUT HIDDEN
+"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What is measured: a problem, the calls to time for it, and how a JAX library runs them. No library under test is imported here."""
+"""What is measured: a problem, the calls to time for it, and how a JAX library runs them. No library under test is named here."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
