@@ -295,6 +295,8 @@ def test_segments_of_time_change_no_gradient(name, draw):
     close(got, ragged(cell, params, xs, state), 1e-10)
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU"])
 def test_nan_in_padding_reaches_nothing_in_segments_with_one_product_per_gate(name, draw, monkeypatch):
     """As large layers have them: nine steps in segments of three."""

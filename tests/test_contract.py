@@ -82,6 +82,8 @@ def test_a_start_other_than_zero_is_taken_as_it_is(kind, start, reverse, x64):
     assert np.abs(ys[4 if reverse else 3] - whole[1][4 if reverse else 3]).max() > 1e-3
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize("flavour", ["nnx", "linen"])
 def test_modules_start_learn_and_step_from_the_cells_own_start(flavour):
     cell = starting_at(1.0)[0]
@@ -164,6 +166,8 @@ def floats(state):
     return state._replace(n=None, key=None)
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @both_directions
 def test_counters_and_keys_are_carried_masked_and_reset(reverse, x64):
     """Equal to the same cell without the engine's rule and to the reference, values and gradients; its own state is taken back."""
@@ -194,6 +198,8 @@ def test_counters_and_keys_are_carried_masked_and_reset(reverse, x64):
     close(words((state, jnp.concatenate([a, b]))), words(whole))
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_zoneout_leaves_counters_and_keys_alone():
     stack = Stack(CountingCell(0.3), INPUT, HIDDEN, 2, zoneout=0.5)
     params = drawn_like(stack.init(jax.random.key(0)))
@@ -206,6 +212,8 @@ def test_zoneout_leaves_counters_and_keys_alone():
         equal([words(s[0])._replace(h=None) for s in states], [words(s[0])._replace(h=None) for s in same])
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_streaming_and_learned_starts_with_counters():
     module = jaxrnn.Recurrent(CountingCell(0.1), INPUT, HIDDEN, 2, learn_initial_state=True, rngs=nnx.Rngs(0))
     x = normal(BATCH, TIME, INPUT)
@@ -218,6 +226,8 @@ def test_streaming_and_learned_starts_with_counters():
     assert (last[1] == 2 + TIME).all()
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_truncation_and_remat_carry_counters():
     cell = CountingCell(0.2)
     params, xs = setting(cell)
@@ -268,6 +278,8 @@ class PlainMixedCell(Cell):
     recur = MixedCell.recur
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_complex_and_integer_parameters_keep_what_they_are(x64):
     cell = MixedCell()
     params = cell.init(jax.random.key(0), INPUT, HIDDEN)
@@ -359,6 +371,8 @@ def memory_and_side():
     return {"memory": normal(BATCH, 6, HIDDEN, seed=4)}, {"side": normal(TIME, BATCH, HIDDEN, seed=5)}
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize(("reverse", "remat"), [(False, False), (True, False), (False, True)])
 def test_a_memory_and_a_side_input_reach_every_step_with_all_gradients(reverse, remat, x64):
     context, per_step = memory_and_side()
@@ -822,6 +836,8 @@ def test_a_strategy_that_does_not_run_a_cell_says_why():
 # Parameters of the wrong cell --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize("name", CELLS)
 def test_parameters_of_another_cell_or_shape_are_refused_by_name(name):
     """Every array of every cell, with an axis one longer, one less, or not there; and every other cell's."""

@@ -91,6 +91,7 @@ def test_000_a_model_is_the_last_step_through_a_linear_layer(model_class):
     close(run(model, x), out[:, -1, :] @ kernel + bias[None])
 
 
+@pytest.mark.slow
 def test_000_the_models_are_trained_by_adam_on_the_squared_error():
     """Batch 5, 3 steps, 10 features, hidden 20, output 2, Adam 1e-3, 100 epochs: the loss falls, mostly at every epoch."""
     model = LSTMModel(10, 20, 2, rngs=nnx.Rngs(0))

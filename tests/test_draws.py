@@ -33,6 +33,8 @@ MERGES = [
 ]
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize("merge", MERGES)
 def test_every_draw_of_training_has_a_key_of_its_own(merge):
     """Layers, directions, fields of the state and purposes: 3 layers × 2 directions × (h, h's and c's zoneout, weights), and

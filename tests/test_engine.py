@@ -98,6 +98,8 @@ def test_the_walker_sees_what_plain_autodiff_does():
     assert (INPUT, 4, HIDDEN) in [v.aval.shape for v in loops[1].outvars]
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @both_directions
 def test_segments_of_time_keep_one_product_per_step_and_form_weight_gradients_once_each(reverse):
     """Many segments and a rest: two pieces, each with a loop over steps forward and backward."""
@@ -154,6 +156,8 @@ def test_what_the_backward_pass_stores(name):
     assert floats <= 2 * len(cell.gates) + len(cell.State._fields)
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize("name", ["LSTM", "GRU"])
 def test_the_count_of_what_is_stored_sees_a_primitive_renamed(name, monkeypatch):
     monkeypatch.setattr("jaxrnn.engine.residuals.COSTLY", {"nonsense"})
@@ -229,6 +233,8 @@ def test_first_and_second_derivatives_are_finite_differences(name, x64):
             np.testing.assert_allclose(value, same[-1], rtol=1e-6, atol=1e-6 * size)
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_check_grads_of_order_two_passes(x64):
     cell = CELLS["RNN"]()
     at, structure = ravel_pytree(random(cell, time=3))
@@ -268,6 +274,8 @@ def test_segments_of_time_change_nothing(name, reverse, monkeypatch, x64):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-11, atol=1e-11), pieces, whole)
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize("name", ["LSTM", "GRU"])
 @pytest.mark.parametrize("missing", ["b_ih", "b_hh"])
 def test_one_bias_without_the_other(name, missing, monkeypatch, x64):
@@ -289,6 +297,8 @@ def test_one_bias_without_the_other(name, missing, monkeypatch, x64):
     alike(compute(params._replace(**{missing: None})), want)
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize(("name", "reverse"), [("LSTM", False), ("GRU", True), ("ChungGRU", False)])
 def test_the_form_for_gpus_changes_nothing(name, reverse, monkeypatch, x64):
     """14 steps, four at once and a rest of 2: lengths, 0 among them, NaN in the padding, resets, zoneout and every state."""
@@ -318,6 +328,8 @@ def test_the_form_for_gpus_changes_nothing(name, reverse, monkeypatch, x64):
     close(compute(padded), plain)
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize(("name", "options"), [("LSTM", {}), ("GRU", {"truncate": 8}), ("RNN", {"remat": True})])
 def test_both_directions_in_one_loop_change_nothing(name, options, monkeypatch, x64):
     """Lengths, 0 among them, NaN in the padding, resets, starts, every state; what is drawn, and what stands in its place."""
@@ -375,6 +387,8 @@ def test_forms_of_the_loop_change_no_second_derivative_and_no_batched_one(name, 
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9), compute(), whole)
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_ten_thousand_steps_forward_and_backward_are_finite_and_need_memory_in_proportion():
     cell = CELLS["LSTM"]()
     gradient = jax.jit(jax.grad(partial(total, cell), (0, 1)), compiler_options=optimised)
@@ -416,6 +430,8 @@ def counting_cell():
     return Counted(), traces
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_layers_of_one_shape_are_traced_once():
     """However many they are, and in however many calls outside of `jit`."""
     cell, traces = counting_cell()
@@ -473,6 +489,8 @@ def test_every_cell_lowers_for_cuda_and_tpu(name):
     assert ("while" in exported.mlir_module()) != issubclass(CELLS[name], LinearCell)  # which have no loop there
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_modules_lower_for_cuda_and_tpu():
     module = jaxrnn.LSTM(
         3, 5, 2, bidirectional=True, dropout=0.5, zoneout=0.1, recurrent_dropout=0.2, learn_initial_state=True, remat=True,
@@ -619,6 +637,8 @@ class _PassesItsInputOnPlainly(Cell):
     recur = _PassesItsInputOn.recur
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_an_input_that_update_also_hands_on_keeps_its_gradient():
     """The rule's short cut for gates that read x + h only must not be taken here."""
     params = _PassesItsInputOn().init(jax.random.key(0), 3, 4)

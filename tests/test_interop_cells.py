@@ -104,6 +104,7 @@ def test_the_relu_of_a_linen_cell_is_given(x64):
     assert_computes(module, lambda c, x: theirs.apply({"params": params}, c, x), zeros())
 
 
+@pytest.mark.slow
 def test_linen_layers_come_with_what_flax_puts_around_them():
     """A stack of `nn.Bidirectional` of `nn.RNN`: different weights in each, all in their place."""
     first, second = nn.GRUCell(HIDDEN), nn.GRUCell(HIDDEN)
@@ -176,6 +177,7 @@ def test_the_relu_of_an_nnx_cell_comes_and_goes():
     assert to_nnx(module)[0][0].activation_fn is nnx.relu
 
 
+@pytest.mark.slow
 def test_what_an_nnx_cell_cannot_hold_is_refused_by_name():
     """A bias within the reset product of a GRU, as PyTorch, Keras and Linen have it."""
     gru = make_module(jaxrnn.GRUCell(), INPUT, HIDDEN)
@@ -301,6 +303,7 @@ def test_equinox_layers_come_and_go():
     assert_same(to_equinox(module), ((a, b), (c, d)))
 
 
+@pytest.mark.slow
 def test_both_biases_of_ours_become_equinoxs(x64):
     """A module with two random biases: they are added, except within the reset product."""
     for cell in (jaxrnn.LSTMCell(), jaxrnn.GRUCell()):
@@ -387,6 +390,7 @@ def test_what_are_no_cells_is_refused():
         from_equinox(["lstm"])
 
 
+@pytest.mark.slow
 def test_cells_compute_the_same_in_float32_too():
     gru = nn.GRUCell(HIDDEN)
     params = linen_params(gru, dtype=jnp.float32)

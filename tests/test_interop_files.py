@@ -361,6 +361,7 @@ except ValueError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="the peak of memory is read from Linux")
 @pytest.mark.parametrize("case", ["a header of empty lists", "twenty thousand arrays"])
 def test_memory_and_time_are_bounded_by_the_size_of_the_file(case, tmp_path):
@@ -558,6 +559,7 @@ def fuzz_safetensors(count, folder, seed):
     return read, refused
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_seven_hundred_changed_files_are_read_as_the_library_reads_them_or_refused(tmp_path):
     read, refused = fuzz_safetensors(700, tmp_path, seed=0)
@@ -641,6 +643,7 @@ def change_state(state, rng):
     return state
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_three_hundred_changed_state_dicts_are_read_as_they_are_or_refused():
     read, refused, unloadable = fuzz_state_dicts(420, seed=0)
@@ -649,6 +652,7 @@ def test_three_hundred_changed_state_dicts_are_read_as_they_are_or_refused():
     assert unloadable < 120
 
 
+@pytest.mark.slow
 def test_every_dtype_of_a_file_is_read_as_the_library_reads_it(tmp_path, x64):
     import safetensors.torch
 

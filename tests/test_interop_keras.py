@@ -134,6 +134,7 @@ def model():
     return randomised(outer)
 
 
+@pytest.mark.slow
 def test_layers_are_found_in_models_and_files(tmp_path):
     theirs = model()
     theirs.save(tmp_path / "m.keras")

@@ -107,6 +107,7 @@ class Classifier(nnx.Module):
 WORDS_IN = np.random.default_rng(0).integers(0, WORDS, (BATCH, TIME))
 
 
+@pytest.mark.slow
 def test_a_tagger_comes_over_in_one_call_and_goes_back():
     theirs = shaken(TorchTagger())
     for source in (theirs, theirs.state_dict(), {key: a.numpy() for key, a in theirs.state_dict().items()}):
@@ -481,6 +482,7 @@ def test_a_list_that_is_no_stack_is_refused(case):
         from_torch(make_list())
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_answered_with_the_way_to_its_state_dict():
     theirs = tnn.GRU(2, 3)
     optimizer = torch.optim.Adam(theirs.parameters()).state_dict()

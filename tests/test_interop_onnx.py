@@ -246,6 +246,7 @@ def test_batch_first_is_the_same_node_with_its_axes_swapped():
     assert_close((jnp.transpose(y, (1, 2, 0, 3)), jnp.swapaxes(y_h, 0, 1), jnp.swapaxes(y_c, 0, 1)), want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("op", "layout"), [("LSTM", 0), ("LSTM", 1), ("GRU", 1)])
 def test_states_that_a_graph_holds_are_as_if_they_were_fed(op, layout):
     """Each state left out (zeros), held or fed, whatever the other is; for more examples than directions, which all differ."""
@@ -596,6 +597,7 @@ def test_a_file_that_is_none_is_refused(tmp_path):
         from_onnx(old)
 
 
+@pytest.mark.slow
 def test_a_damaged_model_is_refused_or_read(tmp_path):
     """Whatever bytes came: never another exception than those announced."""
     whole = to_onnx(make_module(jaxrnn.GRUCell(), 2, 3, 2, bidirectional=True)).SerializeToString()
@@ -693,6 +695,7 @@ def test_the_documents_model_is_exported_with_its_head():
     assert_close(jax.jit(lambda m, x, n: m(x, lengths=n))(model, x, LENGTHS), want)
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(
     cell=st.sampled_from(list(CELLS.values())),
@@ -717,6 +720,7 @@ def test_any_module_survives_the_round_trip(cell, sizes, dtype, batch_first, dro
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 @settings(max_examples=5, deadline=None)
 @given(
     cell=st.sampled_from(list(CELLS.values())),

@@ -114,6 +114,7 @@ def test_in_float32_too_and_from_any_start(case):
     assert_close(run(from_torch(theirs), x, LENGTHS, h_0), run_torch(theirs, x, LENGTHS, h_0), 1e-6)
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None)
 @given(
     kind=st.sampled_from(["RNN", "LSTM", "GRU", "projected"]),
@@ -135,6 +136,7 @@ def test_any_options_compute_what_pytorch_computes(kind, sizes, lengths, options
         assert_close(run(ours, x, np.array(lengths)), run_torch(theirs, x, lengths))
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(
     kind=st.sampled_from(["RNN", "LSTM", "GRU", "projected"]),
@@ -225,6 +227,7 @@ def test_import_and_export_copy():
     assert bits(ours) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit])
 def test_arrays_stay_on_the_devices_that_hold_them(kind):
     """A mesh may be set whose axes have other names than those of parameters."""
@@ -507,6 +510,7 @@ def test_options_that_a_newer_file_has_are_not_passed_over(tmp_path):
 FRAMEWORKS = ["torch", "safetensors", "onnx", "onnxruntime", "keras", "h5py", "haiku", "equinox"]
 
 
+@pytest.mark.slow
 def test_importing_interop_imports_no_framework():
     code = f"import sys, jaxrnn.interop; print([m for m in {FRAMEWORKS} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

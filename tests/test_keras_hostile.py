@@ -129,6 +129,7 @@ def mutated(rng, name: str, data: bytes) -> bytes:
     return change(rng, data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["m.keras", "m.h5", "m.weights.h5"])
 def test_a_mutated_file_is_refused_or_read(name, good, module, tmp_path):
     """Bits flipped, pieces cut out, numbers made huge, fields swapped: never another exception, and nothing half done."""
@@ -239,6 +240,7 @@ def test_a_configuration_without_sense_is_refused_by_name(changes, message, conf
     assert len(str(error.value)) < 2000
 
 
+@pytest.mark.slow
 def test_a_member_is_unpacked_within_limits(archive):
     """Zeros take a thousandth of their size."""
 
@@ -399,6 +401,7 @@ def test_what_is_not_the_fault_of_the_file_goes_on_as_it_is(name, error, good, m
     assert caught.value is error
 
 
+@pytest.mark.slow
 def test_reading_runs_no_code_of_keras(good):
     """The files are read where there is no Keras at all."""
     code = "import sys; sys.modules['keras'] = sys.modules['tensorflow'] = None\nfrom jaxrnn.interop import from_keras\n"

@@ -120,6 +120,7 @@ STACKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", STACKS)
 def test_cells_and_stacks_of_them_are_read(case, tmp_path):
     """Live, as a file of Keras 3 and in the layout of Keras 2; the weights go back, and into a module."""
@@ -338,6 +339,7 @@ def test_another_layer_of_keras_is_no_class_of_somebody():
         from_keras(layers.ConvLSTM1D(2, 3))
 
 
+@pytest.mark.slow
 def test_classes_of_somebody_else_are_not_taken_for_keras():
     """Whatever they are called."""
 
@@ -423,6 +425,7 @@ def test_a_layer_without_a_name_damages_nothing(tmp_path):
         equal(to_keras(from_keras(tmp_path / "m.keras", name)), found[k].get_weights())
 
 
+@pytest.mark.slow
 def test_a_subclassed_model_is_read_live_and_loaded_from_files(tmp_path):
     """The file has no configuration of its layers: which says what to do, and names them by attributes."""
     theirs = Tagger()
@@ -493,6 +496,7 @@ def keras_2(path, model, *, whole=True, frozen=()):
                 inside.create_dataset(name, data=arrays[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frozen", [(), ("forward_",)], ids=["", "frozen"])
 def test_files_of_keras_2_are_read(frozen, tmp_path):
     """Where the forward direction is not trained, its arrays stand last."""

@@ -62,6 +62,8 @@ def test_a_linear_scan_is_its_equation(form, reverse, pairs, constant, x64):
         close(got, reference(a, b, h_0, restarts, initial, reverse))
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @forms
 @pytest.mark.parametrize("pairs", [False, True])
 def test_the_derivatives_of_a_linear_scan(form, pairs, x64):
@@ -77,6 +79,8 @@ def test_the_derivatives_of_a_linear_scan(form, pairs, x64):
     close(mapped, jax.tree.map(lambda *v: jnp.stack(v), *one))
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @forms
 def test_a_linear_scan_on_an_explicit_mesh_and_beside_one(form):
     """Sharded over batch; and arrays without a place, where a mesh is entered."""
@@ -168,6 +172,8 @@ def test_an_option_of_a_linear_cell_follows_its_equations(cell, oracle, input_si
     close(np.asarray(new.h), oracle(np.asarray(x), {"h": np.asarray(state.h)}, arrays)["h"])
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_cells_start_as_their_papers_say():
     key, n = jax.random.key(0), 20_000
     gru, lstm = (CELLS[name]().init(key, 2, n) for name in ("MinGRU", "MinLSTM"))
@@ -214,6 +220,8 @@ def test_there_is_nothing_for_recurrent_dropout_to_act_on(name):
         unroll(cell, params, xs, h_mask=jnp.ones((2, 4)))
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize("name", LINEAR)
 def test_decay_and_state_stay_wide_in_bfloat16(name):
     """A decay of 1 − 2⁻¹⁰, which bfloat16 rounds to 1, still decays over 1000 steps."""
@@ -241,6 +249,8 @@ def test_single_steps_and_the_plain_scan_decay_as_wide(name, dtype):
         close(stepped, want, 1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_a_linear_scan_of_small_floats_does_not_stall():
     a, b = jnp.full((1000, 1), 0.996, jnp.bfloat16), jnp.ones((1000, 1), jnp.bfloat16)
     got = linear_scan(a, b)
@@ -335,6 +345,8 @@ def stepped(cell, params, xs):
     return state
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_a_complex_coefficient_of_real_inputs_keeps_its_imaginary_part():
     cell, params, xs = of_form("turn", complex_state=True)
     got, h = unroll(cell, params, xs)[0], np.zeros((2, HIDDEN), np.complex64)
@@ -396,6 +408,8 @@ def test_no_example_at_all_is_a_batch_too(name):
     assert state.h.shape == ys.shape[1:]
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_closed_gates_of_a_min_lstm_are_no_nan():
     cell = CELLS["MinLSTM"]()
     params = cell.init(jax.random.key(0), 2, 3)
@@ -415,6 +429,8 @@ def test_an_rg_lru_that_keeps_everything_has_a_finite_gradient():
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(jax.grad(loss)(params)))
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_one_program_with_symbolic_sizes_serves_a_loop_and_devices_that_are_wide():
     cell = CELLS["RGLRU"](blocks=2)
     params = cell.init(jax.random.key(0), 4, 4)
@@ -481,6 +497,8 @@ class StochasticCell(DiagonalCell):
         return Hidden(jnp.tanh(x_gates[..., 0, :] + (0.5 + noise) * params.w_hh[0] * h))
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize(("strategy", "impl"), [("scan_diagonal", "threefry2x32"), ("newton", "threefry2x32"), ("newton", "rbg")])
 def test_a_diagonal_cell_may_draw_at_every_step(strategy, impl, x64):
     """`recur` sees one step, also in the derivative of all of them; compared with the plain scan, first and second order. Keys of
@@ -549,6 +567,8 @@ def test_newton_arrives_in_few_iterations(name, time):
     assert error <= 1e-6
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_newton_falls_back_to_the_loop_where_it_does_not_arrive():
     cell = CELLS["ParaGRU"]()
     params, xs = cell.init(jax.random.key(0), 8, 16), normal(256, 2, 8)
@@ -567,6 +587,8 @@ def test_an_nan_of_the_data_is_the_same_nan_by_newton(name):
     assert np.isnan(want).any()
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize("name", [*LINEAR, *DIAGONAL])
 def test_a_module_of_these_cells_learns_starts_and_streams(name):
     from flax import nnx

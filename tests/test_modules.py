@@ -105,6 +105,8 @@ def by_functions(stack, batch_first, params, initial, x, h_0=None, **given):
     return jax.tree.map(flip, output), finals, *jax.tree.map(flip, every)
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize("case", CASES)
 def test_nnx_linen_and_functions_give_the_same_bits(case):
     name, sizes, options, given = CASES[case]
@@ -127,6 +129,8 @@ def test_nnx_linen_and_functions_give_the_same_bits(case):
 RATES = {"dropout": 0.5, "input_dropout": 0.3, "recurrent_dropout": 0.4, "zoneout": 0.2, "weight_dropout": 0.1}
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_nnx_linen_and_functions_draw_the_same_from_the_same_key():
     sizes, options = (INPUT, HIDDEN, 2), RATES | BOTH
     module = make("RNN", *sizes, **options)
@@ -141,6 +145,8 @@ def test_nnx_linen_and_functions_draw_the_same_from_the_same_key():
     equal(apply(variables, rngs), run(arrays(module.params), key))
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_linen_draws_what_it_initialises_with_the_stacks_own_init():
     module = jaxrnn.linen.LSTM(INPUT, HIDDEN, 2, bidirectional=True, learn_initial_state=True)
     variables = jit(module.init)(jax.random.key(0), X)
@@ -182,6 +188,8 @@ def want(gru):
     return jit(run)(params, X), jit(jax.grad(total, (0, 1)))(params, X)
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_a_module_is_an_argument_of_jit_and_grad_and_vmap(gru, want):
     close(jit(lambda module, x: module(x))(gru, X), want[0])
     d_module, d_x = jit(jax.grad(loss, (0, 1)))(gru, X)
@@ -205,6 +213,8 @@ def test_nnx_jit_grad_split_and_merge(gru, want):
     close(jit(lambda state: nnx.merge(graph, state)(X))(state), want[0])
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_an_ensemble_is_a_vmap_over_modules():
     ensemble = nnx.vmap(lambda key: jaxrnn.GRU(INPUT, HIDDEN, rngs=nnx.Rngs(key)))(jax.random.split(jax.random.key(0), 3))
     got = jit(jax.vmap(lambda module: module(X)[0]))(ensemble)
@@ -282,6 +292,8 @@ def test_optax_takes_the_parameters_as_they_are():
 # Layout -------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_one_sequence_is_a_batch_of_one():
     module = make("LSTM", INPUT, HIDDEN, 2, **BOTH)
     one = {"x": X[0], "h_0": (normal(4, HIDDEN), normal(4, HIDDEN, seed=1)), "mask": MASK[0], "reset": RESET[0]}
@@ -293,6 +305,8 @@ def test_one_sequence_is_a_batch_of_one():
     assert ((np.asarray(lengths) != 0).any(-1) == (np.arange(TIME) < 4)).all()
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_a_start_given_as_returned_goes_on():
     """h_n of one call is h_0 of the next, for one hidden size and for several."""
     for sizes in ((INPUT, HIDDEN, 2), (INPUT, (HIDDEN, 4), 2)):
@@ -304,6 +318,8 @@ def test_a_start_given_as_returned_goes_on():
         close((jnp.concatenate([first, second], axis=1), h), whole)
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize("hidden", [HIDDEN, (4, HIDDEN)])
 def test_a_models_head_reads_the_last_layer_at_the_end_of_each_direction(hidden):
     """Forward after the last valid step, backward after the first."""
@@ -387,6 +403,8 @@ def see_through():
 draw_once = nnx.jit(lambda module: module(jnp.ones((20, 10, 1)))[0])
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_dropout_zeroes_its_share_of_every_step_and_scales_the_rest(see_through):
     output = np.asarray(draw_once(see_through(0.3)))
     values, counts = np.unique(output.round(5), return_counts=True)
@@ -487,6 +505,8 @@ def test_a_batch_sharded_over_an_explicit_mesh_gives_the_single_device_result(ca
     assert got[0][1].sharding.spec[0] == "data"
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize("name", ["LSTM", "GRU"])
 def test_shard_map_with_its_default_checks_gives_the_single_device_result(name):
     module = make(name, INPUT, HIDDEN, zoneout=0.2, learn_initial_state=True, **BOTH)

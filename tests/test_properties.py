@@ -159,6 +159,8 @@ def test_every_parameter_and_learned_start_is_stored_in_param_dtype(name):
 CONNECTIONS = {"none": {}, "residual": RESIDUAL, "skip": SKIP}
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @two_kinds
 @pytest.mark.parametrize("merge", ["concat", "none"])
 def test_every_state_of_a_stack_stands_where_its_step_stands(name, merge, x64):
@@ -177,6 +179,8 @@ def test_every_state_of_a_stack_stands_where_its_step_stands(name, merge, x64):
     equal(list(outputs), [forward.h[1:], backward.h[:-1]])
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize(
     ("name", "connection", "learned"), [("LSTM", "none", False), ("LSTM", "residual", True), ("ChungGRU", "skip", True)]
 )
@@ -226,6 +230,8 @@ def restacked(states):
 # Memory ------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @two_kinds
 @pytest.mark.parametrize("truncate", [None, 50])
 def test_remat_stores_less_wherever_it_is_asked_for(name, truncate):

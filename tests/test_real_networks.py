@@ -70,6 +70,7 @@ def test_spans_are_where_the_probability_is_above_one_half():
     assert speech_activity.spans(np.array([0.9, 0.1, 0.6, 0.7])) == [(0, step), (2 * step, 4 * step)]
 
 
+@pytest.mark.slow
 @needs_silero
 def test_speech_is_found_where_it_is_and_as_onnxruntime_finds_it(tmp_path, capsys):
     """In the signal made up by the script: silence, vowels, silence, vowels, a second each."""
@@ -82,6 +83,7 @@ def test_speech_is_found_where_it_is_and_as_onnxruntime_finds_it(tmp_path, capsy
     assert "speech from   1.0" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @needs_g2p
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # the package leaves one open
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -169,6 +171,7 @@ def tagger():
     return SimpleNamespace(arrays=arrays, characters=characters, tags=tags, network=segment.load(arrays))
 
 
+@pytest.mark.slow
 @needs_jieba
 def test_sentences_are_cut_and_tagged_as_paddle_does(capsys, monkeypatch):
     """Of 1 to 26 characters, in two batches."""
@@ -178,6 +181,7 @@ def test_sentences_are_cut_and_tagged_as_paddle_does(capsys, monkeypatch):
     assert capsys.readouterr().out.splitlines() == PADDLE
 
 
+@pytest.mark.slow
 @needs_jieba
 def test_scores_are_those_of_paddle(tagger):
     want = np.array([line.split() for line in PADDLE_SCORES.split("\n")[1:-1]], float)
@@ -187,6 +191,7 @@ def test_scores_are_those_of_paddle(tagger):
         np.testing.assert_allclose(np.asarray(found)[:, [0, 14, 15, 18, 38]], want, atol=1e-5)
 
 
+@pytest.mark.slow
 @needs_jieba
 def test_more_sentences_are_tagged_as_numpy_does(tagger):
     assert segment.check(12, tagger.network, tagger.arrays, tagger.characters)
@@ -197,6 +202,7 @@ def test_more_sentences_are_tagged_as_numpy_does(tagger):
     assert not segment.check(12, network, tagger.arrays, tagger.characters)
 
 
+@pytest.mark.slow
 def test_the_search_finds_the_best_of_all_paths():
     """Tried one by one; padding changes none of them."""
     rng = np.random.default_rng(0)
@@ -287,6 +293,7 @@ def denoised_by_the_package(sound):
         return model.enhance(SimpleNamespace(data=sound, sample_rate=16000)).data
 
 
+@pytest.mark.slow
 @needs_dtln
 def test_noise_is_taken_out_as_the_package_does(tmp_path):
     """The package returns the sound late, by the overlap of two windows, and as many samples as it got."""
@@ -299,6 +306,7 @@ def test_noise_is_taken_out_as_the_package_does(tmp_path):
     np.testing.assert_allclose(cleaned[: -denoise.OVERLAP], theirs[denoise.OVERLAP :], atol=1e-5)
 
 
+@pytest.mark.slow
 @needs_dtln
 def test_the_denoiser_writes_what_it_heard_and_what_is_left(tmp_path, monkeypatch, capsys):
     pytest.importorskip("onnxruntime")
@@ -351,6 +359,7 @@ def test_noise_is_as_far_below_the_sound_as_asked():
     assert denoise.signal_to_noise(np.array([1.0, 0]), np.array([0.2, 0.02])) == pytest.approx(20)
 
 
+@pytest.mark.slow
 def test_the_picture_shows_what_was_there_before_and_after(tmp_path):
     """Silence is one colour, noise many: before at the left, after at the right."""
     image = pytest.importorskip("matplotlib.image")

@@ -44,6 +44,8 @@ def by_hand(model, x):
     return linear(model.head, norm(model.norm, x))
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @every_kind
 def test_a_model_is_its_equations_in_both_flavours(name):
     model, x = made(name, num_layers=3), normal(BATCH, TIME, INPUT)
@@ -67,6 +69,8 @@ def test_a_model_is_its_equations_in_both_flavours(name):
         close(jnp.stack(ys, 1), want, 2e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @every_kind
 @pytest.mark.parametrize("last", [False, True])
 def test_padding_of_any_kind_reaches_no_value_and_no_gradient(name, last):
@@ -94,6 +98,8 @@ def test_padding_of_any_kind_reaches_no_value_and_no_gradient(name, last):
         assert not output[~valid].any()
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize("name", [name for name in KINDS if name != "LRU"])
 def test_steps_are_the_whole_and_a_reset_begins_anew(name):
     model, x = made(name), normal(BATCH, TIME, INPUT)
@@ -105,6 +111,8 @@ def test_steps_are_the_whole_and_a_reset_begins_anew(name):
     close(model(x, reset=reset), jnp.concatenate([whole[:, :4], model(x[:, 4:])], axis=1), 2e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_dropout_acts_in_training_alone_and_both_times():
     x = normal(2, 5, INPUT)
     model = SequenceModel(jaxrnn.MinGRUCell(), INPUT, HIDDEN, OUTPUT, dropout=0.5, rngs=nnx.Rngs(0))

@@ -70,6 +70,8 @@ def test_lengths_are_a_mask():
     equal(run({"mask": mask}), run({"lengths": lengths}))
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_a_stack_reads_masked_sequences_as_if_the_gaps_were_not_there():
     """Two layers, both directions: each row with its valid steps moved together gives the same outputs and states."""
     stack, params = stacked(bidirectional=True)
@@ -86,6 +88,8 @@ def test_a_stack_reads_masked_sequences_as_if_the_gaps_were_not_there():
         close(np.asarray(output)[mask[:, n], n], np.asarray(want)[: mask[:, n].sum(), n])
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize("connection", [{}, {"residual": True}, {"skip_connections": True}], ids=str)
 def test_nan_and_infinity_where_the_mask_is_false_reach_nothing(connection):
     """Through two layers and both directions, bit for bit: outputs, states, gradients of parameters and of inputs."""
@@ -144,6 +148,8 @@ def test_a_reset_clears_a_nan_state(name):
     assert all(np.isfinite(a).all() for a in jax.tree.leaves((ys[5:], final)))
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_a_bidirectional_stack_reads_packed_sequences_as_if_each_were_alone():
     """Three sequences in a row of nine steps: forward and backward, in both layers."""
     stack, params = stacked(bidirectional=True)
@@ -170,6 +176,8 @@ def test_a_learned_start_is_a_start_and_what_a_reset_returns_to():
     close(ys[5], unroll(cell, params, xs[5:6], given)[1][0])
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize("flavour", ["nnx", "linen"])
 def test_gradients_reach_a_learned_start(flavour):
     """What a start of its own for each sequence gets, summed; nothing when a start is given and nothing resets."""
@@ -224,6 +232,8 @@ def test_every_state_is_the_final_state_of_a_shorter_sequence(name, reverse):
 # Streams -----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -283,6 +293,8 @@ def test_truncation_is_the_loop_written_by_hand(name, reverse):
         assert np.abs(got[0][0].w_hh - whole[0][0].w_hh).max() > 1e-3
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_truncation_of_a_module_is_the_loop_written_by_hand():
     options = {"num_layers": 2, "param_dtype": jnp.float64}
     module = jaxrnn.GRU(INPUT, HIDDEN, truncate=4, **options, rngs=nnx.Rngs(0))
@@ -352,6 +364,8 @@ def test_steps_of_a_stack_are_the_whole_whatever_the_state_and_the_axes_of_x(nam
 # Defects found elsewhere -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize("flavour", ["nnx", "linen"])
 def test_length_zero_returns_the_start_and_zero_outputs(flavour):
     module = jaxrnn.GRU(INPUT, HIDDEN, 2, bidirectional=True, rngs=nnx.Rngs(0))
@@ -368,6 +382,8 @@ def test_length_zero_returns_the_start_and_zero_outputs(flavour):
     assert np.abs(output[0]).min() > 0
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize("batch", [(2, 2), (2, 3)])
 def test_two_batch_axes_with_lengths(batch):
     stack, params = stacked(bidirectional=True)
@@ -396,6 +412,8 @@ def test_lengths_stack_no_state_over_time():
     assert [v.aval.shape for v in loop.outvars] == [(BATCH, HIDDEN), (BATCH, HIDDEN), (TIME, BATCH, HIDDEN)]
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_the_backward_half_is_a_reversed_layer_in_the_order_of_the_input():
     """Also with dropout at work between the layers."""
     stack, params = stacked(bidirectional=True)

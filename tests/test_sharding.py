@@ -98,6 +98,8 @@ def assert_gathers_no_more_than_it_must(text, shape):
 # Results -----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize("name", CELLS)
 def test_every_cell_is_sharded_over_hidden(name):
     """On an explicit mesh, which is what `jax.make_mesh` gives: outputs, states, all gradients."""
@@ -110,6 +112,8 @@ def layers():
     return setting(jaxrnn.LSTMCell(), num_layers=2)
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize("shape", [(2, 1), (1, 2)], ids=["batch", "hidden"])
 def test_two_devices_give_the_result_of_one_and_gather_what_they_must(shape):
     parts = layers()
@@ -153,6 +157,8 @@ def test_four_devices_give_the_result_of_one_and_gather_what_they_must():
     assert run.returncode == 0, run.stderr[-3000:]
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_pieces_of_time_with_a_batch_on_an_explicit_mesh():
     """A piece longer than the sequence, and pieces of pieces, in both of which there is a rest."""
     cell = CELLS["RNN"]()
@@ -211,6 +217,8 @@ class ReadsMorePlainly(Cell):
     update, recur = ReadsMore.update, ReadsMore.recur
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize(("cell", "placed"), [(ReadsMore(), False), (ReadsMorePlainly(), True)], ids=["gated", "plain, placed"])
 def test_side_inputs_on_an_explicit_mesh(cell, placed):
     """With the batch in parts, as `xs` is; or given without a place. Two layers, masks, gradients by all that is given."""
@@ -306,6 +314,8 @@ def test_rules_make_specs_of_the_names_for_nnx():
         close(jax.device_get(jax.jit(lambda m: m(x))(module)), alone)
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_rules_make_specs_of_the_names_for_linen():
     module = jaxrnn.linen.LSTM(INPUT, HIDDEN, 2, learn_initial_state=True)
     x = jnp.ones((BATCH, TIME, INPUT))
@@ -320,6 +330,8 @@ def test_rules_make_specs_of_the_names_for_linen():
         np.testing.assert_array_equal(run(variables), run(nn.unbox(variables)))
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_names_stay_with_what_is_made_of_the_parameters():
     """Split and merged, copied, and the moments of an optimizer; in a mesh that has other names, too."""
     with jax.set_mesh(jax.make_mesh((2,), ("data",))):

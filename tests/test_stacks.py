@@ -136,6 +136,8 @@ def test_weight_dropout_draws_one_matrix_for_all_sequences_and_steps():
     assert_share(~kept, 0.25)
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_zoneout_keeps_entries_of_every_field_of_the_state_by_themselves():
     """One step: each entry of h and of c is the old one or the new one, in independent draws; their mean is the expected step."""
     rate, rows = 0.3, 2000
@@ -158,6 +160,8 @@ def test_zoneout_keeps_entries_of_every_field_of_the_state_by_themselves():
         np.testing.assert_allclose(jnp.mean(a, 0), mean[0], atol=5 * float(jnp.max(jnp.abs(old - one))) * (0.21 / rows) ** 0.5)
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_zoneout_without_draws_is_the_loop_of_expected_steps(x64):
     stack = Stack(jaxrnn.LSTMCell(), INPUT, HIDDEN, zoneout=0.3, param_dtype=jnp.float64)
     params, xs = drawn_like(stack.init(jax.random.key(0))), normal(TIME, BATCH, INPUT)
@@ -173,6 +177,8 @@ def test_zoneout_without_draws_is_the_loop_of_expected_steps(x64):
 FAMILY = {"dropout": 0.5, "input_dropout": 0.3, "recurrent_dropout": 0.4, "zoneout": 0.2, "weight_dropout": 0.1}
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_the_same_key_draws_the_same_and_another_key_something_else():
     stack = Stack(jaxrnn.GRUCell(), INPUT, HIDDEN, 2, **FAMILY)
     params, xs = drawn_like(stack.init(jax.random.key(0))), normal(TIME, BATCH, INPUT)
@@ -194,6 +200,8 @@ def test_each_of_the_family_alone_changes_training_and_only_zoneout_changes_eval
         equal(evaluated, plain_run)
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_nothing_is_drawn_inside_a_loop():
     stack = Stack(jaxrnn.GRUCell(), INPUT, HIDDEN, 2, bidirectional=True, **FAMILY)
     shapes = jax.eval_shape(stack.init, jax.random.key(0)), jax.ShapeDtypeStruct((TIME, BATCH, INPUT), jnp.float32)

@@ -100,6 +100,8 @@ def second_derivatives(loss, args):
     return hessian, each
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize("form", ["loop", "associative"])
 @pytest.mark.parametrize("pairs", [False, True])
 @pytest.mark.parametrize("constant", [False, True])

@@ -155,6 +155,7 @@ def assert_close(got, want, tolerance):
 # One call -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=label)
 def test_values_and_gradients_are_pytorchs(case, x64):
     """Outputs, final states, and gradients of every weight, the input and the start state."""
