@@ -5,6 +5,7 @@ import pickle
 import re
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -334,6 +335,27 @@ def test_what_is_no_state_dict_is_refused():
     ours = jaxrnn.GRU(2, 3, rngs=nnx.Rngs(0))
     with pytest.raises(TypeError, match=r"load_torch: `source` should be a state_dict or a module of PyTorch, got list.$"):
         load_torch(ours, [])
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        ("2000", r"number its layers from 0 on without a gap, .* got 2 layers, among them weight_ih_l2000"),
+        ("1000000000", r"among them weight_ih_l1000000000"),
+        ("7" * 5000, r"weight_ih_l7+… \(5011 characters\)"),
+    ],
+    ids=["2000", "10⁹", "5,000 digits"],
+)
+@pytest.mark.parametrize("kind", ["tensors", "arrays"])
+def test_a_layer_of_any_number_is_refused_before_anything_is_made(number, message, kind):
+    """And at once: a module of so many layers would take minutes, or all memory."""
+    state = torch.nn.GRU(2, 3).state_dict()
+    state |= {key.replace("l0", f"l{number}"): a for key, a in torch.nn.GRU(3, 3).state_dict().items()}
+    state = {key: a.numpy() for key, a in state.items()} if kind == "arrays" else state
+    start = time.process_time()
+    with pytest.raises(ValueError, match=message):
+        from_torch(state)
+    assert time.process_time() - start < 2
 
 
 def test_what_cannot_be_imported_is_refused_by_name():
