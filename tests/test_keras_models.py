@@ -412,6 +412,19 @@ def test_layers_with_something_between_them_are_no_stack(case, tmp_path):
             from_keras(source, ["a", "b"])
 
 
+@pytest.mark.parametrize("output", [0, 1])
+def test_two_directions_that_never_meet_are_no_sequence_for_another_layer(output, tmp_path):
+    """Which can read the one or the other; a stack of ours whose directions never meet reads both."""
+    both = [layers.Bidirectional(layers.GRU(INPUT, **STEPS), merge_mode=None, name=name) for name in "ab"]
+    model = functional(lambda x: both[1](both[0](x)[output]))
+    message = r"'b', which reads output 1 of 'a'" if output else r"`merge_mode` of layer 'a'.* should be one that gives one array"
+    for source in sources(model, tmp_path):
+        with pytest.raises(ValueError, match=message):
+            from_keras(source, ["a", "b"])
+    with pytest.raises(ValueError, match=r"`merge_mode` of layer 'a' should be one that gives one array"):
+        from_keras(both)
+
+
 def test_only_the_last_of_several_layers_puts_out_its_last_step_alone():
     first, second = layers.GRU(4, name="first"), layers.GRU(4, name="second")
     first.build((None, TIME, INPUT)), second.build((None, TIME, 4))
@@ -500,6 +513,7 @@ def test_the_graphs_of_keras_2_are_understood():
                     keras_2("b", "LSTM", call(("a", 0), ("a", 1), ("a", 2)), return_sequences=True),
                     keras_2("c", "LSTM", call(("b", 0), mask=["e", 0, 0])),
                     keras_2("d", "GRU", call(("c", 1)), call(("a", 0))),
+                    keras_2("f", "GRU", call(("a", 1))),
                 ]
             },
         }
@@ -508,6 +522,7 @@ def test_the_graphs_of_keras_2_are_understood():
     assert graph.origin(("b",)) == ("a",)
     assert graph.origin(("c",)) == ("b",)
     assert graph.origin(("d",)) == "2 sequences in turn"
+    assert graph.origin(("f",)) == "output 1 of 'a'"
     assert [graph.fed((name,)) for name in "abc"] == [{}, {"initial_state": [("a", 1), ("a", 2)]}, {"mask": [("e", 0)]}]
     assert [graph.calls((name,)) for name in "abcd"] == [1, 1, 1, 2]
     assert graph.masks(("b",)) == ["e"]

@@ -132,6 +132,9 @@ def merge_of(caller: str, layer: Layer, spec: Spec, asked: str | None, alone: bo
     """
     if len(spec.cells) == 1:
         return None
+    if spec.merge_mode is None and not alone:
+        rule = f"`merge_mode` of {layer.where} should be one that gives one array, for several layers that read one another"
+        raise ValueError(f"{caller}: {rule}, got None.")
     if asked == "none" and alone:
         return "none"  # the pair of outputs, from which whoever asked makes what Keras does
     way = _MERGING.get(str(spec.merge_mode))
