@@ -1,5 +1,6 @@
 """Files of weights, written without harm and read without trust: safetensors, and what PyTorch has loaded."""
 
+import errno
 import gc
 import io
 import json
@@ -11,6 +12,7 @@ import struct
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import jax
 import numpy as np
@@ -18,7 +20,20 @@ import pytest
 from flax import nnx
 
 import jaxrnn
-from jaxrnn.interop import from_safetensors, from_torch, load_safetensors, load_torch, to_onnx, to_safetensors, to_torch
+from jaxrnn.interop import (
+    from_keras,
+    from_onnx,
+    from_safetensors,
+    from_torch,
+    load_keras,
+    load_safetensors,
+    load_torch,
+    onnx_node,
+    onnx_nodes,
+    to_onnx,
+    to_safetensors,
+    to_torch,
+)
 
 torch = pytest.importorskip("torch")
 safetensors = pytest.importorskip("safetensors")
@@ -150,21 +165,11 @@ def test_a_file_that_may_not_be_written_stays(writer, tmp_path):
     (tmp_path / "file").write_text("before")
     (tmp_path / "file").chmod(0o444)
     tmp_path.chmod(0o777)
-    root = os.geteuid() == 0
     write, module = WRITERS[writer], gru()
     write(module, tmp_path / "other")  # what is imported late, is imported
-    if root:
-        for folder in tmp_path.parents:
-            if folder.stat().st_mode & stat.S_ISVTX or folder == folder.parent:  # where all may write, as in /tmp
-                break
-            folder.chmod(0o755)
-        os.seteuid(65534)
-    try:
-        with pytest.raises(PermissionError, match=rf"{writer}: `path` should be a file that may be written, got .*file"):
-            write(module, tmp_path / "file")
-    finally:
-        if root:
-            os.seteuid(0)
+    message = rf"{writer}: `path` should be a file that may be written, got .*file"
+    with as_nobody(tmp_path), pytest.raises(PermissionError, match=message):
+        write(module, tmp_path / "file")
     assert (tmp_path / "file").read_text() == "before"
 
 
@@ -346,6 +351,59 @@ def test_what_is_not_a_file_is_not_read(call, tmp_path):
     to_safetensors(gru(), tmp_path / "file")
     (tmp_path / "good link").symlink_to("file")  # as those of a cache of downloaded models
     call(tmp_path / "good link")
+
+
+READERS = {
+    "from_safetensors": from_safetensors,
+    "load_safetensors": lambda path: load_safetensors(gru(), path),
+    "from_keras": from_keras,
+    "load_keras": lambda path: load_keras(gru(), path),
+    "from_onnx": from_onnx,
+    "onnx_node": onnx_node,
+    "onnx_nodes": onnx_nodes,
+}
+
+
+@pytest.mark.parametrize("name", ["m", "m.safetensors", "m.keras", "m.weights.h5", "m.onnx", "folder/m.h5", "link", "file/m.keras"])
+@pytest.mark.parametrize("reader", READERS)
+def test_a_file_that_is_not_there_is_the_systems_error(reader, name, tmp_path):
+    """With the number and the name; a link to nothing, and a file in the place of a folder, too."""
+    (tmp_path / "link").symlink_to("nowhere")
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / name, os.fspath(tmp_path / name)):
+        with pytest.raises((FileNotFoundError, NotADirectoryError)) as error:
+            READERS[reader](path)
+        assert os.fspath(error.value.filename) == os.fspath(path)
+        assert error.value.errno in (errno.ENOENT, errno.ENOTDIR)
+        assert name in str(error.value)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_file_that_may_not_be_read_is_the_systems_error(reader, tmp_path):
+    (tmp_path / "m").write_text("something")
+    (tmp_path / "m").chmod(0)
+    tmp_path.chmod(0o755)
+    with pytest.raises(ValueError):  # what is imported late, is imported
+        READERS[reader](__file__)
+    with as_nobody(tmp_path), pytest.raises(PermissionError, match=r"Permission denied: '.*/m'"):
+        READERS[reader](tmp_path / "m")
+
+
+@contextmanager
+def as_nobody(folder):
+    """Without the rights of root, who may read everything."""
+    root = os.geteuid() == 0
+    if root:
+        for above in folder.parents:
+            if above.stat().st_mode & stat.S_ISVTX or above == above.parent:  # where all may write, as in /tmp
+                break
+            above.chmod(0o755)
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
 
 
 MEASURE = """

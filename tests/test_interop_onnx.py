@@ -403,9 +403,54 @@ def test_a_node_is_found_wherever_it_stands(source, tmp_path):
             with pytest.raises(ValueError, match=r"which are: '/a/node' \(GRU\), '/a/node' \(GRU\)"):
                 from_onnx(model)
             del model.graph.node[0].attribute[1]
+            with pytest.raises(ValueError, match=r"`node` should be given as '/a/node', in the body of a node If, .*, got None\."):
+                from_onnx(model)
             name = "/a/node"
     for a, b in zip(arrays_of(from_onnx(model, name, weights=weights)), want, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(("op", "count"), [("Scan", 1), ("Scan", 2), ("Loop", 1), ("If", 1)])
+def test_a_node_in_a_body_is_not_taken_for_the_graph(op, count):
+    """A layer that runs for each of many sequences, or perhaps not at all, is another model; what is inside has to be named."""
+    rng = np.random.default_rng(0)
+    shapes = [{"W": (1, 3 * HIDDEN, size), "R": (1, 3 * HIDDEN, HIDDEN), "B": (1, 6 * HIDDEN)} for size in (INPUT, HIDDEN)]
+    arrays = [{slot: rng.standard_normal(shape).astype(np.float32) for slot, shape in one.items()} for one in shapes[:count]]
+    constants = {f"{slot}{k}": a for k, held in enumerate(arrays) for slot, a in held.items()} | {"one": np.array([1])}
+    nodes, x = [], "x"
+    for k in range(count):
+        ends = [x, f"W{k}", f"R{k}", f"B{k}"], [f"Y{k}"]
+        nodes += [helper.make_node("GRU", *ends, name=f"g{k}", hidden_size=HIDDEN, linear_before_reset=1)]
+        nodes += [helper.make_node("Squeeze", [f"Y{k}", "one"], [f"s{k}"])]
+        x = f"s{k}"
+    value = lambda name, dtype=TensorProto.FLOAT, shape=None: helper.make_tensor_value_info(name, dtype, shape)
+    sequence = value("x", shape=(None, None, INPUT))
+    if op == "Scan":
+        body = helper.make_graph(nodes, "body", [sequence], [value(x)])
+        outer, fed = (
+            helper.make_node("Scan", ["xs"], ["Y"], body=body, num_scan_inputs=1),
+            {"xs": np.ones((2, TIME, BATCH, INPUT), np.float32)},
+        )
+    elif op == "Loop":
+        nodes += [helper.make_node("Identity", ["go"], ["on"])]
+        inputs = [value("i", TensorProto.INT64, ()), value("go", TensorProto.BOOL, ())]
+        body = helper.make_graph(nodes, "body", inputs, [value("on", TensorProto.BOOL), value(x)])
+        outer, fed = helper.make_node("Loop", ["one", ""], ["Y"], body=body), {"x": np.ones((TIME, BATCH, INPUT), np.float32)}
+    else:
+        other = helper.make_graph([helper.make_node("Neg", ["x"], ["n"])], "other", [], [value("n")])
+        body = helper.make_graph(nodes, "body", [], [value(x)])
+        outer = helper.make_node("If", ["flag"], ["Y"], then_branch=body, else_branch=other)
+        fed = {"x": np.ones((TIME, BATCH, INPUT), np.float32), "flag": np.array(True)}
+    model = make_model([outer], constants, fed)
+    names = ["g0", "g1"][:count]
+    with pytest.raises(
+        ValueError, match=rf"(?s)should be given as \[?'g0'.*, in the body of a node {op}, .*, got None\..*of the {op}"
+    ):
+        from_onnx(model)
+    module = from_onnx(model, names)
+    for k in range(count):
+        want = np.split(arrays[k]["W"][0], 3)  # z r n
+        np.testing.assert_array_equal(module.params[k][0].w_ih[...], np.stack([want[1].T, want[0].T, want[2].T], axis=1))
 
 
 @pytest.mark.parametrize(

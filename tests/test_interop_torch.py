@@ -5,6 +5,7 @@ import pickle
 import re
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -339,6 +340,27 @@ def test_what_is_no_state_dict_is_refused():
         load_torch(ours, [])
 
 
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        ("2000", r"number its layers from 0 on without a gap, .* got 2 layers, among them weight_ih_l2000"),
+        ("1000000000", r"among them weight_ih_l1000000000"),
+        ("7" * 5000, r"weight_ih_l7+… \(5011 characters\)"),
+    ],
+    ids=["2000", "10⁹", "5,000 digits"],
+)
+@pytest.mark.parametrize("kind", ["tensors", "arrays"])
+def test_a_layer_of_any_number_is_refused_before_anything_is_made(number, message, kind):
+    """And at once: a module of so many layers would take minutes, or all memory."""
+    state = torch.nn.GRU(2, 3).state_dict()
+    state |= {key.replace("l0", f"l{number}"): a for key, a in torch.nn.GRU(3, 3).state_dict().items()}
+    state = {key: a.numpy() for key, a in state.items()} if kind == "arrays" else state
+    start = time.process_time()
+    with pytest.raises(ValueError, match=message):
+        from_torch(state)
+    assert time.process_time() - start < 2
+
+
 def test_what_cannot_be_imported_is_refused_by_name():
     model = torch.nn.ModuleDict({"encoder": torch.nn.GRU(2, 3), "head": torch.nn.Linear(3, 1)})
     with pytest.raises(TypeError, match=r"(?s)got ModuleDict.*Pass its `.encoder`"):
@@ -351,6 +373,95 @@ def test_what_cannot_be_imported_is_refused_by_name():
         from_torch(torch.nn.GRU(2, 3, dtype=torch.float64))
     with pytest.raises(TypeError, match=r"got float8_e4m3fn"):
         from_torch({k: a.to(torch.float8_e4m3fn) for k, a in torch.nn.GRU(2, 3).state_dict().items()})
+
+
+class LSTM(torch.nn.Module):
+    """Somebody's own layer of the same name, with the same weights and attributes: a minimal gated unit for all we know."""
+
+    def __init__(self):
+        super().__init__()
+        theirs = torch.nn.LSTM(2, 3, batch_first=True)
+        vars(self).update({name: getattr(theirs, name) for name in theirs.__constants__ if not name.startswith("_")})
+        for name, a in theirs.named_parameters():
+            self.register_parameter(name, torch.nn.Parameter(a.detach().clone()))
+
+    def forward(self, x):
+        return 2 * x
+
+
+class Called(torch.nn.LSTM):
+    """A subclass with a call of its own."""
+
+    def __call__(self, x, *states):
+        return super().__call__(2 * x, *states)
+
+
+class Forward(torch.nn.LSTM):
+    def forward(self, x, *states):
+        return super().forward(2 * x, *states)
+
+
+class Row(torch.nn.Sequential):
+    """A sequence that is none."""
+
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+def changed(layer):
+    layer.forward = lambda x: x
+    return layer
+
+
+ODD = {
+    "look-alike": (LSTM, r"got (LSTM, )?[\w.]*test_interop_torch\.LSTM", r"be a torch.nn.LSTM or torch.nn.LSTMCell.*_torch\.LSTM"),
+    "call": (lambda: Called(2, 3, batch_first=True), *[r"have the __call__ of torch.nn.LSTM, got Called with its own"] * 2),
+    "forward": (lambda: Forward(2, 3, batch_first=True), *[r"have the forward of torch.nn.LSTM, got Forward with its own"] * 2),
+    "instance": (
+        lambda: changed(torch.nn.LSTM(2, 3, batch_first=True)),
+        *[r"have the forward of torch.nn.LSTM, got LSTM with"] * 2,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_a_layer_that_only_looks_like_pytorchs_is_not_taken_for_it(case):
+    """Its weights fit, and nobody knows what it computes: not alone, in a list, inside, nor as what a model is compared with."""
+    make, message, compared = ODD[case]
+    ours = jaxrnn.LSTM(2, 3, rngs=nnx.Rngs(0))
+    before = nnx.state(ours)
+    for call in (
+        lambda: from_torch(make()),
+        lambda: from_torch([torch.nn.LSTM(2, 2, batch_first=True), make()]),
+        lambda: from_torch(torch.nn.ModuleDict({"rnn": make()}), "rnn"),
+    ):
+        with pytest.raises(TypeError, match=rf"(?s)from_torch: `source` should (.* )?{message}"):
+            call()
+    with pytest.raises(TypeError, match=rf"load_torch: `source` should {compared}"):
+        load_torch(ours, make())
+    with pytest.raises(TypeError, match=rf"to_torch: `target` should {compared}"):
+        to_torch(ours, target=make())
+    jax.tree.map(np.testing.assert_array_equal, before, nnx.state(ours))
+    weights = dict(make().named_parameters())
+    load_torch(ours, weights)  # as whoever knows better may do
+    assert all(torch.equal(a, weights[key]) for key, a in to_torch(ours).items())
+
+
+def test_a_sequence_with_a_forward_of_its_own_is_no_stack():
+    rows = Row(torch.nn.GRU(3, 3), torch.nn.GRU(3, 3))
+    with pytest.raises(
+        TypeError, match=r"(?s)should have the forward of torch.nn.Sequential, got Row with its own.\nPass list\(source"
+    ):
+        from_torch(rows)
+    assert from_torch(list(rows)).stack.num_layers == 2
+
+
+@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
+def test_hooks_do_not_come_along_without_a_word(register):
+    theirs = torch.nn.GRU(2, 3)
+    getattr(theirs, register)(lambda module, *args: None)
+    with pytest.warns(UserWarning, match=r"from_torch: 1 forward hook\(s\) of `source` do not come along\."):
+        from_torch(theirs)
 
 
 def test_what_pytorch_lacks_is_refused_by_name():

@@ -296,14 +296,27 @@ def test_two_nodes_are_a_stack_only_with_the_same_lengths(first, second, same):
     assert_close(run_module(from_onnx(model), x, None, n if first == "n" else None)[0], want[:, 0], 1e-5)
 
 
-def test_two_directions_made_by_hand_are_refused_with_the_two_to_load():
-    flipped = node("Slice", "x minus lowest zero minus", "flip")
-    nodes = [flipped, layer("LSTM", "fw", "x"), layer("LSTM", "bw", "flip")]
+FLIPS = {
+    "Slice": ([node("Slice", "x minus lowest zero minus", "flip")], False),
+    "Slice, backward first": ([node("Slice", "x minus lowest zero minus", "flip")], True),
+    "Gather": ([node("Gather", "x back", "flip", axis=0)], False),
+    "ReverseSequence": ([node("ReverseSequence", "x whole", "flip", time_axis=0, batch_axis=1)], False),
+}
+
+
+@pytest.mark.parametrize("case", FLIPS)
+def test_two_directions_made_by_hand_are_refused_with_the_two_to_load(case):
+    flips, backward_first = FLIPS[case]
+    pair = [layer("LSTM", "fw", "x"), layer("LSTM", "bw", "flip")]
+    nodes = [*flips, *(pair[::-1] if backward_first else pair)]
     constants = weights("LSTM", "fw") | weights("LSTM", "bw") | SMALL | {"lowest": sizes(-(2**63))}
+    constants |= {"back": sizes(*reversed(range(TIME))), "whole": sizes(*[TIME] * BATCH)}
     model = make(nodes, constants, ["fw", "bw"])
+    first, second = ("bw", "fw") if backward_first else ("fw", "bw")
     with pytest.raises(
         ValueError,
-        match=r"(?s)'bw' \(LSTM\) reads 'x' through Slice.*Are 'fw' and 'bw' the two directions of a layer made by hand\?",
+        match=rf"(?s)'bw' \(LSTM\) reads 'x' through {case.split(',')[0]}"
+        rf".*Are '{first}' and '{second}' the two directions of a layer made by hand\?",
     ):
         from_onnx(model)
     x = random(TIME, BATCH, INPUT)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxrnn.cells import Cell, ChungGRUCell, GRUCell, LSTMCell, RNNCell
 from jaxrnn.cells.activations import ACTIVATIONS
 from jaxrnn.cells.base import GateParams
-from jaxrnn.interop import _checks, _gates
+from jaxrnn.interop import _checks, _gates, _keras_graph
 
 ORDERS = {RNNCell: ("h",), LSTMCell: ("i", "f", "g", "o"), GRUCell: ("z", "r", "n"), ChungGRUCell: ("z", "r", "n")}
 NAMES = ("kernel", "recurrent_kernel", "bias")
@@ -52,6 +52,7 @@ class Spec(NamedTuple):
     cells: list[list[CellSpec]]
     names: list[str | None]
     merge_mode: str | None
+    time_major: bool
 
 
 class Layer(NamedTuple):
@@ -64,6 +65,9 @@ class Layer(NamedTuple):
         version: of the Keras that wrote it, its first number, if known.
         read: from the spec, or None without an entry, to its weights, `[direction][depth][array]`.
         key: what tells it from others of that name.
+        names: (outer, …, inner), its own and those of the models and layers that it stands in; none without a model.
+        holder: the class of a layer, other than a model, that it is a part of.
+        graph: of the model.
     """
 
     path: str
@@ -72,13 +76,20 @@ class Layer(NamedTuple):
     version: int | None
     read: Callable[[Spec | None], list[list[list[np.ndarray]]]]
     key: Any = None
+    names: tuple[str, ...] = ()
+    holder: str | None = None
+    graph: _keras_graph.Graph | None = None
 
 
 # What it computes ------------------------------------------------------------------------------------------------------
 
 
-def spec(caller: str, layer: Layer, go_backwards: bool = False) -> Spec:
-    """What a layer computes; or an error, where we have no counterpart."""
+def spec(caller: str, layer: Layer, go_backwards: bool = False, first: bool = True) -> Spec:
+    """What a layer computes; or an error, where we have no counterpart.
+
+    Args:
+        go_backwards: what the first layer of a module should say; the others read the output of one, and turn no time round.
+    """
     kind, config = class_and_config(caller, layer, layer.entry)
     if kind in CUDNN:
         hint = f"\nWith Keras 2, load its weights into a keras.layers.{kind[5:]} (load_weights converts them), and save that."
@@ -91,15 +102,16 @@ def spec(caller: str, layer: Layer, go_backwards: bool = False) -> Spec:
             forward_kind, forward = class_and_config(caller, layer, parts[0])
             backwards = not _field(caller, layer, forward, "go_backwards", bool)
             parts[1] = {**parts[0], "class_name": forward_kind, "config": {**forward, "go_backwards": backwards, "name": None}}
-    cells, names = [], []
+    cells, names, time_major = [], [], []
     for d, part in enumerate(parts):
         part_kind, part_config = class_and_config(caller, layer, part)
         if part_kind not in ("RNN", "SimpleRNN", "LSTM", "GRU", *CELLS, "StackedRNNCells"):
             raise ValueError(f"{caller}: {layer.where} should be made of RNN, SimpleRNN, LSTM or GRU, got {short(part_kind)}.")
         if part_kind not in (*CELLS, "StackedRNNCells"):
-            _check_direction(caller, layer, part_config, go_backwards, d)
+            _check_direction(caller, layer, part_config, go_backwards, first, d)
         cells.append([_cell_spec(caller, layer, *found) for found in _cell_entries(caller, layer, part_kind, part_config)])
         names.append(part_config.get("name"))
+        time_major.append(part_config.get("time_major") is True)
     if len({tuple((one.cell, one.units, one.bias) for one in direction) for direction in cells}) > 1:
         got = [[_named(one) for one in direction] for direction in cells]
         rule = f"both directions of {layer.where} should have the same options, got {got[0]} and {got[1]}"
@@ -109,7 +121,7 @@ def spec(caller: str, layer: Layer, go_backwards: bool = False) -> Spec:
         got = ", ".join(_named(one) for one in cells[0])
         hint = "\nLoad keras.layers.RNN(cell) for each of them, and call one module after the other."
         raise ValueError(f"{caller}: all cells of {layer.where} should be the same but for their sizes, got {got}.{hint}")
-    return Spec(cells, names, merge_mode)
+    return Spec(cells, names, merge_mode, any(time_major))
 
 
 def merge_of(caller: str, layer: Layer, spec: Spec, asked: str | None, alone: bool) -> str | None:
@@ -120,6 +132,9 @@ def merge_of(caller: str, layer: Layer, spec: Spec, asked: str | None, alone: bo
     """
     if len(spec.cells) == 1:
         return None
+    if spec.merge_mode is None and not alone:
+        rule = f"`merge_mode` of {layer.where} should be one that gives one array, for several layers that read one another"
+        raise ValueError(f"{caller}: {rule}, got None.")
     if asked == "none" and alone:
         return "none"  # the pair of outputs, from which whoever asked makes what Keras does
     way = _MERGING.get(str(spec.merge_mode))
@@ -212,11 +227,12 @@ def _activation(caller: str, layer: Layer, config: dict[str, Any], option: str) 
     return name if layer.version >= 3 else "hard_sigmoid_keras2"
 
 
-def _check_direction(caller: str, layer: Layer, config: dict[str, Any], go_backwards: bool, d: int):
+def _check_direction(caller: str, layer: Layer, config: dict[str, Any], go_backwards: bool, first: bool, d: int):
     """`go_backwards` is as asked for; the backward direction of a layer has it the other way round."""
-    wanted = go_backwards != (d == 1)
+    wanted = (go_backwards and first) != (d == 1)
     if _field(caller, layer, config, "go_backwards", bool) != wanted:
         hint = "\nPass go_backwards=True, and call the module with its input flipped: module(jnp.flip(x, 1))." * (not go_backwards)
+        hint = hint if first else "\nIt turns the output of the layer before round: load each alone, and flip what is between."
         which, hint = ("", hint) if d == 0 else ("the backward layer of ", "")
         raise ValueError(f"{caller}: `go_backwards` of {which}{layer.where} should be {wanted}, got {not wanted}.{hint}")
     if config.get("stateful"):

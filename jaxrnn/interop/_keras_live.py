@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxrnn.interop import _keras_graph
 from jaxrnn.interop import _keras_layers as layers
 
 
@@ -33,15 +34,30 @@ def described(caller: str, source: Any, path: str | None = None) -> layers.Layer
     return found
 
 
-def in_model(caller: str, model: Any, outer: str = "") -> Iterator[layers.Layer]:
+def is_model(source: Any) -> bool:
+    """Whether it is a model, somebody's own too; other layers may have layers in them."""
+    return any(kind.__name__ == "Model" and kind.__module__.split(".")[0] in layers.PACKAGES for kind in type(source).__mro__)
+
+
+def in_model(model: Any) -> Iterator[layers.Layer]:
     """The recurrent layers of a model, of models in it, and of layers that hold layers."""
+    try:
+        told = {"class_name": type(model).__name__, "config": model.get_config()}
+    except Exception:  # whatever the configuration of somebody's own layer raises: it is the graph alone that is not told then
+        told = None
+    yield from _in(model, (), None, _keras_graph.Graph(told))
+
+
+def _in(model: Any, outer: tuple[str, ...], holder: str | None, graph: _keras_graph.Graph) -> Iterator[layers.Layer]:
     for layer in _inside(model):
+        names = (*outer, layer.name)
         if is_recurrent(layer):
-            path = f"{outer}{layer.name}"
+            path = "/".join(names)
             entry = {"class_name": type(layer).__name__, "config": {}}  # until it is picked
-            yield layers.Layer(path, f"layer {path!r}", entry, None, lambda spec: [], layer)
+            yield layers.Layer(path, f"layer {path!r}", entry, None, lambda spec: [], layer, names, holder, graph)
         else:
-            yield from in_model(caller, layer, f"{outer}{layer.name}/")
+            inside = holder if holder is not None or is_model(layer) else type(layer).__name__
+            yield from _in(layer, names, inside, graph)
 
 
 def _inside(holder: Any) -> list[Any]:

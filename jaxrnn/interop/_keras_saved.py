@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrnn.interop import _keras_files, _keras_layers
+from jaxrnn.interop import _keras_files, _keras_graph, _keras_layers
 from jaxrnn.interop._keras_layers import Layer, Spec, short
 
 HOLDERS = ("layers/", "_layer_checkpoint_dependencies/")
@@ -21,35 +21,44 @@ def layers_of(caller: str, path: str | os.PathLike) -> list[Layer]:
     cells = _cells(saved.store.names)
     legacy = any(base is not None for _, base in cells.values())
     find = _find_legacy if legacy else _find
-    known, used = [], set()
-    for names, group, entry in _entries(caller, saved.config):
+    known, used, holders, graph = [], set(), {}, _keras_graph.Graph(saved.config)
+    for names, group, entry, holder in _entries(caller, saved.config):
         name = "/".join(names)
         where = f"layer {short(name)} of {os.fspath(path)}"
+        if entry is None:
+            holders[name if legacy else _without_holders(group)] = holder
+            continue
         used.add(names[0] if legacy else _without_holders(group))
 
         def read(spec: Spec | None, names=names, group=group, where=where):
             found = find(caller, where, cells, names, group, spec)
             return [[_arrays(saved.store, one) for one in direction] for direction in found]
 
-        known.append(Layer(name, where, entry, saved.version, read, group))
+        known.append(Layer(name, where, entry, saved.version, read, group, names, holder, graph))
     for key, found in sorted(_alone(cells).items()):
         parts = key.split("/")
-        if not used.isdisjoint("/".join(parts[:k]) for k in range(1, len(parts) + 1)):
+        starts = ["/".join(parts[:k]) for k in range(1, len(parts) + 1)]
+        if not used.isdisjoint(starts):
             continue
+        unnamed = "layer without a name" if used or holders else None  # in a model whose layers are told
+        holder = next((holders[start] for start in starts if start in holders), unnamed)
         where = f"layer {short(key)} of {os.fspath(path)}"
 
         def read_alone(spec: None, found=found, where=where):
             return [[_arrays(saved.store, one) for one in direction] for direction in _in_order(caller, where, found)]
 
-        known.append(Layer(key, where, None, saved.version, read_alone, key))
+        known.append(Layer(key, where, None, saved.version, read_alone, key, holder=holder))
     return known
 
 
-Entries = Iterator[tuple[tuple[str, ...], str, dict[str, Any]]]
+Entries = Iterator[tuple[tuple[str, ...], str, dict[str, Any] | None, str | None]]
+MODELS = ("Sequential", "Functional", "Model")
 
 
-def _entries(caller: str, model: Any, outer: tuple[str, ...] = (), group: str = "") -> Entries:
-    """The names (outer, …, inner), the group and the entry of each recurrent layer in a model's configuration.
+def _entries(caller: str, model: Any, outer: tuple[str, ...] = (), group: str = "", holder: str | None = None) -> Entries:
+    """The names (outer, …, inner), the group and the entry of each recurrent layer in a model's configuration, and its holder.
+
+    Other layers, which may hold layers without a word of them, have None as their entry, and are themselves the holder.
 
     Groups of the present layout have the names of classes, counted within a model.
     """
@@ -66,9 +75,13 @@ def _entries(caller: str, model: Any, outer: tuple[str, ...] = (), group: str = 
         given = (own.get("name") if isinstance(own, dict) else None, layer.get("name"))
         names = (*outer, next((name for name in given if isinstance(name, str)), key))
         if kind in (*_keras_layers.LAYERS, *_keras_layers.CUDNN) and _keras_layers.is_own(layer):
-            yield names, f"{group}layers/{key}", layer
+            yield names, f"{group}layers/{key}", layer, holder
         elif isinstance(own, list) or (isinstance(own, dict) and "layers" in own):
-            yield from _entries(caller, layer, names, f"{group}layers/{key}/")
+            own_model = kind in MODELS and _keras_layers.is_own(layer)
+            inside = holder if holder is not None or own_model else kind
+            yield from _entries(caller, layer, names, f"{group}layers/{key}/", inside)
+        else:
+            yield names, f"{group}layers/{key}", None, holder or kind
 
 
 def _counted(name: str, counts: dict[str, int]) -> str:

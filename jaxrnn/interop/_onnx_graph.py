@@ -48,10 +48,10 @@ Key = tuple["Scope", str]
 
 
 class Scope:
-    """The values that a graph sees: its own and, if it is the body of a node, those of the graph around it."""
+    """The values that a graph sees: its own and, if it is a body of a node `inside`, those of the graph around it."""
 
-    def __init__(self, graph, inferred, outer: "Scope | None" = None):
-        self.graph, self.outer = graph, outer
+    def __init__(self, graph, inferred, outer: "Scope | None" = None, inside: str = ""):
+        self.graph, self.outer, self.inside = graph, outer, inside
         self.tensors = {tensor.name: tensor for tensor in graph.initializer}
         self.sparse = {tensor.values.name for tensor in graph.sparse_initializer}
         self.inputs = {value.name for value in graph.input}
@@ -87,7 +87,7 @@ class Graph:
                 held = bodies(node)
                 inferred = scope.inferred_bodies.get(tuple(node.output), [])
                 inferred = inferred if len(inferred) == len(held) else [type(graph)() for graph in held]
-                todo += [Scope(graph, types, scope) for graph, types in zip(held, inferred, strict=True)]
+                todo += [Scope(graph, types, scope, node.op_type) for graph, types in zip(held, inferred, strict=True)]
 
     def with_given(self, given: dict[str, Any]) -> "Graph":
         """The same graph, parsed once, with more arrays given."""

@@ -1,6 +1,7 @@
 """Live modules of PyTorch: their weights as they compute with them, and whether they compute what a module here does."""
 
 import importlib
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,10 @@ from jaxrnn.nnx import Recurrent
 def kinds(torch) -> tuple[type, ...]:
     """The recurrent layers and cells."""
     return (torch.nn.RNNBase, torch.nn.modules.rnn.RNNCellBase)
+
+
+COMPUTING = ("forward", "__call__", "_call_impl", "_wrapped_call_impl", "permute_hidden")
+"""What a subclass that computes something else has of its own."""
 
 
 def is_quantized(module: Any) -> bool:
@@ -56,7 +61,8 @@ def weights(caller: str, source: Any, prefix: str = "") -> dict[str, Any]:
         names = _names(torch, layer)
         if not names or not f"{path}.".startswith(prefix):
             continue
-        _check_forward(caller, torch, path, layer)
+        check_forward(caller, torch, path, "source", layer)
+        _warn_of_hooks(caller, path, layer)
         start = f"{path}." if path else ""
         for name in names:
             found[f"{start}{name}"] = _weight(caller, torch, f"{start}{name}", layer, name)
@@ -114,16 +120,33 @@ def _is(hook: Any, module: str, kind: str) -> bool:
     return isinstance(hook, getattr(importlib.import_module(f"torch.nn.utils.{module}"), kind))
 
 
-def _check_forward(caller: str, torch, path: str, layer: Any):
-    """The layer computes what its kind does: no `forward` of its own."""
+def check_forward(caller: str, torch, path: str, argument: str, layer: Any):
+    """The layer computes what its kind does: no `forward` of its own, and no other call."""
     nn = torch.nn
-    known = (nn.RNN, nn.LSTM, nn.GRU, nn.RNNCell, nn.LSTMCell, nn.GRUCell, nn.Linear, nn.Embedding, nn.LayerNorm)
-    kind = next((kind for kind in known if isinstance(layer, kind)), None)
-    if kind is None or type(layer).forward is not kind.forward or "forward" in vars(layer):
-        where, base = f"`{path}`" if path else "`source`", kind.__name__ if kind else "RNN, LSTM or GRU"
-        hint = "\nPass its state_dict() if the module here computes what it does."
-        got = f"{type(layer).__name__} with its own"
-        raise TypeError(f"{caller}: {where} should have the forward of torch.nn.{base}, got {got}.{hint}")
+    layers = (nn.RNN, nn.LSTM, nn.GRU, nn.RNNCell, nn.LSTMCell, nn.GRUCell, nn.Linear, nn.Embedding, nn.LayerNorm)
+    kind = next((kind for kind in (*layers, nn.Sequential, nn.ModuleList) if isinstance(layer, kind)), None)
+    own = [name for name in COMPUTING if name in vars(layer) or getattr(type(layer), name, None) is not getattr(kind, name, None)]
+    if kind is None or own:
+        base, name = (kind.__name__, own[0]) if kind else ("RNN, LSTM or GRU", "forward")
+        way = "Pass its state_dict()" if kind is None or kind in layers else f"Pass list({argument})"
+        got, where = f"{name_of(layer)} with its own", f"`{path}`" if path else f"`{argument}`"
+        hint = f"\n{way} if the module here computes what it does." * (argument == "source")
+        raise TypeError(f"{caller}: {where} should have the {name} of torch.nn.{base}, got {got}.{hint}")
+
+
+def name_of(layer: Any) -> str:
+    """The name of its class; in full if it is that of a layer of PyTorch, and it is none."""
+    kind = type(layer)
+    own = kind.__module__.split(".")[0] != "torch" and kind.__name__ in ("RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell")
+    return f"{kind.__module__}.{kind.__qualname__}" if own else kind.__name__
+
+
+def _warn_of_hooks(caller: str, path: str, layer: Any):
+    """Hooks may change what goes in and comes out; those that compute a weight are known."""
+    hooks = [hook for hook in layer._forward_pre_hooks.values() if not (hasattr(hook, "name") or hasattr(hook, "_tensor_name"))]
+    if count := len(hooks) + len(layer._forward_hooks):
+        where = f"`{path}`" if path else "`source`"
+        warnings.warn(f"{caller}: {count} forward hook(s) of {where} do not come along.", UserWarning, stacklevel=5)
 
 
 def check_same(caller: str, module: nnx.Module, theirs: Any, argument: str, prefix: str):
@@ -147,8 +170,10 @@ def check_same(caller: str, module: nnx.Module, theirs: Any, argument: str, pref
         if not isinstance(layer, wanted) or is_quantized(layer):
             names = " or ".join(f"torch.nn.{kind.__name__}" for kind in wanted)
             quantized = "\nPass the module from before quantization." if is_quantized(layer) else ""
-            got = f"{'a quantized ' * is_quantized(layer)}{type(layer).__name__}"
-            raise TypeError(f"{caller}: {name} of `{argument}` should be a {names}, as it is in `module`, got {got}.{quantized}")
+            got = f"{'a quantized ' * is_quantized(layer)}{name_of(layer)}"
+            where = f"{name} of `{argument}`" if path else name
+            raise TypeError(f"{caller}: {where} should be a {names}, as it is in `module`, got {got}.{quantized}")
+        check_forward(caller, torch, path, argument, layer)
         for option, value, other in _options(ours, layer):
             if value != other:
                 hint = ""

@@ -92,7 +92,8 @@ def from_onnx(
         source: a path, an onnx ModelProto, GraphProto or NodeProto, of opset 7 or newer, or what `onnx_nodes` returned. Of a
             path, data in other files are not read: pass `onnx.load(path)`, which does.
         node: the name of a node (without a name: of its first output), or a list of names, one for each layer. May be left
-            out if there is one node only, or if all are layers of one stack. Nodes are that if all between them is known to be
+            out if there is one node only, or if all are layers of one stack, and not in the body of another node, such as `If` or
+            `Loop`, which does not come along. Nodes are that if all between them is known to be
             the identity on (time, batch, features), whatever the sizes, and they read the same `sequence_lens`.
         weights: arrays by the names that the graph gives them, for what it does not hold itself.
         batch_first: whether the module takes (batch, time, input). By default it is inferred from the graph: true if what the first
@@ -181,11 +182,13 @@ def _naming(caller: str, source: Any) -> Iterator[None]:
 def _layers(caller: str, found: list[Found], node: Any) -> list[Found]:
     """The nodes that are to be the layers of a module."""
     if node is None:
-        if len(found) == 1:
-            return found
-        stacks = _chain.stacks(found)
+        stacks = [found] if len(found) == 1 else _chain.stacks(found)
         if len(stacks) != 1 or len(stacks[0]) != len(found):
             raise _words.refusal(caller, found, "None")
+        if inside := next((layer.scope.inside for layer in found if layer.scope.outer is not None), None):
+            names = repr(found[0].name if len(found) == 1 else [layer.name for layer in stacks[0]])
+            rule = f"should be given as {names}, in the body of a node {inside}, which decides whether and how often it runs"
+            raise ValueError(f"{caller}: `node` {rule}, got None.\nNothing else of the {inside} comes along.")
         return stacks[0]
     if not isinstance(node, list | tuple):
         return [_onnx_find.pick(caller, found, node)]

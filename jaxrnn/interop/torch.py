@@ -26,7 +26,7 @@ def from_torch(source: Any, prefix: str = "", **options) -> Recurrent:
     Returns:
         A `jaxrnn.RNN`, `LSTM` or `GRU` with copies of the weights in their dtype; in evaluation mode if `source` is. A weight that
         PyTorch computes (`weight_norm`, `spectral_norm`, `prune`, parametrizations) is there as computed in evaluation mode; a
-        state_dict does not hold it. Forward hooks do not come along.
+        state_dict does not hold it. Forward hooks do not come along; a warning says so.
 
     Raises:
         TypeError: `source` or a dtype is of another kind. ValueError: a key is missing, unexpected or of the wrong shape.
@@ -42,6 +42,8 @@ def from_torch(source: Any, prefix: str = "", **options) -> Recurrent:
     torch = _checks.require("from_torch", "torch")
     source = _inside("from_torch", torch, source, prefix)
     if isinstance(source, list | tuple | torch.nn.ModuleList | torch.nn.Sequential):
+        if not isinstance(source, list | tuple):
+            _torch_live.check_forward("from_torch", torch, prefix.rstrip("."), "source", source)
         return _from_layers(torch, list(source), options)
     return _from_layer(torch, source, options)
 
@@ -155,7 +157,7 @@ def _from_layers(torch, layers: list, options: dict) -> Recurrent:
     if not layers or not all(isinstance(layer, _torch_live.kinds(torch)) for layer in layers):
         wanted = "RNN, LSTM, GRU or cells of theirs, to be the layers of one module"
         quantized = [_torch_live.is_quantized(layer) for layer in layers]
-        names = [f"{'a quantized ' * own}{type(layer).__name__}" for own, layer in zip(quantized, layers, strict=True)]
+        names = [f"{'a quantized ' * own}{_torch_live.name_of(layer)}" for own, layer in zip(quantized, layers, strict=True)]
         hint = "Pass the modules from before quantization." if any(quantized) else "Pass a list of the recurrent ones alone?"
         raise TypeError(f"from_torch: `source` should hold torch.nn.{wanted}, got {', '.join(names) or 'nothing'}.\n{hint}")
     own = {name: options.pop(name) for name in ("param_dtype", "nonlinearity") if name in options}
@@ -231,4 +233,4 @@ def _wanted(torch, source: Any) -> str:
         return f"{wanted}a {type(source).__name__}.\nPass its .state_dict()?"
     if quantized := [f"`.{name}`" for name, one in inside.items() if _torch_live.is_quantized(one) and not names]:
         return f"{wanted}{type(source).__name__}, quantized at {', '.join(quantized)}.\nPass the module from before quantization."
-    return wanted + type(source).__name__ + (f".\nPass its {' or '.join(names)}?" if names else ".")
+    return wanted + _torch_live.name_of(source) + (f".\nPass its {' or '.join(names)}?" if names else ".")
