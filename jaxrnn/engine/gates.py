@@ -33,13 +33,16 @@ def additive_gates(what: Semantics, weights: Weights, state, steps: Steps) -> tu
     cell, params = what.cell, cast(weights.params, what.dtype)
     x, per_step = jax.tree.map(lambda a: a[0], (steps.x, steps.per_step))
     project, x_gates = jax.make_jaxpr(lambda p, x: split_gates(cell.project(p, x)), return_shape=True)(params, x)
+    h_gates = (x_gates[0],) * params.w_hh.shape[-2]
     update = lambda *args, further: cell.update(*args, **further)
     with equations_of(cell, "update"):
-        update = jax.make_jaxpr(update)(state, x_gates, x_gates, *params[4:], further=per_step | weights.context)
+        update = jax.make_jaxpr(update)(state, x_gates, h_gates, *params[4:], further=per_step | weights.context)
     for method, jaxpr in (("project", project), ("update", update)):
         refuse_traced(cell, method, jaxpr)
     jaxpr = update.jaxpr
     first, gates = len(jax.tree.leaves(state)), len(x_gates)
+    if len(h_gates) != gates:  # some of `h` goes elsewhere
+        return (False,) * gates
     inputs = jaxpr.invars[first : first + 2 * gates]
     readers = [[eqn for eqn in jaxpr.eqns if v in eqn.invars] + [v for out in jaxpr.outvars if out is v] for v in inputs]
     pairs = zip(readers[:gates], readers[gates:], strict=True)
@@ -58,10 +61,11 @@ def gate_inputs(what: Semantics, layout: Layout, weights: Weights):
     default_projection = type(what.cell).project is Cell.project
     biases_in_step = default_projection and (layout.one_stream or not layout.small_projection)
     if not biases_in_step or b_ih is None:
-        b_ih = [None] * w_hh.shape[-2]
+        b_ih = [None] * len(layout.additive_gates)
     else:
-        moved = jnp.where(np.array(layout.additive_gates)[:, None], b_ih, 0).astype(promote(what.dtype, jnp.float32))
-        b_hh = moved if b_hh is None else b_hh.astype(moved.dtype) + moved
+        if any(layout.additive_gates):
+            moved = jnp.where(np.array(layout.additive_gates)[:, None], b_ih, 0).astype(promote(what.dtype, jnp.float32))
+            b_hh = moved if b_hh is None else b_hh.astype(moved.dtype) + moved
         b_ih = [None if additive else b for additive, b in zip(layout.additive_gates, split_gates(b_ih), strict=True)]
 
     def project_segment(steps: Steps) -> Steps:

@@ -119,6 +119,8 @@ def _run_jvp(what: Semantics, tuned: Tuning, additive: tuple, primals, tangents)
         apart = split_gates(d_x_gates)
         if all(additive):
             d_gates, separate = d_gates + d_x_gates, ()
+        elif not any(additive):
+            separate = apart
         else:
             together = [d if is_sum else jnp.zeros_like(d) for d, is_sum in zip(apart, additive, strict=True)]
             separate = tuple(d for d, is_sum in zip(apart, additive, strict=True) if not is_sum)
@@ -132,9 +134,9 @@ def _run_jvp(what: Semantics, tuned: Tuning, additive: tuple, primals, tangents)
         d_h = d_h.astype(w_back.dtype)
         axes = (((d_h.ndim - 1,), (w_back.ndim - 1,)), ((), ()))
         d_h_gates = d_gates + lax.dot_general(d_h, w_back, axes, preferred_element_type=d_gates.dtype)
-        d_h_gates = split_gates(d_h_gates) if w_back.ndim == 3 else _split_flat(d_h_gates, len(additive))
+        d_h_gates = split_gates(d_h_gates) if w_back.ndim == 3 else _split_flat(d_h_gates, d_weights.params.w_hh.shape[-2])
         separate = iter(separate)
-        d_x = tuple(jnp.zeros_like(d) if is_sum else next(separate) for d, is_sum in zip(d_h_gates, additive, strict=True))
+        d_x = tuple(jnp.zeros_like(d) if is_sum else next(separate) for d, is_sum in zip(d_h_gates, additive, strict=False))
         d_state = linear.apply(stored, shared, (d_old, d_x, d_h_gates, d_extra, d_context, d_per_step))
         return d_state, output(what, d_state, masks.valid)
 
