@@ -1,8 +1,39 @@
-"""What runs side by side under `jax.vmap`, a lane for each layer of a stack, hands on to the next lane. No cell may be known here."""
+"""What runs side by side under `jax.vmap`, a lane for each layer of a stack, hands on to the next lane. No concrete cell may be known here."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching
+
+from jaxrnn.cells.base import GatedCell
+
+
+class LaneParams(NamedTuple):
+    """The parameters of a lane. `w_ih` and `b_ih` are the first one's, for all lanes."""
+
+    w_ih: Any
+    w_hh: Any
+    """(output, 2 · gates, hidden): for its own gates, and for the input of the lane after."""
+    b_ih: Any
+    b_hh: Any
+    index: Any
+    extra: Any
+    """Parameters of the cell beyond these, in the place that they have in its own."""
+
+
+@dataclass(frozen=True)
+class Lane(GatedCell):
+    """A gated cell of which `jax.vmap` runs several: each reads what the lane before gave out one step ago, the first one `xs`."""
+
+
+def own_and_next(cell, a) -> tuple:
+    """An array with gates on its last axis but one, as those of the cell itself, and those of the lane after where there is one."""
+    if not isinstance(cell, Lane) or a is None:
+        return (a, None)
+    return tuple(jnp.split(a, 2, axis=-2))
+
 
 _handed_on = Primitive("handed_on")
 

@@ -18,7 +18,7 @@ from jaxrnn.cells.base import Cell, GatedCell
 from jaxrnn.cells.conform import equations_of
 from jaxrnn.checks import is_symbolic
 from jaxrnn.engine.core import as_given, unrolled
-from jaxrnn.engine.lanes import handed_on
+from jaxrnn.engine.lanes import Lane, LaneParams
 from jaxrnn.engine.outside import read_from_outside
 from jaxrnn.engine.problem import Semantics, Steps
 from jaxrnn.engine.transition import after, valid_steps, zero_invalid
@@ -123,7 +123,9 @@ def _joined(options, outside, xs, runs, shared):
     nothing = (None,) * len(cell.State._fields)
     per_step = {
         "running": stacked([later(running, layer) for layer in range(layers)], 1),
-        "zoneout_mask": stacked([jax.tree.map(partial(later, layer=k), run["zoneout"] or nothing) for k, run in enumerate(runs)], 1),
+        "zoneout_mask": stacked(
+            [jax.tree.map(partial(later, layer=k), run["zoneout"] or nothing) for k, run in enumerate(runs)], 1
+        ),
     }
     params = _as_lanes([run["params"] for run in runs])
     start = stacked([_start(cell, cast(run["params"], dtype), run, xs.astype(dtype)) for run in runs], 0)
@@ -132,9 +134,9 @@ def _joined(options, outside, xs, runs, shared):
 
     def lane(params, state, per_step):
         given = {"context": shared["context"], "dtype": dtype, "return_states": options.return_states}
-        return unrolled(_Layers(what, outside), params, xs, state, per_step=per_step, **given)
+        return unrolled(_Layer(what, outside), params, xs, state, per_step=per_step, **given)
 
-    axes = {"in_axes": (_Lane(None, 0, None, 0, 0, 0), 0, 1), "out_axes": (0, 1, 1) if options.return_states else (0, 1)}
+    axes = {"in_axes": (LaneParams(None, 0, None, 0, 0, 0), 0, 1), "out_axes": (0, 1, 1) if options.return_states else (0, 1)}
     final, ys, *states = jax.vmap(lane, **axes)(params, start, per_step)
     finals = tuple(jax.tree.map(lambda a, k=k: a[k], final) for k in range(layers))
     every = tuple(jax.tree.map(lambda a, k=k: a[k : k + time + 1, k], tree) for tree in states for k in range(layers))
@@ -148,12 +150,12 @@ def _start(cell, params, run, xs):
     return initial if run["state"] is None else as_given(run["state"], own)
 
 
-def _as_lanes(params) -> "_Lane":
+def _as_lanes(params) -> LaneParams:
     """The parameters of all layers."""
     w_ih, w_hh, b_ih, b_hh = zip(*(p[:4] for p in params), strict=True)
     extra = [p._replace(w_ih=None, w_hh=None, b_ih=None, b_hh=None) for p in params]
     extra = jax.tree.map(lambda *a: jnp.stack(a), *extra)
-    return _Lane(w_ih[0], _on_h(w_hh, w_ih), b_ih[0], _on_h(b_hh, b_ih), jnp.arange(len(params)), extra)
+    return LaneParams(w_ih[0], _on_h(w_hh, w_ih), b_ih[0], _on_h(b_hh, b_ih), jnp.arange(len(params)), extra)
 
 
 def _on_h(own, of_input):
@@ -165,22 +167,9 @@ def _on_h(own, of_input):
     return jnp.stack([jnp.concatenate([zero if a is None else a for a in pair], axis=-2) for pair in pairs])
 
 
-class _Lane(NamedTuple):
-    """Parameters of one layer as a lane. `w_ih` and `b_ih` are the first layer's, for all lanes."""
-
-    w_ih: Any
-    w_hh: Any
-    """(output, 2 · gates, hidden): its own, and `w_ih` of the layer above."""
-    b_ih: Any
-    b_hh: Any
-    index: Any
-    extra: Any
-    """Parameters of the cell beyond these, in the place that they have in its own."""
-
-
 @dataclass(frozen=True)
-class _Layers(GatedCell):
-    """All layers of a stack as one gated cell, of which `jax.vmap` runs one lane for each."""
+class _Layer(Lane):
+    """One layer of a stack as a lane."""
 
     what: Semantics
     outside: tuple
@@ -197,9 +186,7 @@ class _Layers(GatedCell):
         return self.what.cell.initial_state(of_layer, x)
 
     def update(self, state, x_gates, h_gates, index, extra, *, running, zoneout_mask, **context):
-        """A step of its layer, where that is within the sequence and valid; else the old state."""
-        gates = len(x_gates)
-        x_gates = tuple(handed_on(x, h, index) for x, h in zip(x_gates, h_gates[gates:], strict=True))
+        """A step, where it is within the sequence and valid; else the old state."""
         with equations_of(self.what.cell, "update"):
-            new = self.what.cell.update(state, x_gates, h_gates[:gates], *extra[4:], **context)
+            new = self.what.cell.update(state, x_gates, h_gates, *extra[4:], **context)
         return after(self.what, state, new, Steps(None, running, None, zoneout_mask, {}))
