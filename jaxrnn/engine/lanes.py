@@ -1,4 +1,5 @@
-"""What runs side by side under `jax.vmap`, a lane for each layer of a stack, hands on to the next lane. No concrete cell may be known here."""
+"""Gated cells that run side by side, lanes under `jax.vmap`, each reading what the one before gives out. No concrete cell may be
+known here, nor what a lane stands for."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -25,11 +26,19 @@ class LaneParams(NamedTuple):
 
 @dataclass(frozen=True)
 class Lane(GatedCell):
-    """A gated cell of which `jax.vmap` runs several: each reads what the lane before gave out one step ago, the first one `xs`."""
+    """A gated cell, run by `jax.vmap`: each lane reads what the lane before gave out a step ago, the first one its input."""
+
+    cell: GatedCell
+    """Whose equations these are."""
+
+
+def named(cell) -> GatedCell:
+    """The cell that an error should name."""
+    return cell.cell if isinstance(cell, Lane) else cell
 
 
 def own_and_next(cell, a) -> tuple:
-    """An array with gates on its last axis but one, as those of the cell itself, and those of the lane after where there is one."""
+    """An array with gates on its last axis but one: those of the cell, and in a lane those of the next one, else None."""
     if not isinstance(cell, Lane) or a is None:
         return (a, None)
     return tuple(jnp.split(a, 2, axis=-2))
@@ -39,10 +48,10 @@ _handed_on = Primitive("handed_on")
 
 
 def handed_on(first, value, index):
-    """What the lane before has as `value`; in the first lane, `first`. To be called under the `jax.vmap` whose lanes `index` counts.
+    """What the lane before has as `value`; in the first lane, `first`. Called under the `jax.vmap` that `index` counts lanes of.
 
-    A primitive, since JAX's own exchanges between lanes are gathers, and scatters backward: on a GPU kernels of their own. There is
-    nothing here to lower or to transpose: `jax.vmap` makes of it what can be.
+    A primitive, since JAX's own exchanges between lanes become gathers, and scatters backward, kernels of their own on a GPU. It is
+    not lowered or transposed: `jax.vmap` has made something else of it by then.
     """
     return _handed_on.bind(first, value, index)
 

@@ -1,12 +1,13 @@
-"""The layers of a stack one after the other, or on a GPU as a wavefront: all of them in one loop, each a step behind the one below.
+"""The layers of a stack one after the other, or on a GPU as a wavefront: all in one loop, each a step behind the one below it.
 
-In step s of the loop, layer l takes step s − l of the sequence: what it reads, the layer below gave out in step s − 1. So one batched
-product is enough for all layers, of each layer's h with [w_hh of its own | w_ih of the layer above], and T + L − 1 steps do the work
-of L × T. What a step means is not said here, nor how the loop is differentiated: the layers are lanes of one gated cell.
+In step s of the loop, layer l takes step s − l of the sequence: it reads what the layer below gave out in step s − 1. One batched
+product does for all layers, of each layer's h with [w_hh of its own | w_ih of the layer above], and T + L − 1 steps do the work of
+L × T. What a step means is not said here, nor how the loop is differentiated: the layers are lanes of a gated cell.
 """
 
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +23,7 @@ from jaxrnn.engine.lanes import Lane, LaneParams
 from jaxrnn.engine.outside import read_from_outside
 from jaxrnn.engine.problem import Semantics, Steps
 from jaxrnn.engine.transition import after, valid_steps, zero_invalid
-from jaxrnn.engine.tuning import AT_ONCE, GPUS, WORTHWHILE
+from jaxrnn.engine.tuning import AT_ONCE, GPUS, WAVEFRONT, WORTHWHILE
 
 
 def unrolled_layers(cell, xs, runs, *, lengths=None, mask=None, context=None, dtype=None, return_states=False, **others):
@@ -31,12 +32,12 @@ def unrolled_layers(cell, xs, runs, *, lengths=None, mask=None, context=None, dt
     Args:
         cell: of all layers.
         xs: what the first layer reads; every other one reads the outputs of the one before.
-        runs: for each layer, the arguments of `unroll` that are its own, by name; `params`, `state`, `initial`, `zoneout`, `h_mask`
+        runs: for each layer, the arguments of `unroll` that are its own, by name: `params`, `state`, `initial`, `zoneout`, `h_mask`
             and `per_step`.
         lengths, mask, context, dtype, return_states, others: what they share.
 
     Returns:
-        For each layer the final state; the outputs of the last one; for each layer, with `return_states`, every state.
+        The final state of each layer; the outputs of the last one; with `return_states`, every state of each, else nothing.
     """
     rates = ()  # of zoneout: numbers, which are not to be traced
     if runs[0]["zoneout"] is not None:
@@ -45,9 +46,31 @@ def unrolled_layers(cell, xs, runs, *, lengths=None, mask=None, context=None, dt
         runs = [run | {"zoneout": masks(run["zoneout"])} for run in runs]
     shared = {"lengths": lengths, "mask": mask, "context": context}
     options = _Options(cell, rates, dtype, return_states)
-    if not _may_join(cell, xs, runs, others):
+    if any(value is not None and value is not False for value in others.values()) or not _may_join(cell, xs, runs):
         return _one_after_the_other(options, xs, runs, shared, others)
     return _by_platform(options, read_from_outside(cell), xs, runs, shared)
+
+
+def _may_join(cell, xs, runs) -> bool:
+    """Whether the layers can be lanes: gated cells that project by a product alone, alike, without a mesh. Nothing may act on `h`
+    before its product, which is that of the layer above too."""
+    first, *above = (run["params"] for run in runs)
+    if not above or not isinstance(cell, GatedCell) or is_symbolic(xs.shape[0]) or xs.shape[0] < WORTHWHILE:
+        return False
+    kinds = [jax.tree.map(lambda a: (jnp.shape(a), jnp.result_type(a)), run) for run in runs]
+    kinds = [kind | {"params": kind["params"]._replace(w_ih=None)} for kind in kinds]
+    cotangents = len(runs) * prod(xs.shape[:-1]) * prod(first.w_ih.shape[1:]) * 4
+    return (
+        (type(cell).recur, type(cell).project, type(cell).computed_with) == (GatedCell.recur, Cell.project, Cell.computed_with)
+        and all(kind == kinds[0] for kind in kinds)
+        and all(p.w_ih.shape == (first.w_hh.shape[0], *first.w_ih.shape[1:]) for p in above)
+        and all(is_real(a) and a.dtype == first.w_hh.dtype for run in runs for a in jax.tree.leaves(run["params"][:4]))
+        and not runs[0]["per_step"]
+        and runs[0]["h_mask"] is None
+        and may_join_axes(xs)
+        and may_join_axes(first.w_hh)
+        and (is_symbolic(cotangents) or cotangents <= WAVEFRONT)
+    )
 
 
 class _Options(NamedTuple):
@@ -55,32 +78,6 @@ class _Options(NamedTuple):
     rates: tuple
     dtype: Any
     return_states: bool
-
-
-def _may_join(cell, xs, runs, others) -> bool:
-    """Whether the layers can be lanes: gated cells that project by a product alone, of one size, no mesh; and nothing that acts on
-    `h` before its product, since that of the layer above is the same one."""
-    kinds = [jax.tree.map(lambda a: (jnp.shape(a), jnp.result_type(a)), run) for run in runs]
-    w_ih, params = (run["params"].w_ih for run in runs), runs[0]["params"]
-    of_first, *of_others = ((w.shape[1:], w.dtype, w.shape[0]) for w in w_ih)
-    for kind in kinds:
-        kind["params"] = kind["params"]._replace(w_ih=None)
-    return (
-        len(runs) > 1
-        and isinstance(cell, GatedCell)
-        and (type(cell).recur, type(cell).project) == (GatedCell.recur, Cell.project)
-        and type(cell).computed_with is Cell.computed_with
-        and all(is_real(a) and a.dtype == params.w_hh.dtype for a in jax.tree.leaves(params[:4]))
-        and not is_symbolic(xs.shape[0])
-        and xs.shape[0] >= WORTHWHILE
-        and not any(value is not None and value is not False for value in others.values())
-        and not runs[0]["per_step"]
-        and runs[0]["h_mask"] is None
-        and all(may_join_axes(a) for a in (xs, params.w_hh))
-        and all(kind == kinds[0] for kind in kinds)
-        and all(one == of_others[0] and one[:2] == of_first[:2] for one in of_others)
-        and of_others[0][2] == params.w_hh.shape[0]
-    )
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -106,7 +103,7 @@ def _one_after_the_other(options, xs, runs, shared, others):
 
 
 def _joined(options, outside, xs, runs, shared):
-    """Arrays of the layers are stacked in front, or behind time, where those of a layer begin as many steps later as it has below."""
+    """Arrays of the layers are stacked in front; or behind time, each as many steps later as there are layers below."""
     cell, time, layers = options.cell, xs.shape[0], len(runs)
     dtype = computing_dtype(xs, runs[0]["params"].w_ih) if options.dtype is None else jnp.dtype(options.dtype)
     steps = -(-(time + layers - 1) // AT_ONCE[0]) * AT_ONCE[0]
@@ -121,11 +118,10 @@ def _joined(options, outside, xs, runs, shared):
     valid = valid_steps(time, shared["lengths"], shared["mask"])
     running = jnp.ones(time, bool) if valid is None else valid
     nothing = (None,) * len(cell.State._fields)
+    masks = [run["zoneout"] or nothing for run in runs]
     per_step = {
         "running": stacked([later(running, layer) for layer in range(layers)], 1),
-        "zoneout_mask": stacked(
-            [jax.tree.map(partial(later, layer=k), run["zoneout"] or nothing) for k, run in enumerate(runs)], 1
-        ),
+        "zoneout_mask": stacked([jax.tree.map(partial(later, layer=k), mask) for k, mask in enumerate(masks)], 1),
     }
     params = _as_lanes([run["params"] for run in runs])
     start = stacked([_start(cell, cast(run["params"], dtype), run, xs.astype(dtype)) for run in runs], 0)
@@ -133,8 +129,8 @@ def _joined(options, outside, xs, runs, shared):
     what = Semantics(cell, options.rates or nothing, False, False, None, dtype, None)
 
     def lane(params, state, per_step):
-        given = {"context": shared["context"], "dtype": dtype, "return_states": options.return_states}
-        return unrolled(_Layer(what, outside), params, xs, state, per_step=per_step, **given)
+        given = {"context": shared["context"], "dtype": dtype, "return_states": options.return_states, "strategy": "scan_gated"}
+        return unrolled(_Layer(cell, what, outside), params, xs, state, per_step=per_step, **given)
 
     axes = {"in_axes": (LaneParams(None, 0, None, 0, 0, 0), 0, 1), "out_axes": (0, 1, 1) if options.return_states else (0, 1)}
     final, ys, *states = jax.vmap(lane, **axes)(params, start, per_step)
@@ -174,19 +170,19 @@ class _Layer(Lane):
     what: Semantics
     outside: tuple
 
-    gates = property(lambda self: self.what.cell.gates)
-    State = property(lambda self: self.what.cell.State)
-    context = property(lambda self: self.what.cell.context)
-    free_fields = property(lambda self: self.what.cell.free_fields)
+    gates = property(lambda self: self.cell.gates)
+    State = property(lambda self: self.cell.State)
+    context = property(lambda self: self.cell.context)
+    free_fields = property(lambda self: self.cell.free_fields)
     per_step = ("running", "zoneout_mask")
 
     def initial_state(self, params, x):
         own = lambda a: a if a is None else a[..., : len(self.gates), :]
         of_layer = params.extra._replace(w_ih=params.w_ih, w_hh=own(params.w_hh), b_ih=params.b_ih, b_hh=own(params.b_hh))
-        return self.what.cell.initial_state(of_layer, x)
+        return self.cell.initial_state(of_layer, x)
 
     def update(self, state, x_gates, h_gates, index, extra, *, running, zoneout_mask, **context):
         """A step, where it is within the sequence and valid; else the old state."""
-        with equations_of(self.what.cell, "update"):
-            new = self.what.cell.update(state, x_gates, h_gates, *extra[4:], **context)
+        with equations_of(self.cell, "update"):
+            new = self.cell.update(state, x_gates, h_gates, *extra[4:], **context)
         return after(self.what, state, new, Steps(None, running, None, zoneout_mask, {}))
