@@ -34,9 +34,9 @@ def as_on_a_gpu(monkeypatch):
     from jaxrnn.engine import tuning
 
     monkeypatch.setitem(tuning.CACHES, "cpu", tuning.Cache(2**60, 2**60, 2**18))
-    for name in ("segments", "directions"):
+    for name in ("segments", "directions", "wavefront"):
         monkeypatch.setattr(f"jaxrnn.engine.{name}.GPUS", ("cpu",))
-    for name in ("tuning", "directions"):
+    for name in ("tuning", "directions", "wavefront"):
         monkeypatch.setattr(f"jaxrnn.engine.{name}.WORTHWHILE", 8)
     jax.clear_caches()
 

@@ -110,6 +110,8 @@ def test_the_table_reaches_its_goals():
         ("LSTM", "training"): [5, 5],
         ("GRU", "training"): [5, 5],
         ("LSTM, bidirectional", "forward"): [4],
+        ("LSTM, 4 layers", "forward"): [4],
+        ("LSTM, 4 layers", "training"): [5, 5],
     }
     for row in TABLE["rows"]:
         goal = goals.get((row["case"], row["mode"])) if row["device"] == "h100" else None
@@ -118,6 +120,17 @@ def test_the_table_reaches_its_goals():
             for loop, most in zip(row["loops"], goal, strict=True):
                 assert loop["launches"] * loop["trips"] / row["size"]["time"] <= most
                 assert (loop["command_buffers"], loop["bare"]) == (1, 0)
+
+
+def test_four_layers_need_hardly_more_launches_than_one():
+    """As one loop, which has the steps by which the layers lag behind, and a rest; forward at T=200, 1,100 would be the most."""
+    rows = {(r["case"], r["mode"], r["size"]["time"]): r for r in TABLE["rows"] if r["device"] == "h100"}
+    for mode in compiled.MODES:
+        for time in (100, 1000):
+            one, four = rows["LSTM", mode, time], rows["LSTM, 4 layers", mode, time]
+            assert four["launches_in_all"] <= 1.25 * one["launches_in_all"]
+            assert four["temp_bytes"] <= 4.75 * one["temp_bytes"]
+    assert 2 * rows["LSTM, 4 layers", "forward", 100]["launches_in_all"] <= 1100
 
 
 def test_a_linear_cell_has_no_loop_and_launches_that_grow_as_the_logarithm_of_time():
@@ -129,10 +142,16 @@ def test_a_linear_cell_has_no_loop_and_launches_that_grow_as_the_logarithm_of_ti
             assert 0 < long["launches_in_all"] - short["launches_in_all"] <= 8 * log2(1000 / 100)
 
 
+COMPILED = [
+    ("LSTM", "forward"), ("LSTM", "training"), ("LSTM, bidirectional", "forward"), ("LSTM, 4 layers", "forward"),
+    ("LSTM, 4 layers", "training"),
+]  # fmt: skip
+
+
 @pytest.mark.slow
 @pytest.mark.newest
 @pytest.mark.parametrize("device", compiled.DEVICES)
-@pytest.mark.parametrize(("case", "mode"), [("LSTM", "forward"), ("LSTM", "training"), ("LSTM, bidirectional", "forward")])
+@pytest.mark.parametrize(("case", "mode"), COMPILED)
 def test_no_count_rises(device, case, mode):
     """Compiled now, against the table; where the compilers are installed, of the version that the table is of."""
     if jax.__version__ != TABLE["versions"]["jax"]:

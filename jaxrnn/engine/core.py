@@ -68,8 +68,8 @@ def _unrolled(
     own = same_varying_axes(jax.tree.map(lambda s: lay_beside(s, first, min(len(batch), s.ndim)), own), xs)[0]
     if time_axis is not None:  # all start where the first part does, also if a cell's start looks at `x`
         own = same_varying_axes(at_the_end(time_axis, True, own), xs)[0]
-    initial = own if initial is None else _as_given(initial, own)
-    state = initial if state is None else _as_given(state, own)
+    initial = own if initial is None else as_given(initial, own)
+    state = initial if state is None else as_given(state, own)
     h_mask = None if h_mask is None else lax.stop_gradient(broadcast_like(h_mask, own.h))
     masks = tuple(None if z is None else _beside_state(z, s) for z, s in zip(masks, own, strict=True))
     per_step = jax.tree.map(lambda a: _readable(a, xs, 1 + len(batch), valid), per_step)
@@ -88,7 +88,7 @@ def _unrolled(
     return final, ys, jax.tree.map(lambda one, every: jnp.concatenate(order(one, every)), state, states)
 
 
-def _as_given(state, own):
+def as_given(state, own):
     """A state in the shapes, dtypes and places of the cell's own, its values as given; the cell's own where a field is None."""
     take = lambda given, like: like if given is None else broadcast_like(jnp.asarray(given), like)
     return type(own)(*same_varying_axes(*(take(given, like) for given, like in zip(state, own, strict=True)), own)[:-1])

@@ -9,6 +9,7 @@ import numpy as np
 from jaxrnn._arrays import broadcast_like, cast, contract, promote
 from jaxrnn.cells.base import Cell, split_gates
 from jaxrnn.cells.conform import equations_of
+from jaxrnn.engine.lanes import Lane, handed_on, named
 from jaxrnn.engine.outside import refuse_traced
 from jaxrnn.engine.problem import Semantics, Steps, Weights
 from jaxrnn.engine.transition import zero_invalid
@@ -37,7 +38,7 @@ def additive_gates(what: Semantics, weights: Weights, state, steps: Steps) -> tu
     with equations_of(cell, "update"):
         update = jax.make_jaxpr(update)(state, x_gates, x_gates, *params[4:], further=per_step | weights.context)
     for method, jaxpr in (("project", project), ("update", update)):
-        refuse_traced(cell, method, jaxpr)
+        refuse_traced(named(cell), method, jaxpr)
     jaxpr = update.jaxpr
     first, gates = len(jax.tree.leaves(state)), len(x_gates)
     inputs = jaxpr.invars[first : first + 2 * gates]
@@ -54,15 +55,18 @@ def gate_inputs(what: Semantics, layout: Layout, weights: Weights):
     step, once for both where a gate is additive, so that nothing but a product passes over the projections. Exceptions: a small
     input, whose single product starts faster than several; and `one_stream`, for steps that store each gate by itself anyway.
     """
-    w_ih, w_hh, b_ih, b_hh, *_ = cast(weights.params, what.dtype)
+    w_ih, w_hh, b_ih, b_hh, *others = cast(weights.params, what.dtype)
+    lane = isinstance(what.cell, Lane)
+    moves = (False,) * len(layout.additive_gates) if lane else layout.additive_gates  # the bias from x to h; other lanes have no x
     default_projection = type(what.cell).project is Cell.project
     biases_in_step = default_projection and (layout.one_stream or not layout.small_projection)
     if not biases_in_step or b_ih is None:
-        b_ih = [None] * w_hh.shape[-2]
+        b_ih = [None] * len(moves)
     else:
-        moved = jnp.where(np.array(layout.additive_gates)[:, None], b_ih, 0).astype(promote(what.dtype, jnp.float32))
-        b_hh = moved if b_hh is None else b_hh.astype(moved.dtype) + moved
-        b_ih = [None if additive else b for additive, b in zip(layout.additive_gates, split_gates(b_ih), strict=True)]
+        if not lane:
+            moved = jnp.where(np.array(moves)[:, None], b_ih, 0).astype(promote(what.dtype, jnp.float32))
+            b_hh = moved if b_hh is None else b_hh.astype(moved.dtype) + moved
+        b_ih = [None if move else b for move, b in zip(moves, split_gates(b_ih), strict=True)]
 
     def project_segment(steps: Steps) -> Steps:
         x = zero_invalid(steps.valid, steps.x)
@@ -75,6 +79,10 @@ def gate_inputs(what: Semantics, layout: Layout, weights: Weights):
     def gates(x, h):
         x = x if isinstance(x, tuple) else split_gates(x)
         x_gates = tuple(a if b is None else a + broadcast_like(b, a) for a, b in zip(x, b_ih, strict=True))
-        return x_gates, split_gates(contract(h, w_hh, b_hh))
+        h_gates = split_gates(contract(h, w_hh, b_hh))
+        if lane:
+            h_gates, of_next = h_gates[: len(moves)], h_gates[len(moves) :]
+            x_gates = tuple(handed_on(x, a, others[0]) for x, a in zip(x_gates, of_next, strict=True))
+        return x_gates, h_gates
 
     return project_segment, gates

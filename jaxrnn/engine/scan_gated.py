@@ -10,6 +10,7 @@ from jax import lax
 from jaxrnn._arrays import cast, contract, is_real, may_join_axes
 from jaxrnn.cells.base import Cell, GatedCell, split_gates
 from jaxrnn.engine.gates import Layout, additive_gates, gate_inputs
+from jaxrnn.engine.lanes import Lane, handed_on, own_and_next
 from jaxrnn.engine.problem import Semantics, Steps, Weights
 from jaxrnn.engine.residuals import Linear, gate_values, join, partition
 from jaxrnn.engine.segments import over_segments, scan, scan_in_place
@@ -115,7 +116,10 @@ def _run_jvp(what: Semantics, tuned: Tuning, additive: tuple, primals, tangents)
         # Under `checkpoint`, what follows from the inputs alone (a mask, broadcast) is not stored for the transposition.
         project = lambda params, x: what.cell.project(cast(params, what.dtype), zero_invalid(masks.valid, x))
         _, d_x_gates = jax.jvp(jax.checkpoint(project, prevent_cse=False), (weights.params, x), (d_weights.params, d_x))
-        d_gates = contract(h, *(cast(d, what.dtype) for d in (d_weights.params.w_hh, d_weights.params.b_hh)))
+        both = (own_and_next(what.cell, cast(d, what.dtype)) for d in (d_weights.params.w_hh, d_weights.params.b_hh))
+        d_gates, d_next = (None if d_w is None else contract(h, d_w, d_b) for d_w, d_b in zip(*both, strict=True))
+        if d_next is not None:
+            d_x_gates = handed_on(d_x_gates, d_next, weights.params.index)
         apart = split_gates(d_x_gates)
         if all(additive):
             d_gates, separate = d_gates + d_x_gates, ()
@@ -123,7 +127,9 @@ def _run_jvp(what: Semantics, tuned: Tuning, additive: tuple, primals, tangents)
             together = [d if is_sum else jnp.zeros_like(d) for d, is_sum in zip(apart, additive, strict=True)]
             separate = tuple(d for d, is_sum in zip(apart, additive, strict=True) if not is_sum)
             d_gates = d_gates + jnp.stack(together, axis=-2)
-        inputs = (d_gates.reshape(*d_gates.shape[:-2], *w_back.shape[:-1]), separate, d_per_step, stored, masks)
+        if w_back.ndim == 2:
+            d_gates = d_gates.reshape(*d_gates.shape[:-2], d_gates.shape[-2] * d_gates.shape[-1])
+        inputs = (d_gates, separate, d_per_step, stored, masks)
         return scan(jax.checkpoint(linear_step, prevent_cse=False), d_state, inputs, what.reverse, tuned.at_once)
 
     def linear_step(d_state, inputs):
@@ -131,8 +137,15 @@ def _run_jvp(what: Semantics, tuned: Tuning, additive: tuple, primals, tangents)
         d_old, d_h = before(d_moving._replace(h_mask=weights.h_mask), d_state, masks)
         d_h = d_h.astype(w_back.dtype)
         axes = (((d_h.ndim - 1,), (w_back.ndim - 1,)), ((), ()))
-        d_h_gates = d_gates + lax.dot_general(d_h, w_back, axes, preferred_element_type=d_gates.dtype)
-        d_h_gates = split_gates(d_h_gates) if w_back.ndim == 3 else _split_flat(d_h_gates, len(additive))
+        product = lax.dot_general(d_h, w_back, axes, preferred_element_type=d_gates.dtype)
+        if isinstance(what.cell, Lane):
+            product, d_next = jnp.split(product, 2, axis=-1)
+        d_h_gates = split_gates(d_gates + product) if w_back.ndim == 3 else _split_flat(d_gates + product, len(additive))
+        if isinstance(what.cell, Lane):
+            d_before = _split_flat(handed_on(jnp.zeros_like(d_next), d_next, weights.params.index), len(additive))
+            d_h_gates = tuple(d + e if is_sum else d for d, e, is_sum in zip(d_h_gates, d_before, additive, strict=True))
+            others = (e for e, is_sum in zip(d_before, additive, strict=True) if not is_sum)
+            separate = tuple(d + e for d, e in zip(separate, others, strict=True))
         separate = iter(separate)
         d_x = tuple(jnp.zeros_like(d) if is_sum else next(separate) for d, is_sum in zip(d_h_gates, additive, strict=True))
         d_state = linear.apply(stored, shared, (d_old, d_x, d_h_gates, d_extra, d_context, d_per_step))
