@@ -3,6 +3,7 @@
 import warnings
 
 import jax
+import numpy as np
 
 from jaxrnn import checks
 from jaxrnn.cells import conform
@@ -84,6 +85,24 @@ def check_arrays(name: str, stack, params, states, initial, xs, batch: tuple = (
                     conform.check_state(name, f"{argument}{where}", value[layer][direction], like, broadcast=broadcast)
 
 
+def check_start(name: str, stack, params, batch_shape, initial) -> tuple[int, ...]:
+    """The arguments of `initial_state`; the shape as a tuple."""
+    batch = (batch_shape,) if isinstance(batch_shape, int | np.integer) else batch_shape
+    if not isinstance(batch, tuple | list):
+        hint = "\nOf an input x at one step it is x.shape[:-1]."
+        raise TypeError(f"{name}: `batch_shape` should be a tuple of integers, got {checks.called(batch_shape)}.{hint}")
+    for size in batch:
+        if not jax.export.is_symbolic_dim(size):
+            checks.size(name, "batch_shape", size, least=0)
+    space = stack.cell.event_ndim - 1
+    if len(batch) < space:
+        axes = checks.event_axes(space + 1).rsplit(", ", 1)[0]
+        kind = type(stack.cell).__name__
+        raise ValueError(f"{name}: `batch_shape` should end in the axes of space, {axes}, of a {kind}, got {tuple(batch)}.")
+    check_arrays(name, stack, params, None, initial, jax.ShapeDtypeStruct((0, *batch, stack.input_size), stack.param_dtype))
+    return tuple(batch)
+
+
 def check_nesting(name: str, argument: str, value, stack):
     """`value` is nested `[layer][direction]`."""
     if value is None:
@@ -91,7 +110,7 @@ def check_nesting(name: str, argument: str, value, stack):
     layers, directions = stack.num_layers, stack.num_directions
     wanted = f"nested [layer][direction], {layers} x {directions} of them"
     if not isinstance(value, tuple | list) or not all(isinstance(layer, tuple | list) for layer in value):
-        raise TypeError(f"{name}: `{argument}` should be {wanted}, got {type(value).__name__}.")
+        raise TypeError(f"{name}: `{argument}` should be {wanted}, got {checks.called(value)}.")
     if [len(layer) for layer in value] != [directions] * layers:
         came = " + ".join(str(len(layer)) for layer in value)
         raise ValueError(f"{name}: `{argument}` should be {wanted}, got {len(value)} layers with {came} directions.")
