@@ -184,9 +184,8 @@ def check_states(name: str, stack: Stack, params, h_0, xs, *, argument: str | No
             came = f"one array {h_0.shape}"
             hint = " Lengths and masks go by name." if not jnp.issubdtype(h_0.dtype, jnp.floating) else ""
         fields = ", ".join(f"{field}_0" for field in kind._fields)
-        raise TypeError(
-            f"{name}: {f'`{argument}`' if argument else 'the initial state'} should be a tuple ({fields}), got {came}.{hint}"
-        )
+        what = f"`{argument}`" if argument else "the initial state"
+        raise TypeError(f"{name}: {what} should be a tuple ({fields}), got {came}.{hint}")
     for shown, value, wanted in zip(names, (h_0,) if len(names) == 1 else h_0, like[0][0], strict=True):
         conform.check_kind(name, shown, value, wanted)
         if value.shape != (count, *wanted.shape):
@@ -195,8 +194,8 @@ def check_states(name: str, stack: Stack, params, h_0, xs, *, argument: str | No
 
 
 def _check_input(name: str, x, stack: Stack, batch_first: bool) -> int:
-    """`x` fits the module; how many batch axes it has. Any number, but one at most where each step has axes of space, since one more
-    of those would be taken for one of the batch."""
+    """`x` fits the module; how many batch axes it has. Any number, but one at most where each step has axes of space: one of those
+    too many would be taken for one of the batch."""
     event = stack.cell.event_ndim
     several = (("*batch", "time") if batch_first else ("time", "*batch")), ("time",)
     one = (("batch", "time") if batch_first else ("time", "batch")), ("time",)

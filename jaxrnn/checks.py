@@ -172,8 +172,8 @@ def integers(name: str, argument: str, value):
 
 
 def validity(name: str, lengths, mask, reset, time, batch: tuple, *, x: str = "xs", batch_first: bool = False, parts: int = 1):
-    """`lengths`, `mask` and `reset` fit the sequence, the argument called `x`, which is one of as many `parts` of its time; returned
-    as arrays, of integers and booleans."""
+    """`lengths`, `mask` and `reset` fit the sequence, the argument called `x`, one of as many `parts` of its time. Returned
+    are arrays of integers and booleans."""
     if lengths is not None and mask is not None:
         raise ValueError(f"{name}: `lengths` and `mask` should not be given together: both say which steps are valid.")
     steps, others = ((*batch, time), (time, *batch))[:: 1 if batch_first else -1]

@@ -44,9 +44,7 @@ def assign(name: str, variable: nnx.Variable, value):
     if value.shape != old.shape:
         raise ValueError(f"assignment: `{name}` should have shape {old.shape}, that of the parameter, got {value.shape}.")
     kinds = (jnp.floating, jnp.complexfloating, jnp.integer, jnp.bool_)
-    if next((k for k in kinds if jnp.issubdtype(old.dtype, k)), None) is not next(
-        (k for k in kinds if jnp.issubdtype(value.dtype, k)), None
-    ):
+    if any(jnp.issubdtype(old.dtype, kind) != jnp.issubdtype(value.dtype, kind) for kind in kinds):
         raise TypeError(f"assignment: `{name}` should be of the kind of the parameter, {old.dtype}, got dtype {value.dtype}.")
     new = jnp.array(value, old.dtype) if value.dtype != old.dtype or isinstance(value, np.ndarray) else value
     sharded = isinstance(old, jax.Array) and checks.concrete(old) and len(old.sharding.device_set) > 1
@@ -86,12 +84,8 @@ def _set_field(fields, name: str, value):
         return assign(name, member, value)
     kind = type(fields).__name__
     if isinstance(member, nnx.Variable):
-        raise AttributeError(
-            f"{kind}: a variable should be assigned by its path, module.layer_0.forward.{name} = …, got one for `{name}`."
-        )
-    raise AttributeError(
-        f"{kind}: `{name}` should be replaced in a copy, params._replace({name}=…): a NamedTuple of arrays has no other way."
-    )
+        raise AttributeError(f"{kind}: `{name}` should be assigned an array, got a variable, which goes by path.")
+    raise AttributeError(f"{kind}: `{name}` should be replaced in a copy, params._replace({name}=…), got an assignment.")
 
 
 def value_of(variable):

@@ -87,8 +87,8 @@ class Layers(Checked, kw_only=True):
 
     @nn.nowrap
     def axis_names(self) -> dict[str, Any]:
-        """The names of the axes of each parameter, nested as `variables["params"]`: a `jax.P` each, for rules that send names to axes
-        of a mesh, `nn.logical_to_mesh(module.axis_names(), rules)`."""
+        """The names of the axes of each parameter, nested as `variables["params"]`: a `jax.P` each, for rules that send names to
+        axes of a mesh, `nn.logical_to_mesh(module.axis_names(), rules)`."""
         stack = self.stack
         params = jax.eval_shape(stack.init, jax.random.key(0))
         names = trees.to_dict(*map(stack.axis_names, (params, jax.eval_shape(stack.init_state, params))))

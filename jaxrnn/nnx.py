@@ -36,8 +36,8 @@ class Recurrent(nnx.Module):
 
     Attributes:
         stack: the description, a `Stack`.
-        layer_0, layer_1, …: the parameters by path, `layer_0.forward.w_ih`, an `nnx.Param` for each array, with names of its axes for
-            `nnx.get_partition_spec`. An array assigned to one becomes its value.
+        layer_0, layer_1, …: the parameters by path, `layer_0.forward.w_ih`, an `nnx.Param` for each array, with names of its axes
+            for `nnx.get_partition_spec`. An array assigned to one becomes its value.
         initial: a learned initial state by path, `initial.layer_0.forward.h`.
         params: the same parameters as `params[layer][direction]`; see `jaxrnn.params_of` for their arrays.
         learned: a learned initial state, `[layer][direction]`, or None.

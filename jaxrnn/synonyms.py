@@ -13,8 +13,8 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "input_size": ("input_dim", "input_features", "in_features", "in_size", "input_width", "n_inputs", "ninp", "inp_size", "d_in"),
     "output_size": ("num_classes", "n_classes", "classes", "out_features", "output_dim", "output_features", "out_size", "d_out"),
     "hidden_size": (
-        "units", "features", "hidden_features", "hidden_dim", "hidden_units", "hidden", "num_units", "n_hidden", "nhid", "num_hidden",
-        "cell_size", "rnn_size", "state_size", "d_model", "d_hidden", "out_features", "output_dim",
+        "units", "features", "hidden_features", "hidden_dim", "hidden_units", "hidden", "num_units", "n_hidden", "nhid",
+        "num_hidden", "cell_size", "rnn_size", "state_size", "d_model", "d_hidden", "out_features", "output_dim",
     ),
     "num_layers": ("layers", "n_layers", "nlayers", "depth", "num_rnn_layers", "layer_num"),
     "bias": ("use_bias", "with_bias"),
@@ -35,8 +35,8 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "w_hh_init": ("recurrent_kernel_init", "recurrent_initializer", "w_h_init"),
     "b_ih_init": ("bias_init", "bias_initializer", "b_init"),
     "lengths": (
-        "seq_lengths", "seq_length", "sequence_length", "sequence_lengths", "seq_lens", "seq_len", "input_lengths", "x_lengths", "lens",
-        "seqlens", "batch_lengths", "sequence_lens",
+        "seq_lengths", "seq_length", "sequence_length", "sequence_lengths", "seq_lens", "seq_len", "input_lengths", "x_lengths",
+        "lens", "seqlens", "batch_lengths", "sequence_lens",
     ),
     "mask": ("valid", "valid_mask", "input_mask", "sequence_mask"),
     "reset": ("done", "dones", "resets", "is_first", "episode_starts", "first", "starts", "terminated", "restart"),
@@ -95,6 +95,7 @@ ADVICE: dict[str, str] = {
 """Names elsewhere for what is done otherwise here, and what to do."""
 
 OF_CELLS = ("w_ih_init", "w_hh_init", "b_ih_init", "b_hh_init", "nonlinearity")
+SIZED = "Sizes go to `cell.init(key, input_size, hidden_size)`, or to a module: Recurrent(cell, input_size, hidden_size)."
 SIZES = ("input_size", "hidden_size", "num_layers")
 
 
@@ -110,7 +111,7 @@ def hint(argument: str, known) -> str:
         name = next(name for name in ours if name in OF_CELLS)
         return f"It is `{name}` of a cell: write Recurrent(LSTMCell({name}=…), …)."
     if any(name in SIZES for name in ours):
-        return "Sizes go to `cell.init(key, input_size, hidden_size)`, or to a module: jaxrnn.Recurrent(cell, input_size, hidden_size)."
+        return SIZED
     near = get_close_matches(argument, known, n=1)
     return f"Did you mean `{near[0]}`?" if near else ""
 
@@ -132,11 +133,11 @@ def check_arguments(name: str, positional: tuple, known: tuple, args: tuple, kwa
         advice = ""
         if by_name[:1] in (["h_0"], ["state"]):
             advice = (
-                f"\nWrite {by_name[0]}=… for a start state. Did a Sequential pass on (output, h_n) of the layer before? Make that one with "
-                "output_only=True: h_n of a layer is not the start of the next."
+                f"\nWrite {by_name[0]}=… for a start state. Did a Sequential pass on (output, h_n) of the layer before? "
+                "Make that one with output_only=True: h_n of a layer is not the start of the next."
             )
         elif "w_ih_init" in known:
-            advice = "\nSizes go to `init(key, input_size, hidden_size)`, or to a module: jaxrnn.Recurrent(cell, input_size, hidden_size)."
+            advice = f"\n{SIZED}"
         raise TypeError(f"{name}: arguments {rule}, got {len(args)} by position.{advice}")
 
 

@@ -260,7 +260,7 @@ def both_flavours(name, *args, **options):
     module = nnx_module(name, *args, **options)
     arrays = jax.tree.map(lambda v: v.get_value(), module.params, is_leaf=lambda v: isinstance(v, nnx.Variable))
     linen = linen_module(name, *args, **options)
-    variables = {"params": {"layers": arrays}}
+    variables = {"params": jaxrnn.trees.to_dict(arrays)}
     return {"nnx": module, "linen": lambda *a, **k: linen.apply(variables, *a, **k)}
 
 

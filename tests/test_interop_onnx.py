@@ -281,7 +281,7 @@ def test_a_state_that_a_graph_holds_is_the_modules_start_in_either_layout(layout
     made = make_model([node], constants, {"X": x, "sequence_lens": LENGTHS})
     module = from_onnx(made)
     assert module.batch_first == bool(layout)
-    for d, start in enumerate(module.initial_state[0]):
+    for d, start in enumerate(module.learned[0]):
         np.testing.assert_array_equal(start.h[...], held["initial_h"][d, 0])
         np.testing.assert_array_equal(start.c[...], held["initial_c"][d, 0])
     assert from_onnx(made, learn_initial_state=False).initial_state is None  # the option given is the option there

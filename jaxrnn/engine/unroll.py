@@ -54,7 +54,7 @@ def unroll(
             zeros for most.
         lengths: valid steps of each sequence, 0 … time, the rest being padding; a list will do. Length 0 returns `state` untouched.
         mask: True, or 1 in any dtype of numbers, where a step is valid, in any pattern. Not together with `lengths`.
-        reset: where True, or 1, the state is replaced by `initial` before the step. With `reverse`, the same boundaries are respected.
+        reset: where True, or 1, the state is replaced by `initial` before the step. With `reverse`, the same boundaries hold.
         per_step: what the cell's `per_step` names, each a pytree of arrays with time in front: a key for each step, noise, a side
             input that is not projected. Floating-point arrays have the batch axes behind time, and are zero at invalid steps; or 1
             in their place, for what all examples share. Keys are typed, from `jax.random.key`.
