@@ -89,7 +89,7 @@ def run_node(node, fed):
 
 @jax.jit
 def run_module(module, x, h_0=None, lengths=None):
-    return module(x, h_0, lengths=lengths)
+    return module(x, h_0=h_0, lengths=lengths)
 
 
 def assert_close(got, want, tolerance=1e-6):

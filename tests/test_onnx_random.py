@@ -487,7 +487,7 @@ def mutate(nodes, constants, rng):
 
 @jax.jit
 def run_compiled(module, x, h_0, lengths):
-    return module(x, h_0, lengths=lengths)
+    return module(x, h_0=h_0, lengths=lengths)
 
 
 @pytest.mark.slow

@@ -188,7 +188,7 @@ def test_gradients_reach_a_learned_start(flavour):
             return weighted(linen.apply({"params": jaxrnn.trees.to_dict(layers, learned)}, x, h_0=h_0))
         copy = nnx.clone(module)
         jax.tree.map(lambda v, a: v.set_value(a), copy.learned, learned, is_leaf=lambda v: isinstance(v, nnx.Param))
-        return weighted(copy(x, h_0))
+        return weighted(copy(x, h_0=h_0))
 
     flat = [state for layer in learned for state in layer]
     h_0 = tuple(jnp.stack([jnp.broadcast_to(s[k], (BATCH, HIDDEN)) for s in flat]) for k in range(2))
@@ -361,7 +361,7 @@ def test_length_zero_returns_the_start_and_zero_outputs(flavour):
         module = lambda *args, **kwargs: linen.apply({"params": {"layers": params}}, *args, **kwargs)
     h_0 = normal(4, 3, HIDDEN, dtype=jnp.float32)
     x = normal(3, TIME, INPUT, dtype=jnp.float32)
-    output, h_n = jit(lambda lengths: module(x, h_0, lengths=lengths))(jnp.array([9, 0, 4]))
+    output, h_n = jit(lambda lengths: module(x, h_0=h_0, lengths=lengths))(jnp.array([9, 0, 4]))
     equal(h_n[:, 1], h_0[:, 1])
     assert (output[1] == 0).all()
     assert (output[2, 4:] == 0).all()
