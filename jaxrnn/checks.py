@@ -73,6 +73,9 @@ def floating_dtype(name: str, argument: str, value):
         fits = False
     if not fits:
         raise TypeError(f"{name}: `{argument}` should be a floating-point dtype, got {value!r}.")
+    if jnp.dtype(value).itemsize == 8 and not jax.config.jax_enable_x64:
+        hint = 'Write jax.config.update("jax_enable_x64", True) before anything else, or JAX makes it float32.'
+        raise ValueError(f"{name}: `{argument}` should be float32 or smaller while 64-bit numbers are off, got {value!r}.\n{hint}")
 
 
 def kind(name: str, argument: str, value, wanted: type):

@@ -1,7 +1,10 @@
 """Checks of a stack's options and of the nested arrays that it is called with, for the function or module that the user called."""
 
+import os
+import sys
 import warnings
 
+import flax
 import jax
 import numpy as np
 
@@ -37,7 +40,7 @@ def check_options(name: str, s):
         warnings.warn(
             f"{name}: `dropout` acts between layers, so dropout={s.dropout} with num_layers=1 does nothing.",
             UserWarning,
-            stacklevel=4,
+            stacklevel=_frames_to_the_user(),
         )
     checks.choice(name, "merge", s.merge, ("concat", "sum", "mean", "none"))
     if s.truncate is not None:
@@ -50,6 +53,15 @@ def check_options(name: str, s):
     if s.residual and len(set(s.layer_output_sizes)) > 1:
         sizes = s.layer_output_sizes
         raise ValueError(f"{name}: `residual` should join layers of one output size, got output sizes {sizes}.")
+
+
+def _frames_to_the_user() -> int:
+    """How far from `check_options` the line is that made the stack or module: beyond this package, Flax and generated code."""
+    ours, level = (os.path.dirname(__file__), os.path.dirname(flax.__file__), "<"), 1
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(ours):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def check_one_direction(name: str, stack):

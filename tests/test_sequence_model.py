@@ -55,7 +55,8 @@ def test_a_model_is_its_equations_in_both_flavours(name):
     scaled = lambda layer: {"scale": raw(layer.scale), "bias": raw(layer.bias)}
     params = {"encoder": both(model.encoder), "head": both(model.head), "norm": scaled(model.norm)}
     for k, block in enumerate(model.blocks):
-        params |= {f"norms_{k}": scaled(block.norm), f"glus_{k}": both(block.glu), f"rnns_{k}": jaxrnn.trees.to_dict(raw(block.rnn.params))}
+        params |= {f"norms_{k}": scaled(block.norm), f"glus_{k}": both(block.glu)}
+        params |= {f"rnns_{k}": jaxrnn.trees.to_dict(raw(block.rnn.params))}
     close(linen.apply({"params": params}, x), want, 2e-5)
     shapes = jax.eval_shape(linen.init, jax.random.key(0), x)["params"]
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, nn.unbox(shapes))

@@ -178,9 +178,7 @@ def test_gradients_reach_a_learned_start(flavour):
     x = normal(BATCH, TIME, INPUT)
     layers, learned = arrays(module.params), drawn_like(arrays(module.learned))
     assert jax.tree.map(jnp.shape, learned) == ((jaxrnn.LSTMState((HIDDEN,), (HIDDEN,)),) * 2,) * 2
-    assert all(
-        (a.get_value() == 0).all() for a in jax.tree.leaves(module.learned, is_leaf=lambda v: isinstance(v, nnx.Param))
-    )
+    assert all((a.get_value() == 0).all() for a in jax.tree.leaves(module.learned, is_leaf=lambda v: isinstance(v, nnx.Param)))
 
     def run(learned, h_0=None):
         if flavour == "linen":
@@ -257,7 +255,8 @@ def test_a_stream_of_one_sequence_and_linens_step():
     options = {"num_layers": 2, "param_dtype": jnp.float64}
     module = jaxrnn.GRU(INPUT, HIDDEN, **options, rngs=nnx.Rngs(0))
     linen = jaxrnn.linen.GRU(INPUT, HIDDEN, **options)
-    variables, x, h = {"params": jaxrnn.trees.to_dict(arrays(module.params))}, normal(BATCH, INPUT), normal(2, BATCH, HIDDEN, seed=1)
+    variables = {"params": jaxrnn.trees.to_dict(arrays(module.params))}
+    x, h = normal(BATCH, INPUT), normal(2, BATCH, HIDDEN, seed=1)
     y, state = jit(lambda x, h: module.step(x, h))(x, h)
     equal(jit(lambda x, h: linen.apply(variables, x, h, method="step"))(x, h), (y, state))
     close(jit(lambda x, h: module.step(x, h))(x[1], h[:, 1]), (y[1], state[:, 1]))
