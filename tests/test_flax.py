@@ -365,7 +365,7 @@ def test_an_assignment_that_does_not_fit_changes_nothing():
 @flavours
 @pytest.mark.parametrize("batch_first", [True, False])
 def test_several_batch_axes_are_one_made_of_all(flavour, batch_first):
-    call, step, start = as_functions(flavour, "LSTM", INPUT, HIDDEN, 2, bidirectional=True, batch_first=batch_first)
+    call, _, start = as_functions(flavour, "LSTM", INPUT, HIDDEN, 2, bidirectional=True, batch_first=batch_first)
     rng, shape = np.random.default_rng(0), (2, 3)
     x, h_0 = normal(*shape, TIME, INPUT), (normal(4, *shape, HIDDEN), normal(4, *shape, HIDDEN, seed=1))
     mask, reset = (jnp.asarray(rng.random((*shape, TIME)) < p) for p in (0.7, 0.3))
@@ -383,7 +383,7 @@ def test_several_batch_axes_are_one_made_of_all(flavour, batch_first):
     close((joined(got[0], front), tuple(joined(h, 1) for h in got[1])), want[:2])
     close(jax.tree.map(lambda a: joined(a, front), got[2]), want[2])
     lengths = [[4, 0, 1], [2, 3, 4]]
-    close(joined(call(lay(x, 2), lengths=lengths)[0], front), call(lay(joined(x), 1), lengths=sum(lengths, []))[0])
+    close(joined(call(lay(x, 2), lengths=lengths)[0], front), call(lay(joined(x), 1), lengths=[4, 0, 1, 2, 3, 4])[0])
     assert start(shape)[0].shape == (4, 2, 3, HIDDEN)
 
 
@@ -394,7 +394,7 @@ def test_several_batch_axes_of_inputs_of_each_step_and_of_models():
     blocks = SequenceModel(jaxrnn.GRUCell(), INPUT, HIDDEN, 2, last=True, rngs=nnx.Rngs(0))
     close(blocks(x, lengths=[[4, 0, 1], [2, 3, 4]]).reshape(6, 2), blocks(x.reshape(6, TIME, INPUT), lengths=[4, 0, 1, 2, 3, 4]))
     gru = nnx_module("GRU")
-    y, state = gru.step(x[:, :, 0])
+    y, _ = gru.step(x[:, :, 0])
     close(y.reshape(6, HIDDEN), gru.step(x[:, :, 0].reshape(6, INPUT))[0])
     conv = jaxrnn.Recurrent(jaxrnn.ConvLSTM1DCell(), INPUT, HIDDEN, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match=r"`x` should have shape \(batch, time, width, channels\) or, for one sequence"):

@@ -106,9 +106,9 @@ def test_steps_cells_and_positions_are_answered_too(call, text):
 
 def test_every_row_of_the_table_is_about_an_argument_that_there_is():
     functions = [
-        jaxrnn.unroll, jaxrnn.Stack.__init__, jaxrnn.Stack.apply, jaxrnn.Stack.step, jaxrnn.Stack.initial_state, jaxrnn.Recurrent.__init__,
-        jaxrnn.LSTM.__init__, jaxrnn.RNN.__init__, jaxrnn.Recurrent.__call__, LSTMModel.__init__, jaxrnn.LSTMCell.__init__,
-        SequenceModel.__init__,
+        jaxrnn.unroll, jaxrnn.Stack.__init__, jaxrnn.Stack.apply, jaxrnn.Stack.step, jaxrnn.Stack.initial_state,
+        jaxrnn.Recurrent.__init__, jaxrnn.LSTM.__init__, jaxrnn.RNN.__init__, jaxrnn.Recurrent.__call__, LSTMModel.__init__,
+        jaxrnn.LSTMCell.__init__, SequenceModel.__init__,
     ]  # fmt: skip
     known = {name for function in functions for name in inspect.signature(function).parameters}
     assert set(synonyms.SYNONYMS) <= known
