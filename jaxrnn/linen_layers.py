@@ -96,6 +96,10 @@ class Layers(Checked, kw_only=True):
 
     def setup(self):
         stack, tree = self.stack, {}
+        if self.has_variable("params", "layers"):
+            rule = 'hold "layer_0" and so on, as those of this release, got "layers", as those of 0.1.0'
+            hint = '\nWrite jaxrnn.trees.to_dict(params["layers"], params.get("initial_state")).'
+            raise ValueError(f"{type(self).__name__}: `params` should {rule}.{hint}")
         for k in range(stack.num_layers):
             draw = lambda key, k=k: stack.init_layer(k, jax.random.split(key, stack.num_directions))
             tree[trees.layer_name(k)] = self._declared(trees.layer_name(k), lambda key, draw=draw: trees.layer_to_dict(draw(key)))

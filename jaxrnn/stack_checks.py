@@ -1,10 +1,8 @@
 """Checks of a stack's options and of the nested arrays that it is called with, for the function or module that the user called."""
 
-import os
 import sys
 import warnings
 
-import flax
 import jax
 import numpy as np
 
@@ -57,11 +55,15 @@ def check_options(name: str, s):
 
 def _frames_to_the_user() -> int:
     """How far from `check_options` the line is that made the stack or module: beyond this package, Flax and generated code."""
-    ours, level = (os.path.dirname(__file__), os.path.dirname(flax.__file__), "<"), 1
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(ours):
+    level, frame = 1, sys._getframe(1)
+    package = lambda frame: frame.f_globals.get("__name__", "").partition(".")[0]
+    while frame.f_back is not None and (package(frame) in PASSED_THROUGH or frame.f_code.co_filename == "<string>"):
         frame, level = frame.f_back, level + 1
     return level
+
+
+PASSED_THROUGH = ("jaxrnn", "flax", "jaxtyping", "beartype", "contextlib")
+"""Packages whose frames lie between a user's line and a check; generated constructors are in "<string>"."""
 
 
 def check_one_direction(name: str, stack):

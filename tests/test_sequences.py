@@ -291,7 +291,7 @@ def test_truncation_of_a_module_is_the_loop_written_by_hand():
     def by_hand(module):
         h, outputs = None, []
         for piece in (x[:, :4], x[:, 4:8], x[:, 8:]):
-            output, h = module(piece, None if h is None else jax.lax.stop_gradient(h))
+            output, h = module(piece, h_0=None if h is None else jax.lax.stop_gradient(h))
             outputs.append(output)
         return jnp.concatenate(outputs, axis=1), h
 
@@ -357,7 +357,7 @@ def test_length_zero_returns_the_start_and_zero_outputs(flavour):
     if flavour == "linen":
         params = arrays(module.params)
         linen = jaxrnn.linen.GRU(INPUT, HIDDEN, 2, bidirectional=True)
-        module = lambda *args, **kwargs: linen.apply({"params": {"layers": params}}, *args, **kwargs)
+        module = lambda *args, **kwargs: linen.apply({"params": jaxrnn.trees.to_dict(params)}, *args, **kwargs)
     h_0 = normal(4, 3, HIDDEN, dtype=jnp.float32)
     x = normal(3, TIME, INPUT, dtype=jnp.float32)
     output, h_n = jit(lambda lengths: module(x, h_0=h_0, lengths=lengths))(jnp.array([9, 0, 4]))

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Real
 
 from jaxrnn import checks
 from jaxrnn._arrays import in_parts_of_time, is_real, promote, time_axis_of
@@ -23,7 +23,7 @@ def linear_scan(
     b: Any,
     h_0: Any = None,
     *,
-    reset: Bool[Array, "time *batch"] | None = None,
+    reset: Bool[Array, "time *batch"] | Real[Array, "time *batch"] | None = None,
     initial: Any = None,
     reverse: bool = False,
     form: str | None = None,
