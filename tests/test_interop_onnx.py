@@ -284,7 +284,7 @@ def test_a_state_that_a_graph_holds_is_the_modules_start_in_either_layout(layout
     for d, start in enumerate(module.learned[0]):
         np.testing.assert_array_equal(start.h[...], held["initial_h"][d, 0])
         np.testing.assert_array_equal(start.c[...], held["initial_c"][d, 0])
-    assert from_onnx(made, learn_initial_state=False).initial_state is None  # the option given is the option there
+    assert from_onnx(made, learn_initial_state=False).learned is None  # the option given is the option there
 
 
 def test_length_zero_returns_the_initial_state():
