@@ -9,10 +9,20 @@ from jaxrnn.engine.transition import zero_invalid as zero_invalid
 
 
 def valid_steps(name: str, x, input_size: int, lengths, mask):
-    """Check the sequences (batch, time, input) and what says which of their steps are valid; return that as one mask, or None."""
-    checks.inputs(name, "x", x, 1, (("batch", "time"),), input_size, "the model's `input_size`")
-    checks.validity(name, lengths, mask, None, x.shape[1], x.shape[:1], x="x", batch_first=True)
-    return mask if lengths is None else transition.valid_steps(x.shape[1], lengths, None).T
+    """Check the sequences (*batch, time, input) and what says which of their steps are valid; return that as one mask, or None."""
+    checks.inputs(name, "x", x, 1, (("*batch", "time"),), input_size, "the model's `input_size`")
+    lengths, mask, _ = checks.validity(name, lengths, mask, None, x.shape[-2], x.shape[:-2], x="x", batch_first=True)
+    return mask if lengths is None else jnp.moveaxis(transition.valid_steps(x.shape[-2], lengths, None), 0, -1)
+
+
+def states(name: str, state, count: int):
+    """The state of each of `count` blocks; of each None, if none is given."""
+    if state is None:
+        return (None,) * count
+    if not isinstance(state, tuple | list) or len(state) != count:
+        came = f"{len(state)} of them" if isinstance(state, tuple | list) else checks.called(state)
+        raise TypeError(f"{name}: `state` should be a tuple, the state of each of {count} blocks, got {came}.")
+    return state
 
 
 def residual(x, y, project, dropout):
@@ -25,13 +35,13 @@ def residual(x, y, project, dropout):
 
 
 def at_last_valid(valid, x):
-    """(batch, time, features) at the last valid step of each sequence; zeros where there is none."""
-    if valid is None and x.shape[1]:
-        return x[:, -1]
-    valid = jnp.zeros(x.shape[:2], bool) if valid is None else valid
-    steps = jnp.arange(x.shape[1])
-    last = jnp.max(jnp.where(valid, steps, -1), axis=1)
-    return jnp.sum(jnp.where((steps == last[:, None])[..., None], x, jnp.zeros_like(x)), axis=1)
+    """(*batch, time, features) at the last valid step of each sequence; zeros where there is none."""
+    if valid is None and x.shape[-2]:
+        return x[..., -1, :]
+    valid = jnp.zeros(x.shape[:-1], bool) if valid is None else valid
+    steps = jnp.arange(x.shape[-2])
+    last = jnp.max(jnp.where(valid, steps, -1), axis=-1, initial=-1)
+    return jnp.sum(jnp.where((steps == last[..., None])[..., None], x, jnp.zeros_like(x)), axis=-2)
 
 
 def check_sizes(name: str, *, last, **sizes):
@@ -41,8 +51,12 @@ def check_sizes(name: str, *, last, **sizes):
     checks.flag(name, "last", last)
 
 
-def check_stack(name: str, stack):
-    """A block adds a linear unit of its own, so that one layer is what it runs."""
+def check_stack(name: str, rnn):
+    """A block adds a linear unit of its own, so that one layer is what its module `rnn` runs."""
+    stack = rnn.stack
     for option, plain in (("merge", ("concat", "sum", "mean")), ("skip_connections", (False,)), ("residual", (False,))):
         if getattr(stack, option) not in plain:
             raise ValueError(f"{name}: `{option}` should be {' or '.join(map(repr, plain))}, got {getattr(stack, option)!r}.")
+    for option, plain in (("batch_first", True), ("output_only", False)):
+        if getattr(rnn, option) is not plain:
+            raise ValueError(f"{name}: `{option}` should be {plain}, got {getattr(rnn, option)}.")

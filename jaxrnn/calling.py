@@ -15,15 +15,16 @@ from jaxrnn.cells.lstm_variants import check_proj_size
 from jaxrnn.engine import over_devices
 from jaxrnn.engine.outside import read_from_outside
 from jaxrnn.stack import Stack
-from jaxrnn.stack_checks import check_arrays, check_nesting, check_one_direction
+from jaxrnn.stack_checks import check_arrays, check_nesting, check_one_direction, check_start
 
 
 class Caller(NamedTuple):
-    """Who is called, and how the axes of `x` lie."""
+    """Who is called, how the axes of `x` lie, and whether a call gives the output alone."""
 
     name: str
     stack: Stack
     batch_first: bool
+    output_only: bool = False
 
 
 def rnn_cell(name: str, nonlinearity: str) -> Cell:
@@ -59,38 +60,50 @@ def call(
     return_states=False,
     time_axis=None,
 ):
-    """Run a stack as a module is called: (output, h_n), or (output, h_n, states) with `return_states`."""
-    name, stack, _ = caller
+    """Run a stack as a module is called: (output, h_n), or (output, h_n, states) with `return_states`; without h_n if the caller
+    is output-only."""
+    name, stack = caller[:2]
     checks.flag(name, "return_states", return_states)
-    batched = _check_input(name, x, stack, caller.batch_first)
-    swap = caller.batch_first and batched
-    x_first = (lambda a: jnp.swapaxes(a, 0, 1)) if swap else jnp.asarray
-    xs = x_first(x)
-    batch = xs.shape[1 : xs.ndim - stack.cell.event_ndim]
+    axes = _check_input(name, x, stack, caller.batch_first)
+    swap = caller.batch_first and axes > 0
+    time_first = (lambda a: jnp.moveaxis(a, axes, 0)) if swap else jnp.asarray
+    xs = time_first(x)
+    batch = xs.shape[1 : 1 + axes]
     whole = {"return_states": return_states, "remat": stack.remat, "truncate": stack.truncate}
     over_devices.check(name, "x", stack.cell, xs, time_axis, **whole)
     parts = over_devices.parts(time_axis)
-    checks.validity(name, lengths, mask, reset, xs.shape[0], batch, x="x", batch_first=swap, parts=parts)
+    where = (lengths, mask, reset)
+    lengths, mask, reset = checks.validity(name, *where, xs.shape[0], batch, x="x", batch_first=swap, parts=parts)
     masked = any(a is not None for a in (lengths, mask, reset))
     check_arrays(name, stack, params, None, initial, xs, batch if masked else ())
     states = unstack(name, stack, params, h_0, xs)
     if isinstance(per_step, dict):
-        # One key for each step, for the whole batch, has no batch axis to swap.
-        steps_first = lambda a: x_first(a) if getattr(a, "ndim", 0) > 1 else a
+        # One key for each step, for the whole batch, has no batch axes before time.
+        steps_first = lambda a: time_first(a) if getattr(a, "ndim", 0) > axes else a
         per_step = {field: jax.tree.map(steps_first, tree) for field, tree in per_step.items()}
     conform.check_further_inputs(name, stack.cell, per_step, context, batch, xs.shape[0])
-    mask, reset = (None if a is None else x_first(a) for a in (mask, reset))
+    mask, reset = (None if a is None else time_first(a) for a in (mask, reset))
     output, finals, *every = layers.run(
         stack, params, xs, states, initial=initial, lengths=lengths, mask=mask, reset=reset, per_step=per_step, context=context,
         key=key, return_states=return_states, time_axis=time_axis,
     )  # fmt: skip
-    out_first = (lambda a: jnp.swapaxes(a, 0, 1)) if swap else (lambda a: a)
-    return jax.tree.map(out_first, output), restack(stack, finals), *(jax.tree.map(out_first, e) for e in every)
+    back = (lambda a: jnp.moveaxis(a, 0, axes)) if swap else (lambda a: a)
+    output, every = jax.tree.map(back, (output, tuple(every)))
+    if caller.output_only:
+        return (output, *every) if every else output
+    return output, restack(stack, finals), *every
 
 
-def step(caller: Caller, params, x, state=None, *, initial=None, per_step=None, context=None):
-    """Run one step (batch, input) or (input,) of a stack of one direction: (y, state), the state stacked as `h_n`."""
-    arrays = (params, x, state, initial, per_step, context)
+def initial_state(caller: Caller, params, batch_shape=(), *, initial=None):
+    """Where sequences start that are given no other start, as `h_n` is returned: what was learned, or the cell's own."""
+    batch = check_start(f"{caller.name}.initial_state", caller.stack, params, batch_shape, initial)
+    return restack(caller.stack, layers.start(caller.stack, params, batch, initial))
+
+
+def step(caller: Caller, params, x, state=None, *, initial=None, reset=None, per_step=None, context=None):
+    """Run one step (*batch, input) of a stack of one direction: (y, state), the state stacked as `h_n`."""
+    reset = None if reset is None else checks.boolean(f"{caller.name}.step", "reset", reset)
+    arrays = (params, x, state, initial, reset, per_step, context)
     leaves, structure = jax.tree.flatten(arrays)
     kinds = tuple((type(a), getattr(a, "shape", None), getattr(a, "dtype", None)) for a in leaves)
     seen = (caller, structure, kinds, jax.config.jax_enable_x64)
@@ -99,26 +112,28 @@ def step(caller: Caller, params, x, state=None, *, initial=None, per_step=None, 
         if len(_CHECKED) >= 1024:
             _CHECKED.clear()
         _CHECKED.add(seen)
-    return _step(caller.stack, read_from_outside(caller.stack.cell), params, x, state, initial, per_step, context)
+    return _step(caller.stack, read_from_outside(caller.stack.cell), params, x, state, initial, reset, per_step, context)
 
 
 _CHECKED: set = set()
 """What steps were called with and found right: the checks see shapes, dtypes and types of arrays, never their values."""
 
 
-def _check_step(caller: Caller, params, x, state, initial, per_step, context):
+def _check_step(caller: Caller, params, x, state, initial, reset, per_step, context):
     name, stack = f"{caller.name}.step", caller.stack
     check_one_direction(name, stack)
-    checks.inputs(name, "x", x, stack.cell.event_ndim, (("batch",), ()), stack.input_size, "the module's `input_size`")
-    xs = jax.ShapeDtypeStruct((1, *x.shape), x.dtype)
-    check_arrays(name, stack, params, None, initial, xs)
-    conform.check_further_inputs(name, stack.cell, per_step, context, x.shape[: x.ndim - stack.cell.event_ndim])
-    check_states(name, stack, params, state, xs)
+    batch_axes = (("*batch",),) if stack.cell.event_ndim == 1 else (("batch",), ())
+    checks.inputs(name, "x", x, stack.cell.event_ndim, batch_axes, stack.input_size, "the module's `input_size`")
+    xs, batch = jax.ShapeDtypeStruct((1, *x.shape), x.dtype), x.shape[: x.ndim - stack.cell.event_ndim]
+    check_arrays(name, stack, params, None, initial, xs, batch if reset is not None else ())
+    checks.at_one_step(name, reset, batch)
+    conform.check_further_inputs(name, stack.cell, per_step, context, batch)
+    check_states(name, stack, params, state, xs, argument="state")
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _step(stack: Stack, outside: tuple, params, x, state, initial, per_step, context):
-    y, states = layers.run_step(stack, outside, params, x, _unstacked(stack, state), initial, per_step, context)
+def _step(stack: Stack, outside: tuple, params, x, state, initial, reset, per_step, context):
+    y, states = layers.run_step(stack, outside, params, x, _unstacked(stack, state), initial, reset, per_step, context)
     return y, restack(stack, states)
 
 
@@ -147,38 +162,46 @@ def _unstacked(stack: Stack, h_0) -> Any:
     return tuple(tuple(pick(index(i, d)) for d in range(stack.num_directions)) for i in range(stack.num_layers))
 
 
-def check_states(name: str, stack: Stack, params, h_0, xs):
-    """`h_0` is as a module returns states, for inputs `xs`, time first."""
+def check_states(name: str, stack: Stack, params, h_0, xs, *, argument: str | None = None):
+    """`h_0` is as a module returns states, for inputs `xs`, time first; errors call it `argument`, if it has another name."""
     if h_0 is None:
         return
     like = stack.states_like(params, xs.shape[1:-1], xs.dtype)
     if len(set(stack.hidden_sizes)) > 1:
-        check_nesting(name, "h_0", h_0, stack)
+        check_nesting(name, argument or "h_0", h_0, stack)
         for layer, (came, wanted) in enumerate(zip(h_0, like, strict=True)):
             for direction, pair in enumerate(zip(came, wanted, strict=True)):
-                conform.check_state(name, f"h_0[{layer}][{direction}]", *pair)
+                conform.check_state(name, f"{argument or 'h_0'}[{layer}][{direction}]", *pair)
         return
     kind, count = type(like[0][0]), stack.num_layers * stack.num_directions
     names = [f"{field}_0" for field in kind._fields]
+    if argument:
+        names = [argument] if len(names) == 1 else [f"{argument}[{k}]" for k in range(len(names))]
     if len(names) > 1 and not (isinstance(h_0, tuple | list) and len(h_0) == len(names)):
-        came = f"{len(h_0)} of them" if isinstance(h_0, tuple | list) else type(h_0).__name__
+        came = f"{len(h_0)} of them" if isinstance(h_0, tuple | list) else checks.called(h_0)
         hint = ""
         if isinstance(h_0, jax.Array | np.ndarray):
             came = f"one array {h_0.shape}"
             hint = " Lengths and masks go by name." if not jnp.issubdtype(h_0.dtype, jnp.floating) else ""
-        raise TypeError(f"{name}: the initial state should be a tuple ({', '.join(names)}), got {came}.{hint}")
-    for argument, value, wanted in zip(names, (h_0,) if len(names) == 1 else h_0, like[0][0], strict=True):
-        conform.check_kind(name, argument, value, wanted)
+        fields = ", ".join(f"{field}_0" for field in kind._fields)
+        what = f"`{argument}`" if argument else "the initial state"
+        raise TypeError(f"{name}: {what} should be a tuple ({fields}), got {came}.{hint}")
+    for shown, value, wanted in zip(names, (h_0,) if len(names) == 1 else h_0, like[0][0], strict=True):
+        conform.check_kind(name, shown, value, wanted)
         if value.shape != (count, *wanted.shape):
             layout = "(num_layers * num_directions, *batch, hidden), whatever `batch_first` says"
-            raise ValueError(f"{name}: `{argument}` should have shape {(count, *wanted.shape)}, {layout}, got {value.shape}.")
+            raise ValueError(f"{name}: `{shown}` should have shape {(count, *wanted.shape)}, {layout}, got {value.shape}.")
 
 
-def _check_input(name: str, x, stack: Stack, batch_first: bool) -> bool:
-    """`x` fits the module; whether it has a batch axis."""
-    layouts = (("batch", "time") if batch_first else ("time", "batch")), ("time",)
-    checks.inputs(name, "x", x, stack.cell.event_ndim, layouts, stack.input_size, "the module's `input_size`")
-    return x.ndim == stack.cell.event_ndim + 2
+def _check_input(name: str, x, stack: Stack, batch_first: bool) -> int:
+    """`x` fits the module; how many batch axes it has. Any number, but one at most where each step has axes of space: one of those
+    too many would be taken for one of the batch."""
+    event = stack.cell.event_ndim
+    several = (("*batch", "time") if batch_first else ("time", "*batch")), ("time",)
+    one = (("batch", "time") if batch_first else ("time", "batch")), ("time",)
+    layouts = several if event == 1 else one
+    checks.inputs(name, "x", x, event, layouts, stack.input_size, "the module's `input_size`")
+    return x.ndim - event - 1
 
 
 def summary(stack: Stack, h_n):

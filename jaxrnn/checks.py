@@ -18,6 +18,13 @@ def concrete(a) -> bool:
     return not isinstance(a, jax.core.Tracer) and getattr(a, "is_fully_addressable", True)
 
 
+def called(value) -> str:
+    """What to call an object in a message: by the name that users know its kind by."""
+    if value is None or isinstance(value, type):
+        return "None" if value is None else f"the class {value.__name__}"
+    return "an array" if isinstance(value, jax.Array) else type(value).__name__
+
+
 def size(name: str, argument: str, value, *, least: int = 1):
     """`value` is a Python integer, at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
@@ -66,6 +73,9 @@ def floating_dtype(name: str, argument: str, value):
         fits = False
     if not fits:
         raise TypeError(f"{name}: `{argument}` should be a floating-point dtype, got {value!r}.")
+    if jnp.dtype(value).itemsize == 8 and not jax.config.jax_enable_x64:
+        hint = 'Write jax.config.update("jax_enable_x64", True) before anything else, or JAX makes it float32.'
+        raise ValueError(f"{name}: `{argument}` should be float32 or smaller while 64-bit numbers are off, got {value!r}.\n{hint}")
 
 
 def kind(name: str, argument: str, value, wanted: type):
@@ -73,18 +83,21 @@ def kind(name: str, argument: str, value, wanted: type):
     if not isinstance(value, wanted):
         made = isinstance(value, type) and issubclass(value, wanted)
         hint = f" Write {value.__name__}(), with brackets." if made else ""
-        came = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
-        raise TypeError(f"{name}: `{argument}` should be a {wanted.__name__}, got {came}.{hint}")
+        raise TypeError(f"{name}: `{argument}` should be a {wanted.__name__}, got {called(value)}.{hint}")
 
 
 def array(name: str, argument: str, value, kind: Any = jnp.floating):
     """`value` is a NumPy or JAX array; of the kind, unless that is None."""
     if not isinstance(value, jax.Array | np.ndarray):
         hint = " One array is wanted." if isinstance(value, tuple) else " Pass it through jnp.asarray."
+        hint = "" if value is None or isinstance(value, type) else hint
         hint = " Pass its value, `.get_value()`." if hasattr(value, "get_value") else hint
         if type(value).__name__ == "PackedSequence":
             hint = " Unpack it: torch.nn.utils.rnn.pad_packed_sequence gives the padded array and its `lengths`."
-        raise TypeError(f"{name}: `{argument}` should be an array, got {type(value).__name__}.{hint}")
+        raise TypeError(f"{name}: `{argument}` should be an array, got {called(value)}.{hint}")
+    if isinstance(value, np.ma.MaskedArray):
+        hint = "\nWrite x.filled(0.0) for it, and mask=~np.ma.getmaskarray(x).any(-1) for its valid steps."
+        raise TypeError(f"{name}: `{argument}` should be an array without a mask of NumPy's own, got a {called(value)}.{hint}")
     if kind is not None and not jnp.issubdtype(value.dtype, kind):
         kinds = {jnp.floating: "a floating-point", jnp.integer: "an integer", jnp.bool_: "a boolean"}
         raise TypeError(f"{name}: `{argument}` should be {kinds[kind]} array, got dtype {value.dtype}.")
@@ -93,7 +106,7 @@ def array(name: str, argument: str, value, kind: Any = jnp.floating):
 def prng_key(name: str, key):
     """`key` is one key."""
     if not isinstance(key, jax.Array | np.ndarray):
-        raise TypeError(f"{name}: `key` should be a key, got {type(key).__name__}. Write jax.random.key(0).")
+        raise TypeError(f"{name}: `key` should be a key, got {called(key)}. Write jax.random.key(0).")
     typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     if not typed and key.dtype != jnp.uint32:
         raise TypeError(f"{name}: `key` should be a key, got an array of dtype {key.dtype}. Write jax.random.key(0).")
@@ -123,21 +136,62 @@ def inputs(name: str, argument: str, x, event_ndim: int, layouts: tuple, input_s
         raise ValueError(f"{name}: `{argument}` should end in input_size={input_size} ({source}), got shape {x.shape}.")
 
 
+def boolean(name: str, argument: str, value):
+    """`value` as a boolean array: it is one, or one of 0 and 1 in any dtype of numbers."""
+    array(name, argument, value, None)
+    if value.dtype == jnp.bool_:
+        return value
+    if not jnp.issubdtype(value.dtype, jnp.integer) and not jnp.issubdtype(value.dtype, jnp.floating):
+        raise TypeError(f"{name}: `{argument}` should be a boolean array, or 0 and 1, got dtype {value.dtype}.")
+    if concrete(value):
+        values = np.asarray(value)
+        wrong = values[(values != 0) & (values != 1)]
+        if wrong.size:
+            raise ValueError(f"{name}: `{argument}` should be a boolean array, or 0 and 1, got {wrong[0]}.")
+    return value != 0
+
+
+def at_one_step(name: str, reset, batch: tuple):
+    """The `reset` of one step, as a boolean array, or None."""
+    if reset is None:
+        return None
+    reset = boolean(name, "reset", reset)
+    if reset.shape != batch:
+        raise ValueError(f"{name}: `reset` should have shape {batch}, the batch axes of `x`, got {reset.shape}.")
+    return reset
+
+
+def integers(name: str, argument: str, value):
+    """`value` as an integer array: it is one, an integer, or a list of them."""
+    if isinstance(value, list | tuple | int) and not isinstance(value, bool):
+        traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
+        try:
+            made = jnp.asarray(value) if traced else np.asarray(value)
+        except (ValueError, TypeError) as error:
+            raise TypeError(f"{name}: `{argument}` should be an array or a list of integers, got {value!r}.") from error
+        value = made.astype(np.int32) if made.size == 0 else made
+    array(name, argument, value, jnp.integer)
+    return value
+
+
 def validity(name: str, lengths, mask, reset, time, batch: tuple, *, x: str = "xs", batch_first: bool = False, parts: int = 1):
-    """`lengths`, `mask` and `reset` fit the sequence, the argument called `x`, which is one of as many `parts` of its time."""
+    """`lengths`, `mask` and `reset` fit the sequence, the argument called `x`, one of as many `parts` of its time. Returned
+    are arrays of integers and booleans."""
     if lengths is not None and mask is not None:
         raise ValueError(f"{name}: `lengths` and `mask` should not be given together: both say which steps are valid.")
-    steps = (*batch, time) if batch_first else (time, *batch)
+    steps, others = ((*batch, time), (time, *batch))[:: 1 if batch_first else -1]
+    flags = []
     for argument, value in (("mask", mask), ("reset", reset)):
         if value is not None:
-            array(name, argument, value, jnp.bool_)
+            value = boolean(name, argument, value)
             if value.shape != steps:
-                hint = f"\nIs it laid out as `{x}`?" if value.shape == steps[::-1] else ""
+                hint = f"\nIs it laid out as `{x}`?" if value.shape == others else ""
                 shape = f"{steps}, the time and batch axes as `{x}` has them"
                 raise ValueError(f"{name}: `{argument}` should have shape {shape}, got {value.shape}.{hint}")
+        flags.append(value)
     if lengths is None:
-        return
-    array(name, "lengths", lengths, jnp.integer)
+        return lengths, *flags
+    lengths = integers(name, "lengths", lengths)
     if lengths.shape != batch:
         order = "time first" if batch_first else "batch first"
         swapped = len(batch) == 1 and lengths.shape == (time,)
@@ -151,3 +205,4 @@ def validity(name: str, lengths, mask, reset, time, batch: tuple, *, x: str = "x
             row = tuple(int(i) for i in wrong[0])
             where = f" in row {row[0] if len(row) == 1 else row}" if row else ""
             raise ValueError(f"{name}: `lengths` should be from 0 to {time}, the number of steps, got {values[row]}{where}.")
+    return lengths, *flags

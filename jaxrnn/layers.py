@@ -14,11 +14,16 @@ from jaxrnn.engine.wavefront import unrolled_layers
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def run_step(stack, outside: tuple, params, x, states, initial, per_step, context):
+def run_step(stack, outside: tuple, params, x, states, initial, reset, per_step, context):
     """`Stack.step` without its checks; one `jit`, so that a call outside of any compiles once for what the cell reads `outside`."""
-    x, per_step = jax.tree.map(lambda a: a[None], (x, per_step))
-    output, states = run(stack, params, x, states, initial=initial, per_step=per_step, context=context)
+    x, reset, per_step = jax.tree.map(lambda a: a[None], (x, reset, per_step))
+    output, states = run(stack, params, x, states, initial=initial, reset=reset, per_step=per_step, context=context)
     return output[0], states
+
+
+def start(stack, params, batch: tuple, initial):
+    """The states that sequences with those batch axes start from: what comes out of one without steps."""
+    return run(stack, params, jnp.zeros((0, *batch, stack.input_size), stack.param_dtype), initial=initial)[1]
 
 
 def run(stack, params, xs, states=None, *, initial=None, key=None, return_states=False, per_step=None, time_axis=None, **given):

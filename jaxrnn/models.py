@@ -6,7 +6,8 @@ from flax import nnx
 
 from jaxrnn import blocks, calling, checks
 from jaxrnn.cells import Cell
-from jaxrnn.nnx import GRU, LSTM, RNN, Recurrent
+from jaxrnn.nnx import GRU, LSTM, OPTIONS, RNN, Recurrent
+from jaxrnn.synonyms import checked
 
 
 class _Model(nnx.Module):
@@ -25,6 +26,7 @@ class _Model(nnx.Module):
 
     recurrent: ClassVar[type]
 
+    @checked(also=(*OPTIONS, "nonlinearity", "proj_size"))
     def __init__(
         self,
         input_size: int,
@@ -39,9 +41,10 @@ class _Model(nnx.Module):
         checks.size(name, "output_size", output_size)
         self.rnn = self.recurrent(input_size, hidden_size, num_layers, rngs=rngs, **options)
         stack = self.rnn.stack
-        for option, plain in (("merge", "concat"), ("residual", False), ("skip_connections", False)):
-            if getattr(stack, option) != plain:
-                came = f"{option}={getattr(stack, option)!r}"
+        for option, plain in (("merge", "concat"), ("residual", False), ("skip_connections", False), ("output_only", False)):
+            value = self.rnn.output_only if option == "output_only" else getattr(stack, option)
+            if value != plain:
+                came = f"{option}={value!r}"
                 raise ValueError(
                     f"{name}: `{option}` should be {plain!r}, since the head reads the last layer's states, got {came}.\n"
                     f"Put an nnx.Linear on the output of a module with {came} instead."
@@ -49,14 +52,31 @@ class _Model(nnx.Module):
         dtypes = {"dtype": stack.dtype, "param_dtype": stack.param_dtype}
         self.fc = nnx.Linear(calling.summary_size(stack), output_size, **dtypes, rngs=rngs)
 
-    def __call__(self, x, h_0=None, *, lengths=None, mask=None, reset=None):
+    @checked()
+    def __call__(self, x, *, h_0=None, lengths=None, mask=None, reset=None):
         """Predict from sequences (batch, time, input): (batch, output).
 
         With two directions the head reads the forward state after the last valid step and the backward state after the
         first: what each direction knows once it has read all.
         """
-        _, h_n = self.rnn(x, h_0, lengths=lengths, mask=mask, reset=reset)
+        _, h_n = self.rnn(x, h_0=h_0, lengths=lengths, mask=mask, reset=reset)
         return self.fc(calling.summary(self.rnn.stack, h_n))
+
+    @checked()
+    def step(self, x, state=None, *, reset=None):
+        """Predict after one more step of a stream: (batch, input) to (output, state); what a call gives for all steps so far. See
+        `jaxrnn.Recurrent.step`.
+
+        Raises:
+            ValueError: the model is bidirectional.
+        """
+        y, state = self.rnn.step(x, state, reset=reset)
+        return self.fc(y), state
+
+    @checked()
+    def initial_state(self, batch_shape=()):
+        """See `jaxrnn.Recurrent.initial_state`."""
+        return self.rnn.initial_state(batch_shape)
 
     def __repr__(self):
         head = f"Linear({self.fc.in_features}, {self.fc.out_features})"
@@ -115,19 +135,19 @@ class _Block(nnx.Module):
 
     def __init__(self, name: str, cell: Cell, hidden_size: int, dropout: float, rngs, options: dict):
         self.rnn = Recurrent(cell, hidden_size, hidden_size, rngs=rngs, **options)
-        blocks.check_stack(name, self.rnn.stack)
+        blocks.check_stack(name, self.rnn)
         dtypes = {"dtype": self.rnn.stack.dtype, "param_dtype": self.rnn.stack.param_dtype}
         self.norm = nnx.LayerNorm(hidden_size, **dtypes, rngs=rngs)
         self.glu = nnx.Linear(self.rnn.stack.output_size, 2 * hidden_size, **dtypes, rngs=rngs)
         self.dropout = nnx.Dropout(dropout, rngs=rngs)
 
-    def __call__(self, x, mask, reset):
-        y, _ = self.rnn(self.norm(x), mask=mask, reset=reset)
-        return blocks.residual(x, y, self.glu, self.dropout)
-
-    def step(self, x, state):
-        y, state = self.rnn.step(self.norm(x), state)
+    def __call__(self, x, state, mask, reset):
+        y, state = self.rnn(self.norm(x), h_0=state, mask=mask, reset=reset)
         return blocks.residual(x, y, self.glu, self.dropout), state
+
+    def step(self, x, state, reset):
+        y, state = self.rnn.step(self.norm(x), state, reset=reset)
+        return blocks.residual(x, y, self.glu, lambda y: y), state  # nothing is drawn
 
 
 class SequenceModel(nnx.Module):
@@ -164,6 +184,7 @@ class SequenceModel(nnx.Module):
         (4, 10)
     """
 
+    @checked(also=OPTIONS)
     def __init__(
         self,
         cell: Cell,
@@ -188,26 +209,47 @@ class SequenceModel(nnx.Module):
         self.head = nnx.Linear(hidden_size, output_size, **dtypes, rngs=rngs)
         self.last = last
 
-    def __call__(self, x, *, lengths=None, mask=None, reset=None):
+    @checked()
+    def __call__(self, x, *, state=None, lengths=None, mask=None, reset=None, return_state: bool = False):
         """Predict from sequences (batch, time, input): (batch, time, output), zero where a step is not valid; or, with `last`,
-        (batch, output). `lengths`, `mask` and `reset` as of `jaxrnn.Recurrent`."""
-        valid = blocks.valid_steps(type(self).__name__, x, self.encoder.in_features, lengths, mask)
-        x = self.encoder(blocks.zero_invalid(valid, x))
-        for block in self.blocks:
-            x = block(x, valid, reset)
-        if self.last:
-            return self.head(self.norm(blocks.at_last_valid(valid, x)))
-        return blocks.zero_invalid(valid, self.head(self.norm(x)))
+        (batch, output).
 
-    def step(self, x, state=None):
+        Args:
+            x: the sequences; there may be several batch axes.
+            state: where to start, as `return_state` or `step` gave it; `None` means the initial state.
+            lengths, mask, reset: as of `jaxrnn.Recurrent`.
+            return_state: give (output, state): the next stretch of the same sequences starts from that.
+        """
+        name = type(self).__name__
+        valid = blocks.valid_steps(name, x, self.encoder.in_features, lengths, mask)
+        starts = blocks.states(name, state, len(self.blocks))
+        checks.flag(name, "return_state", return_state)
+        x, ends = self.encoder(blocks.zero_invalid(valid, x)), []
+        for block, start in zip(self.blocks, starts, strict=True):
+            x, end = block(x, start, valid, reset)
+            ends.append(end)
+        if self.last:
+            output = self.head(self.norm(blocks.at_last_valid(valid, x)))
+        else:
+            output = blocks.zero_invalid(valid, self.head(self.norm(x)))
+        return (output, tuple(ends)) if return_state else output
+
+    @checked()
+    def step(self, x, state=None, *, reset=None):
         """Run one step of a stream, (batch, input): (output, state), in pieces what a call gives for the whole at every step. The
-        state has the state of each block; None: the initial one.
+        state has the state of each block; None: the initial one. Nothing is drawn.
 
         Raises:
             ValueError: the model is bidirectional.
         """
-        x, states = self.encoder(x), []
-        for block, before in zip(self.blocks, (None,) * len(self.blocks) if state is None else state, strict=True):
-            x, after = block.step(x, before)
-            states.append(after)
-        return self.head(self.norm(x)), tuple(states)
+        starts, ends = blocks.states(f"{type(self).__name__}.step", state, len(self.blocks)), []
+        x = self.encoder(x)
+        for block, start in zip(self.blocks, starts, strict=True):
+            x, end = block.step(x, start, reset)
+            ends.append(end)
+        return self.head(self.norm(x)), tuple(ends)
+
+    @checked()
+    def initial_state(self, batch_shape=()):
+        """The state that a call or a step starts from where it is given none; see `jaxrnn.Recurrent.initial_state`."""
+        return tuple(block.rnn.initial_state(batch_shape) for block in self.blocks)

@@ -1,18 +1,18 @@
 """Flax NNX modules: they hold the parameters of a `Stack` and call pure functions. No arithmetic may live here."""
 
 from dataclasses import fields
-from difflib import get_close_matches
-from inspect import signature as signature_of
 from typing import Any
 
 import jax
 from flax import nnx
 
-from jaxrnn import calling, checks
+from jaxrnn import calling, checks, groups, trees
 from jaxrnn.cells import Cell, GRUCell
 from jaxrnn.stack import Stack
+from jaxrnn.synonyms import checked
 
-_OPTIONS = (*(f.name for f in fields(Stack)[1:]), "batch_first", "rngs")
+OPTIONS = (*(f.name for f in fields(Stack)[4:]), "batch_first", "output_only", "rngs")
+"""What every module takes beside its sizes."""
 
 
 class Recurrent(nnx.Module):
@@ -29,15 +29,18 @@ class Recurrent(nnx.Module):
         dropout: rate of dropout on the output of every layer but the last. Active after `train()` (where modules begin), off
             after `eval()`.
         bidirectional: run every layer in both directions of time.
+        output_only: a call gives the output alone, for `nnx.Sequential`, which would pass h_n on to the next layer.
         rngs: the source of the parameters and, where something is random, of its draws. Not optional.
         options: `merge`, `residual`, `skip_connections`, `input_dropout`, `recurrent_dropout`, `zoneout`, `weight_dropout`,
             `learn_initial_state`, `remat`, `truncate`, `dtype`, `param_dtype`: see `Stack`.
 
     Attributes:
         stack: the description, a `Stack`.
-        params: the parameters, `params[layer][direction]`, an `nnx.Param` for each array, with names of its axes for
-            `nnx.get_partition_spec`.
-        initial_state: the learned initial state, `[layer][direction]`, or None.
+        layer_0, layer_1, …: the parameters by path, `layer_0.forward.w_ih`, an `nnx.Param` for each array, with names of its axes
+            for `nnx.get_partition_spec`. An array assigned to one becomes its value.
+        initial: a learned initial state by path, `initial.layer_0.forward.h`.
+        params: the same parameters as `params[layer][direction]`; see `jaxrnn.params_of` for their arrays.
+        learned: a learned initial state, `[layer][direction]`, or None.
 
     Raises:
         TypeError, ValueError: an option is of the wrong kind or out of range.
@@ -52,6 +55,7 @@ class Recurrent(nnx.Module):
         ((4, 7, 10), (4, 4, 5))
     """
 
+    @checked(also=OPTIONS)
     def __init__(
         self,
         cell: Cell,
@@ -63,29 +67,31 @@ class Recurrent(nnx.Module):
         batch_first: bool = True,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        output_only: bool = False,
         rngs: nnx.Rngs | None = None,
         **options: Any,
     ):
         name = type(self).__name__
-        own = [p for p in signature_of(type(self).__init__).parameters if p not in ("self", "options")]
-        _check_options(name, options, tuple(dict.fromkeys([*own, *_OPTIONS])))
         checks.flag(name, "batch_first", batch_first)
+        checks.flag(name, "output_only", output_only)
         described = {"bias": bias, "dropout": dropout, "bidirectional": bidirectional, **options}
         sizes = {"cell": cell, "input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers}
         self.stack = Stack.described(name, **sizes, **described)
-        _check_rngs(name, rngs, random=self.stack.random)
-        self.batch_first = batch_first
+        groups.check_rngs(name, rngs, random=self.stack.random)
+        self.batch_first, self.output_only = batch_first, output_only
         params = self.stack.init(rngs.params())
-        self.params = nnx.data(self._variables(params))
-        self.initial_state = nnx.data(self._variables(self.stack.init_state(params)))
+        initial = self.stack.init_state(params)
+        for path, members in trees.to_dict(self._variables(params), self._variables(initial)).items():
+            setattr(self, path, groups.Group(members))
         self.deterministic = False
         self.rngs = rngs.dropout.fork() if self.stack.random else None
 
+    @checked()
     def __call__(
         self,
         x,
-        h_0=None,
         *,
+        h_0=None,
         lengths=None,
         mask=None,
         reset=None,
@@ -97,12 +103,14 @@ class Recurrent(nnx.Module):
         """Run the layers over a batch of sequences.
 
         Args:
-            x: (batch, time, input), with batch_first=False (time, batch, input), or one sequence (time, input).
-            h_0: where to start, (layers * directions, batch, hidden), for an LSTM the pair (h_0, c_0); `None` means the
-                initial state: zeros, or what was learned.
-            lengths: valid steps of each sequence (batch,); the rest is padding, which changes nothing and gives zeros.
-            mask: True where a step is valid, (batch, time) as `x` lies, in any pattern. Not together with `lengths`.
-            reset: True where the state *before* the step is the initial state, (batch, time) as `x` lies.
+            x: (batch, time, input), with batch_first=False (time, batch, input), or one sequence (time, input); there may be
+                several batch axes, (agents, envs, time, input) or (time, agents, envs, input).
+            h_0: by name only: where to start, (layers * directions, batch, hidden), for an LSTM the pair (h_0, c_0); `None` means
+                the initial state: zeros, or what was learned.
+            lengths: valid steps of each sequence (batch,), a list will do; the rest is padding, which changes nothing and gives
+                zeros.
+            mask: True, or 1, where a step is valid, (batch, time) as `x` lies, in any pattern. Not together with `lengths`.
+            reset: True, or 1, where the state *before* the step is the initial state, (batch, time) as `x` lies.
             per_step, context: what the cell reads beside `x`, see `unroll`; arrays of `per_step` lie as `x` does, but for keys
                 (time,), one for each step. Every layer and direction gets keys of its own, made from those given.
             return_states: also return every state, `[layer][direction]`, the initial one included: time + 1 of them.
@@ -110,46 +118,103 @@ class Recurrent(nnx.Module):
 
         Returns:
             (output, h_n), or (output, h_n, states): the last layer's output at every step, and the states after the last
-            valid step, stacked layer by layer, forward before backward; for an LSTM, h_n is the pair (h_n, c_n).
+            valid step, stacked layer by layer, forward before backward; for an LSTM, h_n is the pair (h_n, c_n). Without h_n
+            if the module was made with `output_only`.
 
         Raises:
             ValueError: a shape or a concrete value does not fit. TypeError: something is of the wrong kind.
         """
+        params, initial = self._arrays()
         return calling.call(
-            self._caller(), self._arrays(self.params), x, h_0, initial=self._arrays(self.initial_state),
+            self._caller(), params, x, h_0, initial=initial,
             lengths=lengths, mask=mask, reset=reset, per_step=per_step, context=context, key=self._key(),
             return_states=return_states, time_axis=time_axis,
         )  # fmt: skip
 
-    def step(self, x, state=None, *, per_step=None, context=None):
+    @checked()
+    def step(self, x, state=None, *, reset=None, per_step=None, context=None):
         """Run one step of a stream: (batch, input) or (input,) to (y, state), in pieces what a call gives for the whole.
 
         Nothing is drawn, whether the module is in training or not.
 
+        Args:
+            x: the input, with any number of batch axes in front.
+            state: as a call or a step before returned it; `None` means the initial state.
+            reset: True, or 1, where the state before this step is the initial state, (batch,).
+            per_step, context: as in a call, of this step.
+
         Raises:
             ValueError: the module is bidirectional.
         """
+        params, initial = self._arrays()
         return calling.step(
-            self._caller(), self._arrays(self.params), x, state, initial=self._arrays(self.initial_state), per_step=per_step,
-            context=context,
+            self._caller(), params, x, state, initial=initial, reset=reset, per_step=per_step, context=context,
         )  # fmt: skip
 
+    @checked()
+    def initial_state(self, batch_shape=()):
+        """The state that a call or a step starts from where it is given none: zeros, or what was learned, as `h_n` is returned.
+
+        Args:
+            batch_shape: the batch axes, an integer if it is one: `x.shape[:-1]` for the x of one step. For convolutional cells
+                with the axes of space behind.
+
+        Example:
+            >>> from flax import nnx
+            >>> from jaxrnn import LSTM
+            >>> h_0, c_0 = LSTM(3, 5, num_layers=2, rngs=nnx.Rngs(0)).initial_state(4)
+            >>> h_0.shape, c_0.shape
+            ((2, 4, 5), (2, 4, 5))
+        """
+        params, initial = self._arrays()
+        return calling.initial_state(self._caller(), params, batch_shape, initial=initial)
+
+    @property
+    def params(self):
+        """The parameters, `params[layer][direction]`, an `nnx.Param` for each array."""
+        for kind in jax.tree.leaves(trees.kinds(self.stack), is_leaf=lambda node: hasattr(node, "_fields")):
+            groups.let_assign(type(kind))
+        return trees.rebuilt(self.stack, self)[0]
+
+    @property
+    def learned(self):
+        """The learned initial state, `[layer][direction]`, an `nnx.Param` for each array; or None."""
+        return trees.rebuilt(self.stack, self)[1]
+
+    def set_view(self, deterministic: bool | None = None):
+        """Class method used by `nnx.view`.
+
+        Args:
+            deterministic: if True, nothing is drawn.
+        """
+        if deterministic is not None:
+            checks.flag(type(self).__name__, "deterministic", deterministic)
+            self.deterministic = deterministic
+
+    def __setattr__(self, name: str, value):
+        if name == "params":
+            groups.assign_tree(self, value, name)
+        elif name == "learned":
+            groups.assign_tree(self.initial, value, name)
+        else:
+            super().__setattr__(name, value)
+
     def _caller(self) -> calling.Caller:
-        return calling.Caller(type(self).__name__, self.stack, self.batch_first)
+        return calling.Caller(type(self).__name__, self.stack, self.batch_first, self.output_only)
 
     def _variables(self, arrays):
         # With eager sharding, an axis that has a name would ask for a mesh that has it.
         named = lambda a, names: nnx.Param(a, out_sharding=names, eager_sharding=False)
         return jax.tree.map(named, arrays, self.stack.axis_names(arrays))
 
-    def _arrays(self, variables):
-        return jax.tree.map(_value, variables, is_leaf=lambda v: isinstance(v, nnx.Variable))
+    def _arrays(self):
+        return trees.rebuilt(self.stack, self, groups.value_of)
 
     def _key(self):
         return None if self.rngs is None or self.deterministic else self.rngs()
 
     def __repr__(self):
-        layout = "" if self.batch_first else ", batch_first=False"
+        layout = ("" if self.batch_first else ", batch_first=False") + (", output_only=True" if self.output_only else "")
         return f"{type(self).__name__}({self._describe_cell()}{self.stack.describe()}{layout})"
 
     __str__ = __repr__
@@ -173,6 +238,7 @@ class RNN(Recurrent):
         ((4, 7, 5), (2, 4, 5))
     """
 
+    @checked(also=OPTIONS)
     def __init__(self, input_size, hidden_size, num_layers=1, *, nonlinearity="tanh", **options):
         cell = calling.rnn_cell(type(self).__name__, nonlinearity)
         super().__init__(cell, input_size, hidden_size, num_layers, **options)
@@ -193,6 +259,7 @@ class LSTM(Recurrent):
         ((4, 7, 4), (2, 4, 2), (2, 4, 5))
     """
 
+    @checked(also=OPTIONS)
     def __init__(self, input_size, hidden_size, num_layers=1, *, proj_size=0, **options):
         cell = calling.lstm_cell(type(self).__name__, hidden_size, proj_size)
         super().__init__(cell, input_size, hidden_size, num_layers, **options)
@@ -214,30 +281,20 @@ class GRU(Recurrent):
         (4, 5)
     """
 
+    @checked(also=OPTIONS)
     def __init__(self, input_size, hidden_size, num_layers=1, **options):
         super().__init__(GRUCell(), input_size, hidden_size, num_layers, **options)
 
 
-def _value(variable):
-    """The array of a variable. `get_value` copies a tree, which a variable may hold; that costs more than a step of a stream."""
-    array, own = variable.get_raw_value(), type(variable).get_value is not nnx.Variable.get_value
-    return variable.get_value() if own or variable.has_metadata("on_get_value") or not isinstance(array, jax.Array) else array
+def params_of(module: Recurrent):
+    """The arrays of a module's parameters, `params[layer][direction]`, as functions take them: `module.stack.apply(params, …)`.
 
-
-def _check_options(name: str, options, known: tuple):
-    """Every keyword that came is known."""
-    for argument in options:
-        if argument not in known:
-            near = get_close_matches(argument, known, n=1)
-            hint = f"\nDid you mean `{near[0]}`?" if near else ""
-            raise TypeError(f"{name}: arguments should be among {', '.join(known)}, got `{argument}`.{hint}")
-
-
-def _check_rngs(name: str, value, *, random: bool):
-    """`value` is an `nnx.Rngs`, with the streams that are drawn from."""
-    if not isinstance(value, nnx.Rngs):
-        came = None if value is None else type(value).__name__
-        raise TypeError(f"{name}: `rngs` should be an nnx.Rngs, got {came}. Write rngs=nnx.Rngs(0).")
-    for stream in ("params", "dropout") if random else ("params",):
-        if not hasattr(value, stream):
-            raise ValueError(f"{name}: `rngs` should have a stream {stream!r} or 'default', got streams {sorted(value)}.")
+    Example:
+        >>> from flax import nnx
+        >>> from jaxrnn import GRU, params_of
+        >>> gru = GRU(3, 5, num_layers=2, rngs=nnx.Rngs(0))
+        >>> params_of(gru)[1][0].w_hh.shape
+        (5, 3, 5)
+    """
+    checks.kind("params_of", "module", module, Recurrent)
+    return module._arrays()[0]

@@ -13,9 +13,11 @@ from jaxrnn.cells.base import Cell, axis_names
 from jaxrnn.engine import over_devices
 from jaxrnn.engine.outside import read_from_outside
 from jaxrnn.initializers import non_default_fields
-from jaxrnn.stack_checks import check_arrays, check_one_direction, check_options
+from jaxrnn.stack_checks import check_arrays, check_one_direction, check_options, check_start
+from jaxrnn.synonyms import checked, checked_class
 
 
+@checked_class
 @dataclass(frozen=True)
 class Stack:
     """Layers and directions of a cell; frozen, hashable, holding no arrays.
@@ -132,20 +134,17 @@ class Stack:
         sizes = [repr(self.cell), str(self.input_size), str(self.hidden_size)]
         return f"Stack({', '.join(sizes + non_default_fields(self, 'cell', 'input_size', 'hidden_size'))})"
 
+    @checked()
     def init(self, key):
         """Draw `params[layer][direction]` from a key."""
         checks.prng_key("Stack.init", key)
-        keys = iter(jax.random.split(key, self.num_layers * self.num_directions))
-        sizes = zip(self.layer_input_sizes, self.hidden_sizes, strict=True)
-        return tuple(
-            tuple(
-                conform.made_by_init(
-                    self.cell, self.cell.init(next(keys), input_size, hidden_size, bias=self.bias, dtype=self.param_dtype)
-                )
-                for _ in range(self.num_directions)
-            )
-            for input_size, hidden_size in sizes
-        )
+        keys = jax.random.split(key, self.num_layers * self.num_directions)
+        return tuple(self.init_layer(k, keys[k * self.num_directions :][: self.num_directions]) for k in range(self.num_layers))
+
+    def init_layer(self, layer: int, keys):
+        """Draw the parameters of one layer, from a key for each direction."""
+        sizes, options = (self.layer_input_sizes[layer], self.hidden_sizes[layer]), {"bias": self.bias, "dtype": self.param_dtype}
+        return tuple(conform.made_by_init(self.cell, self.cell.init(key, *sizes, **options)) for key in keys)
 
     def axis_names(self, arrays):
         """The name of each axis of each array of parameters, or of states: `[layer][direction]`, a tuple for every array.
@@ -178,6 +177,7 @@ class Stack:
         x = lambda p: jax.ShapeDtypeStruct((*batch, self.cell.input_size(p)), dtype)
         return tuple(tuple(conform.state_like(self.cell, p, x(p)) for p in layer) for layer in params)
 
+    @checked()
     def apply(
         self,
         params,
@@ -231,7 +231,8 @@ class Stack:
         batch = xs.shape[1 : xs.ndim - cell.event_ndim]
         whole = {"return_states": return_states, "remat": self.remat, "truncate": self.truncate}
         over_devices.check(name, "xs", cell, xs, time_axis, **whole)
-        checks.validity(name, lengths, mask, reset, xs.shape[0], batch, parts=over_devices.parts(time_axis))
+        where = (lengths, mask, reset)
+        lengths, mask, reset = checks.validity(name, *where, xs.shape[0], batch, parts=over_devices.parts(time_axis))
         checks.flag(name, "return_states", return_states)
         masked = any(a is not None for a in (lengths, mask, reset))
         check_arrays(name, self, params, states, initial, xs, batch if masked else ())
@@ -243,7 +244,28 @@ class Stack:
             context=context, key=key, return_states=return_states, time_axis=time_axis,
         )  # fmt: skip
 
-    def step(self, params, x, states=None, *, initial=None, per_step=None, context=None):
+    @checked()
+    def initial_state(self, params, batch_shape=(), *, initial=None):
+        """The states that `apply` and `step` start from where they are given none, `[layer][direction]`.
+
+        Args:
+            params: `[layer][direction]`, from `init`.
+            batch_shape: the axes of `x` at one step but the last: the batch axes, an integer if it is one; for convolutional cells
+                also those of space.
+            initial: what was learned, `[layer][direction]`; `None` means the cell's own.
+
+        Example:
+            >>> import jax
+            >>> from jaxrnn import LSTMCell, Stack
+            >>> stack = Stack(LSTMCell(), 3, 5, num_layers=2)
+            >>> stack.initial_state(stack.init(jax.random.key(0)), 4)[1][0].c.shape
+            (4, 5)
+        """
+        batch = check_start("Stack.initial_state", self, params, batch_shape, initial)
+        return layers.start(self, params, batch, initial)
+
+    @checked()
+    def step(self, params, x, states=None, *, initial=None, reset=None, per_step=None, context=None):
         """Run one step through a stack of one direction: (output, states), equal to `apply` over a sequence in pieces.
 
         Args:
@@ -251,7 +273,7 @@ class Stack:
             x: the input at one step (*batch, input).
             states: where the step starts, `[layer][direction]`; `None` means `initial`.
             initial, context: as in `apply`.
-            per_step: as in `apply`, of this step: without the axis of time.
+            reset, per_step: as in `apply`, of this step: without the axis of time.
 
         Raises:
             ValueError: the stack is bidirectional; its backward direction needs the end of the sequence first.
@@ -259,6 +281,9 @@ class Stack:
         name = "Stack.step"
         check_one_direction(name, self)
         checks.inputs(name, "x", x, self.cell.event_ndim, (("*batch",),), self.input_size, "the stack's `input_size`")
-        check_arrays(name, self, params, states, initial, jax.ShapeDtypeStruct((1, *x.shape), x.dtype))
-        conform.check_further_inputs(name, self.cell, per_step, context, x.shape[: x.ndim - self.cell.event_ndim])
-        return layers.run_step(self, read_from_outside(self.cell), params, x, states, initial, per_step, context)
+        batch = x.shape[: x.ndim - self.cell.event_ndim]
+        masked = () if reset is None else batch
+        check_arrays(name, self, params, states, initial, jax.ShapeDtypeStruct((1, *x.shape), x.dtype), masked)
+        reset = checks.at_one_step(name, reset, batch)
+        conform.check_further_inputs(name, self.cell, per_step, context, batch)
+        return layers.run_step(self, read_from_outside(self.cell), params, x, states, initial, reset, per_step, context)

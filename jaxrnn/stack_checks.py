@@ -1,8 +1,10 @@
 """Checks of a stack's options and of the nested arrays that it is called with, for the function or module that the user called."""
 
+import sys
 import warnings
 
 import jax
+import numpy as np
 
 from jaxrnn import checks
 from jaxrnn.cells import conform
@@ -36,7 +38,7 @@ def check_options(name: str, s):
         warnings.warn(
             f"{name}: `dropout` acts between layers, so dropout={s.dropout} with num_layers=1 does nothing.",
             UserWarning,
-            stacklevel=4,
+            stacklevel=_frames_to_the_user(),
         )
     checks.choice(name, "merge", s.merge, ("concat", "sum", "mean", "none"))
     if s.truncate is not None:
@@ -49,6 +51,19 @@ def check_options(name: str, s):
     if s.residual and len(set(s.layer_output_sizes)) > 1:
         sizes = s.layer_output_sizes
         raise ValueError(f"{name}: `residual` should join layers of one output size, got output sizes {sizes}.")
+
+
+def _frames_to_the_user() -> int:
+    """How far from `check_options` the line is that made the stack or module: beyond this package, Flax and generated code."""
+    level, frame = 1, sys._getframe(1)
+    package = lambda frame: frame.f_globals.get("__name__", "").partition(".")[0]
+    while frame.f_back is not None and (package(frame) in PASSED_THROUGH or frame.f_code.co_filename == "<string>"):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+PASSED_THROUGH = ("jaxrnn", "flax", "jaxtyping", "beartype", "contextlib")
+"""Packages whose frames lie between a user's line and a check; generated constructors are in "<string>"."""
 
 
 def check_one_direction(name: str, stack):
@@ -84,6 +99,24 @@ def check_arrays(name: str, stack, params, states, initial, xs, batch: tuple = (
                     conform.check_state(name, f"{argument}{where}", value[layer][direction], like, broadcast=broadcast)
 
 
+def check_start(name: str, stack, params, batch_shape, initial) -> tuple[int, ...]:
+    """The arguments of `initial_state`; the shape as a tuple."""
+    batch = (batch_shape,) if isinstance(batch_shape, int | np.integer) else batch_shape
+    if not isinstance(batch, tuple | list):
+        hint = "\nOf an input x at one step it is x.shape[:-1]."
+        raise TypeError(f"{name}: `batch_shape` should be a tuple of integers, got {checks.called(batch_shape)}.{hint}")
+    for size in batch:
+        if not jax.export.is_symbolic_dim(size):
+            checks.size(name, "batch_shape", size, least=0)
+    space = stack.cell.event_ndim - 1
+    if len(batch) < space:
+        axes = checks.event_axes(space + 1).rsplit(", ", 1)[0]
+        kind = type(stack.cell).__name__
+        raise ValueError(f"{name}: `batch_shape` should end in the axes of space, {axes}, of a {kind}, got {tuple(batch)}.")
+    check_arrays(name, stack, params, None, initial, jax.ShapeDtypeStruct((0, *batch, stack.input_size), stack.param_dtype))
+    return tuple(batch)
+
+
 def check_nesting(name: str, argument: str, value, stack):
     """`value` is nested `[layer][direction]`."""
     if value is None:
@@ -91,7 +124,7 @@ def check_nesting(name: str, argument: str, value, stack):
     layers, directions = stack.num_layers, stack.num_directions
     wanted = f"nested [layer][direction], {layers} x {directions} of them"
     if not isinstance(value, tuple | list) or not all(isinstance(layer, tuple | list) for layer in value):
-        raise TypeError(f"{name}: `{argument}` should be {wanted}, got {type(value).__name__}.")
+        raise TypeError(f"{name}: `{argument}` should be {wanted}, got {checks.called(value)}.")
     if [len(layer) for layer in value] != [directions] * layers:
         came = " + ".join(str(len(layer)) for layer in value)
         raise ValueError(f"{name}: `{argument}` should be {wanted}, got {len(value)} layers with {came} directions.")

@@ -27,7 +27,6 @@ from jax.sharding import PartitionSpec as P
 
 import jaxrnn
 from jaxrnn import training
-from jaxrnn.blocks import residual
 from jaxrnn.cells import CELLS, DiagonalCell, LinearCell
 from jaxrnn.models import SequenceModel
 from jaxrnn.training import option
@@ -57,18 +56,6 @@ class Config(training.RunConfig):
     out: str = option("runs/chars", "Folder of the run; a run that is there goes on.", saved=False, metavar="FOLDER")
 
 
-class Blocks(SequenceModel):
-    """Residual blocks that read a stretch from the states in which the one before ended."""
-
-    def __call__(self, x, states=None):
-        x, ends = self.encoder(x), []
-        for block, start in zip(self.blocks, states or [None] * len(self.blocks), strict=True):
-            y, end = block.rnn(block.norm(x), start)
-            x = residual(x, y, block.glu, block.dropout)
-            ends.append(end)
-        return self.head(self.norm(x)), tuple(ends)
-
-
 class CharModel(nnx.Module):
     """Embedding, recurrent layers, linear: the logits of the next character. Blocks have their linear layer within."""
 
@@ -78,14 +65,16 @@ class CharModel(nnx.Module):
         self.embed = nnx.Embed(symbols, config.embed_size, embedding_init=wide, rngs=rngs)
         sizes, layers = (config.embed_size, config.hidden_size), {"num_layers": config.num_layers, "rngs": rngs}
         if config.blocks or config.cell not in LAYERS:
-            self.rnn, self.fc = Blocks(CELLS[config.cell](), *sizes, symbols, **layers), None
+            self.rnn, self.fc = SequenceModel(CELLS[config.cell](), *sizes, symbols, **layers), None
         else:
             self.rnn = LAYERS[config.cell](*sizes, **layers)
             self.fc = nnx.Linear(config.hidden_size, symbols, rngs=rngs)
 
     def __call__(self, tokens, state=None):
-        output, state = self.rnn(self.embed(tokens), state)
-        return (output if self.fc is None else self.fc(output)), state
+        if self.fc is None:
+            return self.rnn(self.embed(tokens), state=state, return_state=True)
+        output, state = self.rnn(self.embed(tokens), h_0=state)
+        return self.fc(output), state
 
     def step(self, token, state=None):
         """One character further."""
@@ -139,21 +128,21 @@ def train(config, mesh, folder):
     if not stretches:
         raise training.Failure(f"--stretch should be at most {texts.shape[1]}, the length of a stream", code=2)
     x_held_out, y_held_out = training.place(mesh, streams(held_out, 8))
-    zeros = jax.tree.map(np.zeros_like, jax.device_get(model(texts[:, :1])[1]))
-    zeros = training.place(mesh, zeros, P(None, training.ROWS))
+    start = jax.device_get(model.rnn.initial_state(config.batch_size))
+    start = training.place(mesh, start, P(None, training.ROWS))
     params, opt_state = training.place(mesh, (params, optimizer.init(params)))
 
     run = training.Run(folder, config.cell, save_every=config.save_every, tensorboard=config.tensorboard)
-    params, opt_state, state = run.restore((params, opt_state, zeros))
+    params, opt_state, state = run.restore((params, opt_state, start))
     seconds = []
     for number in run.steps(config.steps):
         place = (number - 1) % stretches * config.stretch
         if place == 0:
-            state = zeros  # a new epoch
+            state = start  # a new epoch
         x, y = training.deal(mesh, *(a[:, place : place + config.stretch] for a in (texts, nexts)))
-        start = time.process_time()
+        before = time.process_time()
         params, opt_state, state, loss = jax.block_until_ready(step(params, opt_state, state, x, y))
-        seconds.append(time.process_time() - start)
+        seconds.append(time.process_time() - before)
         metrics = {"loss": loss}
         if number % config.report_every == 0 or number == config.steps:
             metrics["held_out_bits"] = score = float(bits(params, x_held_out, y_held_out))
@@ -163,7 +152,7 @@ def train(config, mesh, folder):
 
     score = float(bits(params, x_held_out, y_held_out))
     count = sum(a.size for a in jax.tree.leaves(params))
-    label = f"{config.cell}{' in blocks' if isinstance(model.rnn, Blocks) else ''}, {count:,} parameters"
+    label = f"{config.cell}{' in blocks' if isinstance(model.rnn, SequenceModel) else ''}, {count:,} parameters"
     training.say(f"\n{label}: {score:.4f} bits per character on the held-out text{per_step(seconds)}")
     return run, nnx.merge(graph, jax.device_get(params), rest), symbols
 
@@ -179,8 +168,7 @@ def write(model, symbols, config):
 
     keys = jax.random.split(jax.random.key(config.seed), config.sample)
     token = jnp.asarray(symbols.index("\n"))
-    _, state = model.step(token)
-    _, tokens = jax.lax.scan(one, (token, jax.tree.map(jnp.zeros_like, state)), keys)
+    _, tokens = jax.lax.scan(one, (token, model.rnn.initial_state()), keys)
     return "".join(symbols[t] for t in np.asarray(tokens))
 
 

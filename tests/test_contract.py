@@ -91,7 +91,7 @@ def test_modules_start_learn_and_step_from_the_cells_own_start(flavour):
     if flavour == "nnx":
         plain = jaxrnn.Recurrent(cell, INPUT, HIDDEN, 2, rngs=nnx.Rngs(0))
         learned = jaxrnn.Recurrent(cell, INPUT, HIDDEN, 2, learn_initial_state=True, rngs=nnx.Rngs(0))
-        assert all((p == 1).all() for layer in learned.initial_state for p in jax.tree.leaves(layer[0]))
+        assert all((p == 1).all() for layer in learned.learned for p in jax.tree.leaves(layer[0]))
         step, call, call_learned = plain.step, plain, learned
     else:
         plain = jaxrnn.linen.Recurrent(cell, INPUT, HIDDEN, 2)
@@ -719,11 +719,11 @@ def test_what_all_examples_share_at_a_step_is_not_masked():
 
 def test_a_start_is_learned_for_fields_that_mean_something_by_themselves():
     module = jaxrnn.Recurrent(jaxrnn.SLSTMCell(), INPUT, HIDDEN, learn_initial_state=True, rngs=nnx.Rngs(0))
-    learned = module.initial_state[0][0]
+    learned = module.learned[0][0]
     assert learned.h is not None
     assert (learned.c, learned.n, learned.m) == (None, None, None)
     gradient = jax.grad(lambda module: jnp.sum(module(normal(BATCH, TIME, INPUT))[0]))(module)
-    assert np.abs(gradient.initial_state[0][0].h.get_value()).max() > 1e-4
+    assert np.abs(gradient.learned[0][0].h.get_value()).max() > 1e-4
 
 
 def test_nothing_kept_from_32_bits_is_used_in_64_and_initialisers_may_compute_on_the_host():

@@ -134,8 +134,8 @@ def test_002_output_is_hidden_wide_with_and_without_a_start(module_class):
     x = jnp.array([[[1.0], [2.0]], [[3.0], [4.0]]])
     output, h_n = run(module, x)
     assert output.shape == (2, 2, 10)
-    close(run(module, x, jax.tree.map(jnp.zeros_like, h_n)), (output, h_n))
-    started, _ = run(module, x, jax.tree.map(jnp.ones_like, h_n))
+    close(run(module, x, h_0=jax.tree.map(jnp.zeros_like, h_n)), (output, h_n))
+    started, _ = run(module, x, h_0=jax.tree.map(jnp.ones_like, h_n))
     assert started.shape == (2, 2, 10)
     assert np.abs(started - output).min() > 1e-6
 
@@ -185,14 +185,14 @@ def test_003_simple_network_with_two_biases(nonlinearity):
     def step(*args):
         return elman(*args, φ={"tanh": np.tanh, "relu": lambda a: np.maximum(a, 0)}[nonlinearity])
 
-    close(run(module, jnp.asarray(x, jnp.float32), jnp.asarray(h_0, jnp.float32)), by_hand(step, module, x, h_0), 1e-5)
+    close(run(module, jnp.asarray(x, jnp.float32), h_0=jnp.asarray(h_0, jnp.float32)), by_hand(step, module, x, h_0), 1e-5)
 
 
 @pytest.mark.parametrize(("module_class", "step"), [(jaxrnn.RNN, elman), (jaxrnn.GRU, gru)])
 def test_003_layers_and_both_directions(module_class, step):
     module = randomize(module_class(3, 5, num_layers=2, bidirectional=True, rngs=nnx.Rngs(0)))
     x, h_0 = random(2, 4, 3), random(4, 2, 5, seed=1)
-    output, h_n = run(module, jnp.asarray(x, jnp.float32), jnp.asarray(h_0, jnp.float32))
+    output, h_n = run(module, jnp.asarray(x, jnp.float32), h_0=jnp.asarray(h_0, jnp.float32))
     assert output.shape == (2, 4, 10)
     assert h_n.shape == (4, 2, 5)
     close((output, h_n), by_hand(step, module, x, h_0), 1e-5)
@@ -223,7 +223,7 @@ def test_004_shapes_of_input_and_output_and_states(module_class, num_layers, bid
     x = jax.ShapeDtypeStruct((2, 4, 5) if batch_first else (4, 2, 5), jnp.float32)
     state = jax.ShapeDtypeStruct((num_layers * directions, 2, 3), jnp.float32)
     h_0 = (state, state) if module_class is jaxrnn.LSTM else state
-    output, h_n = jax.eval_shape(module, x, h_0)
+    output, h_n = jax.eval_shape(lambda x, h_0: module(x, h_0=h_0), x, h_0)
     assert output.shape == ((2, 4) if batch_first else (4, 2)) + (directions * 3,)
     assert h_n == h_0
 
@@ -245,7 +245,7 @@ def test_004_time_first_is_the_same_numbers_transposed():
     x, h_0 = jnp.asarray(random(2, 4, 5), jnp.float32), jnp.asarray(random(4, 2, 3, seed=1), jnp.float32)
     batch_first = randomize(jaxrnn.GRU(5, 3, 2, bidirectional=True, rngs=nnx.Rngs(0)))
     time_first = randomize(jaxrnn.GRU(5, 3, 2, bidirectional=True, batch_first=False, rngs=nnx.Rngs(0)))
-    output, h_n = run(batch_first, x, h_0)
-    transposed, same = run(time_first, x.swapaxes(0, 1), h_0)
+    output, h_n = run(batch_first, x, h_0=h_0)
+    transposed, same = run(time_first, x.swapaxes(0, 1), h_0=h_0)
     np.testing.assert_array_equal(transposed.swapaxes(0, 1), output)
     np.testing.assert_array_equal(same, h_n)

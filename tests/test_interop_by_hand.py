@@ -66,7 +66,7 @@ def test_layers_and_directions_stand_where_they_were_put():
             for field in GateParams._fields:
                 np.testing.assert_array_equal(getattr(module.params[k][d], field).get_value(), getattr(params[k][d], field))
             want = states[k][d].h if k == 0 else states[k][d]
-            np.testing.assert_array_equal(module.initial_state[k][d].h.get_value(), want)
+            np.testing.assert_array_equal(module.learned[k][d].h.get_value(), want)
 
 
 def test_the_arrays_are_copies_and_keep_their_dtype():

@@ -89,7 +89,7 @@ def run_node(node, fed):
 
 @jax.jit
 def run_module(module, x, h_0=None, lengths=None):
-    return module(x, h_0, lengths=lengths)
+    return module(x, h_0=h_0, lengths=lengths)
 
 
 def assert_close(got, want, tolerance=1e-6):
@@ -282,10 +282,10 @@ def test_a_state_that_a_graph_holds_is_the_modules_start_in_either_layout(layout
     made = make_model([node], constants, {"X": x, "sequence_lens": LENGTHS})
     module = from_onnx(made)
     assert module.batch_first == bool(layout)
-    for d, start in enumerate(module.initial_state[0]):
+    for d, start in enumerate(module.learned[0]):
         np.testing.assert_array_equal(start.h[...], held["initial_h"][d, 0])
         np.testing.assert_array_equal(start.c[...], held["initial_c"][d, 0])
-    assert from_onnx(made, learn_initial_state=False).initial_state is None  # the option given is the option there
+    assert from_onnx(made, learn_initial_state=False).learned is None  # the option given is the option there
 
 
 def test_length_zero_returns_the_initial_state():

@@ -154,7 +154,7 @@ def test_an_option_given_is_the_option_there(reader, tmp_path):
         module = read(**given)
         assert module.batch_first == given.get("batch_first", True)
         assert module.stack == replace(default.stack, **{option: given[option] for option in given.keys() - {"batch_first"}})
-        assert (module.initial_state is not None) == ("learn_initial_state" in given)
+        assert (module.learned is not None) == ("learn_initial_state" in given)
 
 
 def test_a_nonlinearity_given_is_the_one_there(tmp_path):

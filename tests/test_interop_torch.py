@@ -59,7 +59,7 @@ def run_torch(theirs, x, lengths, h_0=None):
 
 @jax.jit
 def run(ours, x, lengths=None, h_0=None):
-    return ours(x, h_0, lengths=lengths)
+    return ours(x, h_0=h_0, lengths=lengths)
 
 
 def assert_close(got, want, tolerance=1e-12):

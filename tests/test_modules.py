@@ -44,9 +44,7 @@ def make(name, *sizes, seed=0, randomize=True, **options):
 
 def as_linen(name, module, *sizes, **options):
     """The Linen module of the same description, and the arrays of `module` as its variables."""
-    params = {"layers": arrays(module.params)}
-    if module.initial_state is not None:
-        params["initial_state"] = arrays(module.initial_state)
+    params = jaxrnn.trees.to_dict(arrays(module.params), arrays(module.learned))
     return getattr(jaxrnn.linen, name)(*sizes, **options), {"params": params}
 
 
@@ -120,7 +118,7 @@ def test_nnx_linen_and_functions_give_the_same_bits(case):
     given = {k: v for k, v in given.items() if k not in static}
     want = jit(lambda m, given: m(x, **given, **static))(module, given)
     equal(jit(lambda v, given: linen.apply(v, x, **given, **static))(variables, given), want)
-    params, initial = arrays(module.params), arrays(module.initial_state)
+    params, initial = arrays(module.params), arrays(module.learned)
     stack, order = module.stack, module.batch_first
     equal(jit(lambda p, i, given: by_functions(stack, order, p, i, x, **given, **static))(params, initial, given), want)
     assert stack == linen.stack
@@ -150,12 +148,14 @@ def test_nnx_linen_and_functions_draw_the_same_from_the_same_key():
 def test_linen_draws_what_it_initialises_with_the_stacks_own_init():
     module = jaxrnn.linen.LSTM(INPUT, HIDDEN, 2, bidirectional=True, learn_initial_state=True)
     variables = jit(module.init)(jax.random.key(0), X)
-    params, stack = nn.unbox(variables)["params"], module.stack
+    stack = module.stack
+    params, initial = jaxrnn.trees.from_dict(stack, variables["params"])
     shapes = jax.eval_shape(stack.init, jax.random.key(0))
-    assert jax.tree.map(lambda a: (a.shape, a.dtype), params["layers"]) == jax.tree.map(lambda a: (a.shape, a.dtype), shapes)
-    assert jax.tree.map(jnp.shape, params["initial_state"]) == ((jaxrnn.LSTMState((HIDDEN,), (HIDDEN,)),) * 2,) * 2
+    assert jax.tree.map(lambda a: (a.shape, a.dtype), params) == jax.tree.map(lambda a: (a.shape, a.dtype), shapes)
+    assert jax.tree.map(jnp.shape, initial) == ((jaxrnn.LSTMState((HIDDEN,), (HIDDEN,)),) * 2,) * 2
     bound = HIDDEN**-0.5
-    for a in jax.tree.leaves(params["layers"]):
+    assert len({float(a.ravel()[0]) for a in jax.tree.leaves(params)}) == 16
+    for a in jax.tree.leaves(params):
         assert 0.5 * bound < np.abs(a).max() <= bound
 
 
@@ -312,7 +312,7 @@ def test_a_start_given_as_returned_goes_on():
     for sizes in ((INPUT, HIDDEN, 2), (INPUT, (HIDDEN, 4), 2)):
         module = make("GRU", *sizes)
         whole = jit(lambda m: m(X))(module)
-        run = jit(lambda m, x, h: m(x, h))
+        run = jit(lambda m, x, h: m(x, h_0=h))
         first, h = run(module, X[:, :4], jax.tree.map(jnp.zeros_like, whole[1]))
         second, h = run(module, X[:, 4:], h)
         close((jnp.concatenate([first, second], axis=1), h), whole)
@@ -460,7 +460,7 @@ def test_dropout_of_a_single_layer_does_nothing():
 
 def test_linen_draws_from_the_stream_dropout():
     module = jaxrnn.linen.GRU(INPUT, HIDDEN, 2, dropout=0.5)
-    variables = {"params": {"layers": module.stack.init(jax.random.key(0))}}
+    variables = {"params": jaxrnn.trees.to_dict(module.stack.init(jax.random.key(0)))}
     run = jit(lambda key: module.apply(variables, X, deterministic=False, rngs={"dropout": key})[0])
     one, other = jax.random.key(1), jax.random.key(2)
     equal(run(one), run(one))
@@ -548,11 +548,11 @@ def test_a_step_is_checked_anew_for_other_shapes_kinds_and_dtypes():
         lstm.step(x, state)
         with pytest.raises(ValueError, match=r"LSTM\.step: `x` should end in"):
             lstm.step(jnp.ones((BATCH, INPUT + 1)), state)
-        with pytest.raises(ValueError, match=r"LSTM\.step: `h_0` should have shape"):
+        with pytest.raises(ValueError, match=r"LSTM\.step: `state\[0\]` should have shape"):
             lstm.step(x[:-1], state)
         with pytest.raises(TypeError, match=r"LSTM\.step: `x` should be an array"):
             lstm.step(jax.ShapeDtypeStruct(x.shape, x.dtype), state)
-        with pytest.raises(TypeError, match=r"LSTM\.step: the initial state should be a tuple"):
+        with pytest.raises(TypeError, match=r"LSTM\.step: `state` should be a tuple"):
             lstm.step(x, state[0])
         with pytest.raises(TypeError, match=r"LSTM\.step: `x` should be a floating-point array"):
             lstm.step(jnp.ones((BATCH, INPUT), jnp.int32), state)
@@ -570,10 +570,10 @@ def test_a_variable_that_gives_another_value_than_it_holds_is_asked():
             return nnx.Param(value, on_get_value=lambda variable, value: 2 * value)
 
     gru = jaxrnn.GRU(INPUT, HIDDEN, rngs=nnx.Rngs(0))
-    x, params, weights = normal(BATCH, TIME, INPUT), gru.params, gru.params[0][0].w_ih.get_value()
+    x, weights = normal(BATCH, TIME, INPUT), gru.params[0][0].w_ih.get_value()
     outputs = []
     for make_variable in (nnx.Param, lambda value: nnx.Param(2 * value), Twice, hooked):
-        gru.params = nnx.data(((params[0][0]._replace(w_ih=make_variable(weights)),),))
+        gru.layer_0.forward.w_ih = make_variable(weights)
         outputs.append(np.asarray(gru(x)[0]))
     plain, twice, by_class, by_hook = outputs
     assert np.abs(twice - plain).max() > 0.01

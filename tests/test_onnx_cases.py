@@ -133,7 +133,7 @@ def test_an_initial_state_that_depends_on_sizes_is_the_modules(batch, state):
     nodes, row = STATES[state]
     model = make([*BATCHES[batch], *nodes, layer("GRU", "a", "x", "", "h")], weights("GRU", "a") | SMALL, ["a", "a_h"])
     module = from_onnx(model)
-    np.testing.assert_allclose(module.initial_state[0][0].h[...], np.float32(row)[0, 0], rtol=1e-6)
+    np.testing.assert_allclose(module.learned[0][0].h[...], np.float32(row)[0, 0], rtol=1e-6)
     for rows in (1, 3):
         x = random(TIME, rows, INPUT)
         y, h = run_onnxruntime(model, {"x": x})

@@ -59,8 +59,8 @@ def run_module(module, x, h_0, lengths):
             hidden = p["w_hh"].shape[0]
             if h_0 is not None:
                 state = [np.asarray(h[k * count + d], np.float64) for h in h_0]
-            elif module.initial_state is not None:
-                learned = module.initial_state[k][d]
+            elif module.learned is not None:
+                learned = module.learned[k][d]
                 state = [np.tile(np.asarray(getattr(learned, f)[...], np.float64), (batch, 1)) for f in fields]
             else:
                 state = [np.zeros((batch, hidden)) for _ in fields]
@@ -487,7 +487,7 @@ def mutate(nodes, constants, rng):
 
 @jax.jit
 def run_compiled(module, x, h_0, lengths):
-    return module(x, h_0, lengths=lengths)
+    return module(x, h_0=h_0, lengths=lengths)
 
 
 @pytest.mark.slow

@@ -192,8 +192,8 @@ def test_a_stream_in_every_flavour_is_the_whole(name, connection, learned, x64):
     nnx.update(module, drawn_like(nnx.state(module, nnx.Param)))
     module.eval()
     linen = jaxrnn.linen.Recurrent(CELLS[name](), INPUT, sizes, 2, **options)
-    params, initial, x = arrays(module.params), arrays(module.initial_state), normal(2, 3, INPUT)
-    variables = {"params": {"layers": params} | ({"initial_state": initial} if learned else {})}
+    params, initial, x = arrays(module.params), arrays(module.learned), normal(2, 3, INPUT)
+    variables = {"params": jaxrnn.trees.to_dict(params, initial)}
     steps = {
         "stack": lambda x, state: module.stack.step(params, x, state, initial=initial),
         "nnx": lambda x, state: module.step(x, state),

@@ -184,19 +184,17 @@ def test_gradients_reach_a_learned_start(flavour):
     options = {"learn_initial_state": True, "param_dtype": jnp.float64, "bidirectional": True}
     module = jaxrnn.LSTM(INPUT, HIDDEN, 2, **options, rngs=nnx.Rngs(0))
     x = normal(BATCH, TIME, INPUT)
-    layers, learned = arrays(module.params), drawn_like(arrays(module.initial_state))
+    layers, learned = arrays(module.params), drawn_like(arrays(module.learned))
     assert jax.tree.map(jnp.shape, learned) == ((jaxrnn.LSTMState((HIDDEN,), (HIDDEN,)),) * 2,) * 2
-    assert all(
-        (a.get_value() == 0).all() for a in jax.tree.leaves(module.initial_state, is_leaf=lambda v: isinstance(v, nnx.Param))
-    )
+    assert all((a.get_value() == 0).all() for a in jax.tree.leaves(module.learned, is_leaf=lambda v: isinstance(v, nnx.Param)))
 
     def run(learned, h_0=None):
         if flavour == "linen":
             linen = jaxrnn.linen.LSTM(INPUT, HIDDEN, 2, **options)
-            return weighted(linen.apply({"params": {"layers": layers, "initial_state": learned}}, x, h_0))
+            return weighted(linen.apply({"params": jaxrnn.trees.to_dict(layers, learned)}, x, h_0=h_0))
         copy = nnx.clone(module)
-        jax.tree.map(lambda v, a: v.set_value(a), copy.initial_state, learned, is_leaf=lambda v: isinstance(v, nnx.Param))
-        return weighted(copy(x, h_0))
+        jax.tree.map(lambda v, a: v.set_value(a), copy.learned, learned, is_leaf=lambda v: isinstance(v, nnx.Param))
+        return weighted(copy(x, h_0=h_0))
 
     flat = [state for layer in learned for state in layer]
     h_0 = tuple(jnp.stack([jnp.broadcast_to(s[k], (BATCH, HIDDEN)) for s in flat]) for k in range(2))
@@ -250,7 +248,7 @@ def test_steps_of_a_stream_are_the_whole(name, options):
     module.eval()
     time_axis = 1 if module.batch_first else 0
     x = normal(BATCH, TIME, INPUT) if module.batch_first else normal(TIME, BATCH, INPUT)
-    step, run = jit(lambda x, state: module.step(x, state)), jit(lambda x, state: module(x, state))
+    step, run = jit(lambda x, state: module.step(x, state)), jit(lambda x, state: module(x, h_0=state))
     output, h_n = jit(lambda x: module(x))(x)
     state, ys = None, []
     for t in range(TIME):
@@ -267,7 +265,8 @@ def test_a_stream_of_one_sequence_and_linens_step():
     options = {"num_layers": 2, "param_dtype": jnp.float64}
     module = jaxrnn.GRU(INPUT, HIDDEN, **options, rngs=nnx.Rngs(0))
     linen = jaxrnn.linen.GRU(INPUT, HIDDEN, **options)
-    variables, x, h = {"params": {"layers": arrays(module.params)}}, normal(BATCH, INPUT), normal(2, BATCH, HIDDEN, seed=1)
+    variables = {"params": jaxrnn.trees.to_dict(arrays(module.params))}
+    x, h = normal(BATCH, INPUT), normal(2, BATCH, HIDDEN, seed=1)
     y, state = jit(lambda x, h: module.step(x, h))(x, h)
     equal(jit(lambda x, h: linen.apply(variables, x, h, method="step"))(x, h), (y, state))
     close(jit(lambda x, h: module.step(x, h))(x[1], h[:, 1]), (y[1], state[:, 1]))
@@ -304,7 +303,7 @@ def test_truncation_of_a_module_is_the_loop_written_by_hand():
     def by_hand(module):
         h, outputs = None, []
         for piece in (x[:, :4], x[:, 4:8], x[:, 8:]):
-            output, h = module(piece, None if h is None else jax.lax.stop_gradient(h))
+            output, h = module(piece, h_0=None if h is None else jax.lax.stop_gradient(h))
             outputs.append(output)
         return jnp.concatenate(outputs, axis=1), h
 
@@ -334,7 +333,7 @@ def test_every_cell_takes_masks_resets_and_a_learned_start_both_ways_in_a_module
 
     (output, h_n), own = compute(variables, xs)
     finals, outputs = [], []
-    for params, learned, reverse in zip(*(arrays(a)[0] for a in (module.params, module.initial_state)), (False, True), strict=True):
+    for params, learned, reverse in zip(*(arrays(a)[0] for a in (module.params, module.learned)), (False, True), strict=True):
         initial = plain(own) | {field: a for field, a in plain(learned).items() if a is not None}
         start = {field: np.broadcast_to(a, plain(own)[field].shape) for field, a in initial.items()}
         given = {"initial": initial, "mask": mask, "reset": reset, "reverse": reverse}
@@ -372,10 +371,10 @@ def test_length_zero_returns_the_start_and_zero_outputs(flavour):
     if flavour == "linen":
         params = arrays(module.params)
         linen = jaxrnn.linen.GRU(INPUT, HIDDEN, 2, bidirectional=True)
-        module = lambda *args, **kwargs: linen.apply({"params": {"layers": params}}, *args, **kwargs)
+        module = lambda *args, **kwargs: linen.apply({"params": jaxrnn.trees.to_dict(params)}, *args, **kwargs)
     h_0 = normal(4, 3, HIDDEN, dtype=jnp.float32)
     x = normal(3, TIME, INPUT, dtype=jnp.float32)
-    output, h_n = jit(lambda lengths: module(x, h_0, lengths=lengths))(jnp.array([9, 0, 4]))
+    output, h_n = jit(lambda lengths: module(x, h_0=h_0, lengths=lengths))(jnp.array([9, 0, 4]))
     equal(h_n[:, 1], h_0[:, 1])
     assert (output[1] == 0).all()
     assert (output[2, 4:] == 0).all()

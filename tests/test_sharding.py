@@ -297,7 +297,7 @@ def specs_of(stack, params, initial):
 
 def test_rules_make_specs_of_the_names_for_nnx():
     module = lstm()
-    want = specs_of(module.stack, module.params, module.initial_state)
+    want = specs_of(module.stack, module.params, module.learned)
     mesh = jax.make_mesh((1, 2), ("data", "model"))
     with nn.logical_axis_rules(RULES):
         got = nnx.get_partition_spec(nnx.state(module, nnx.Param))
@@ -317,12 +317,14 @@ def test_rules_make_specs_of_the_names_for_nnx():
 @pytest.mark.slow
 @pytest.mark.newest
 def test_rules_make_specs_of_the_names_for_linen():
-    module = jaxrnn.linen.LSTM(INPUT, HIDDEN, 2, learn_initial_state=True)
+    module = jaxrnn.linen.LSTM(INPUT, HIDDEN, 2, learn_initial_state=True, named_axes=True)
     x = jnp.ones((BATCH, TIME, INPUT))
     boxed = jax.eval_shape(module.init, jax.random.key(0), x)
     got = nn.logical_to_mesh(nn.get_partition_spec(boxed), [("hidden", "model")])["params"]
     layers, initial = specs_of(module.stack, range(2), range(2))
-    assert got == {"layers": layers, "initial_state": initial}
+    assert got == jaxrnn.trees.to_dict(layers, initial)
+    assert nn.logical_to_mesh(module.axis_names(), [("hidden", "model")]) == got
+    assert jaxrnn.linen.LSTM(INPUT, HIDDEN, 2, learn_initial_state=True).axis_names() == module.axis_names()
     variables = module.init(jax.random.key(0), x)
     run = jax.jit(lambda v: module.apply(v, x)[0])
     np.testing.assert_array_equal(run(variables), run(nn.unbox(variables)))

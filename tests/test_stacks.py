@@ -219,8 +219,8 @@ def test_rates_may_be_numpy_numbers_and_one(monkeypatch):
     ones = {"input_dropout": 1, "recurrent_dropout": np.float32(1), "weight_dropout": 1.0, "dropout": np.float64(1)}
     module = jaxrnn.GRU(INPUT, HIDDEN, 2, **ones, zoneout=1, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
     h_0 = normal(2, BATCH, HIDDEN)
-    output, h_n = nnx.jit(lambda m: m(normal(BATCH, TIME, INPUT), h_0))(module)
+    output, h_n = nnx.jit(lambda m: m(normal(BATCH, TIME, INPUT), h_0=h_0))(module)
     equal(h_n, h_0)
     equal(output, jnp.broadcast_to(h_0[1][:, None], output.shape).astype(jnp.bfloat16))
     module.eval()
-    equal(jit(lambda m: m(normal(BATCH, TIME, INPUT), h_0))(module)[1], h_0)
+    equal(jit(lambda m: m(normal(BATCH, TIME, INPUT), h_0=h_0))(module)[1], h_0)

@@ -180,7 +180,7 @@ def test_modules_in_parts_of_time():
     def value(run, weights, x, h_0):
         return weighted(jax.tree.map(jnp.sin, run(nnx.merge(graph, weights), x, h_0)))
 
-    whole = lambda module, x, h_0: module(x, h_0, lengths=lengths)
+    whole = lambda module, x, h_0: module(x, h_0=h_0, lengths=lengths)
     gradient = lambda run: jit(jax.value_and_grad(partial(value, run), (0, 1, 2)))
     want = jax.device_get(gradient(whole)(weights, x, h_0))
 

@@ -189,7 +189,7 @@ def test_values_and_gradients_are_pytorchs(case, x64):
     @partial(jax.jit, compiler_options=QUICKLY)
     def run(weights, x, h_0, lengths):
         def loss(weights, x, h_0):
-            got = jax.tree.leaves(nnx.merge(graph, weights, rest)(x, h_0, lengths=lengths))
+            got = jax.tree.leaves(nnx.merge(graph, weights, rest)(x, h_0=h_0, lengths=lengths))
             return weigh(got, jnp.asarray), got
 
         return jax.grad(loss, argnums=(0, 1, 2), has_aux=True, allow_int=True)(weights, x, h_0)

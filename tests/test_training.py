@@ -523,7 +523,7 @@ def test_two_devices_give_the_gradient_of_one_with_one_exchange(carried):
             x, y = batch
             return jnp.mean((model(x) - y) ** 2)
         h, x, y = batch
-        output, h = model.rnn(x, h)
+        output, h = model.rnn(x, h_0=h)
         return jnp.mean((model.fc(output[:, -1]) - y) ** 2), h
 
     results, hlo = [], ""

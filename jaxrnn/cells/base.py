@@ -21,7 +21,9 @@ from jaxrnn._arrays import (
     zeros_like,
 )
 from jaxrnn.cells import conform
+from jaxrnn.cells.axes import axis_names
 from jaxrnn.initializers import Initializer, PerGate, check_initializer, chrono, draw, non_default_fields, uniform, zeros
+from jaxrnn.synonyms import check_constructor, checked
 
 __all__ = [
     "Cell", "GateParams", "GatedCell", "Hidden", "Initializer", "LSTMState", "PerGate", "apply_product", "axis_names",
@@ -50,44 +52,6 @@ class GateParams(NamedTuple):
     w_hh: Float[Array, "output gates hidden"]
     b_ih: Float[Array, "gates hidden"] | None
     b_hh: Float[Array, "gates hidden"] | None
-
-
-def axis_names(cell, arrays):
-    """The name of each axis of each array of a cell's parameters, or of its state, as the cell writes them down in `axes`.
-
-    None for axes before the named ones: those of space or batch.
-
-    Raises:
-        TypeError: the cell does not name the axes of an array.
-
-    Example:
-        >>> import jax
-        >>> from jaxrnn import LSTMCell
-        >>> from jaxrnn.cells import axis_names
-        >>> cell = LSTMCell()
-        >>> axis_names(cell, cell.init(jax.random.key(0), 3, 5)).w_hh
-        ('output', 'gates', 'hidden')
-    """
-    named = {}
-    for field, value in arrays._asdict().items():
-        if value is not None and field not in cell.axes:
-            name, known = type(cell).__name__, ", ".join(cell.axes)
-            raise TypeError(
-                f"{name}: `axes` should name the axes of `{field}`, so that rules for meshes find them, got those of {known}.\n"
-                f'Write axes: ClassVar = Cell.axes | {{"{field}": (…)}}, a name or None for each axis.'
-            )
-        named[field] = None if value is None else _align(cell.axes[field], value)
-    return type(arrays)(**named)
-
-
-def _align(names: tuple, value):
-    if isinstance(value, tuple):
-        return type(value)(*(_align(n, v) for n, v in zip(names, value, strict=True)))
-    if len(names) > value.ndim:
-        raise ValueError(
-            f"axis_names: `axes` should name at most the {value.ndim} axes of an array of shape {value.shape}, got {names}."
-        )
-    return (None,) * (value.ndim - len(names)) + names
 
 
 def split_gates(x_gates) -> tuple:
@@ -139,10 +103,16 @@ class Cell:
     }
     """The names of the last axes of each array in parameters and states, for rules that send names to axes of a mesh."""
 
+    def __new__(cls, *args, **kwargs):
+        check_constructor(cls, args, kwargs)
+        return super().__new__(cls)
+
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         if "__repr__" not in vars(cls):
             cls.__repr__ = Cell.__repr__  # `dataclass` writes none where there is one
+        if "init" in vars(cls):
+            cls.init = checked()(vars(cls)["init"])
 
     def __post_init__(self):
         name, gates = type(self).__name__, getattr(self, "gates", None)
@@ -170,6 +140,7 @@ class Cell:
         """The width of the output `h`."""
         return hidden_size
 
+    @checked()
     def init(self, key, input_size: int, hidden_size: int, *, bias: bool = True, dtype=jnp.float32):
         """Draw the parameters of one cell.
 

@@ -42,7 +42,7 @@ def check_params(name: str, cell, params, argument: str = "params"):
     w_ih = getattr(params, "w_ih", None)
     if w_ih is None or getattr(params, "_fields", ())[:4] != GATE_FIELDS:
         hint = f"\nA NamedTuple is wanted, whose first fields are {', '.join(GATE_FIELDS)}."
-        raise TypeError(f"{name}: `{argument}` should come from `cell.init`, got {type(params).__name__}.{hint}")
+        raise TypeError(f"{name}: `{argument}` should come from `cell.init`, got {checks.called(params)}.{hint}")
     for path, leaf in _leaves(params, argument):
         checks.array(name, path, leaf, None)
     kind = type(cell).__name__
@@ -137,7 +137,7 @@ def check_state(name: str, argument: str, value, like, *, broadcast: bool = Fals
     kind = type(like)
     if not isinstance(value, kind):
         fields = ", ".join(kind._fields)
-        raise TypeError(f"{name}: `{argument}` should be a {kind.__name__}({fields}), got {type(value).__name__}.")
+        raise TypeError(f"{name}: `{argument}` should be a {kind.__name__}({fields}), got {checks.called(value)}.")
     for field, came, wanted in zip(kind._fields, value, like, strict=True):
         if came is None and broadcast:
             continue
@@ -205,7 +205,7 @@ def check_further_inputs(name: str, cell, per_step: dict[str, Any] | None, conte
         value, kind = {} if value is None else value, type(cell).__name__
         takes = f"hold {', '.join(names)}, which a {kind} reads" if names else f"be None: a {kind} reads none"
         if not isinstance(value, dict):
-            raise TypeError(f"{name}: `{argument}` should be a dict, and {takes}, got {type(value).__name__}.")
+            raise TypeError(f"{name}: `{argument}` should be a dict, and {takes}, got {checks.called(value)}.")
         if set(value) != set(names):
             raise ValueError(f"{name}: `{argument}` should {takes}, got {', '.join(map(str, value)) or 'none'}.")
         for key, tree in value.items():

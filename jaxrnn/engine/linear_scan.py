@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Real
 
 from jaxrnn import checks
 from jaxrnn._arrays import in_parts_of_time, is_real, promote, time_axis_of
@@ -23,7 +23,7 @@ def linear_scan(
     b: Any,
     h_0: Any = None,
     *,
-    reset: Bool[Array, "time *batch"] | None = None,
+    reset: Bool[Array, "time *batch"] | Real[Array, "time *batch"] | None = None,
     initial: Any = None,
     reverse: bool = False,
     form: str | None = None,
@@ -80,7 +80,7 @@ def linear_scan(
     b = tuple(jnp.broadcast_to(x, (x.shape[0], *shape)).astype(dtype) for x in b)
     start, origin = (_state(name, argument, s, pairs, b[0]) for argument, s in (("h_0", h_0), ("initial", initial)))
     if reset is not None:
-        checks.array(name, "reset", reset, jnp.bool_)
+        reset = checks.boolean(name, "reset", reset)
         if reset.shape != b[0].shape[: reset.ndim] or not reset.ndim:
             raise ValueError(f"{name}: `reset` should have the first axes of `b`, {b[0].shape}, got shape {reset.shape}.")
         reset = jnp.asarray(reset)

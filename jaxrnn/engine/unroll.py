@@ -1,11 +1,12 @@
 """The door: `unroll`, whose arguments are checked here once."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Real
 
 from jaxrnn import checks
 from jaxrnn.cells import conform
@@ -13,8 +14,10 @@ from jaxrnn.cells.base import Cell
 from jaxrnn.engine import over_devices
 from jaxrnn.engine.core import unrolled
 from jaxrnn.engine.strategies import STRATEGIES
+from jaxrnn.synonyms import checked
 
 
+@checked()
 def unroll(
     cell: Cell,
     params: Any,
@@ -22,9 +25,9 @@ def unroll(
     state: Any = None,
     *,
     initial: Any = None,
-    lengths: Int[Array | np.ndarray, "*batch"] | None = None,
-    mask: Bool[Array | np.ndarray, "time *batch"] | None = None,
-    reset: Bool[Array | np.ndarray, "time *batch"] | None = None,
+    lengths: Int[Array | np.ndarray, "*batch"] | Sequence[Any] | int | None = None,
+    mask: Real[Array | np.ndarray, "time *batch"] | Bool[Array | np.ndarray, "time *batch"] | None = None,
+    reset: Real[Array | np.ndarray, "time *batch"] | Bool[Array | np.ndarray, "time *batch"] | None = None,
     per_step: dict[str, Any] | None = None,
     context: dict[str, Any] | None = None,
     reverse: bool = False,
@@ -49,9 +52,9 @@ def unroll(
         state: where to start; `None` means `initial`. Taken as it is.
         initial: the state that `reset` returns to, with or without batch axes; `None`, for a field as well, means the cell's own,
             zeros for most.
-        lengths: valid steps of each sequence, 0 … time, the rest being padding. Length 0 returns `state` untouched.
-        mask: True where a step is valid, in any pattern. Not together with `lengths`.
-        reset: where True, the state is replaced by `initial` before the step. With `reverse`, the same boundaries are respected.
+        lengths: valid steps of each sequence, 0 … time, the rest being padding; a list will do. Length 0 returns `state` untouched.
+        mask: True, or 1 in any dtype of numbers, where a step is valid, in any pattern. Not together with `lengths`.
+        reset: where True, or 1, the state is replaced by `initial` before the step. With `reverse`, the same boundaries hold.
         per_step: what the cell's `per_step` names, each a pytree of arrays with time in front: a key for each step, noise, a side
             input that is not projected. Floating-point arrays have the batch axes behind time, and are zero at invalid steps; or 1
             in their place, for what all examples share. Keys are typed, from `jax.random.key`.
@@ -98,7 +101,7 @@ def unroll(
     checks.inputs(name, "xs", xs, cell.event_ndim, (("time", "*batch"),), cell.input_size(params), source)
     time, batch = xs.shape[0], xs.shape[1 : xs.ndim - cell.event_ndim]
     over_devices.check(name, "xs", cell, xs, time_axis, return_states=return_states, remat=remat, truncate=truncate)
-    checks.validity(name, lengths, mask, reset, time, batch, parts=over_devices.parts(time_axis))
+    lengths, mask, reset = checks.validity(name, lengths, mask, reset, time, batch, parts=over_devices.parts(time_axis))
     conform.check_further_inputs(name, cell, per_step, context, batch, time)
     for argument, value in (("reverse", reverse), ("return_states", return_states), ("remat", remat)):
         checks.flag(name, argument, value)

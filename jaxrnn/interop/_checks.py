@@ -57,8 +57,8 @@ def _kind(module: Any) -> str:
 
 
 MODULES, MODELS = (RNN, LSTM, GRU, Recurrent), (RNNModel, LSTMModel, GRUModel)
-BESIDE_THE_CALL = ("__init__", "__repr__", "__str__", "_describe_cell", "step")
-READ_BY_THE_CALL = ("stack", "params", "initial_state", "batch_first", "rngs", "rnn", "fc", "__getattr__", "__getattribute__")
+BESIDE_THE_CALL = ("__init__", "__repr__", "__str__", "_describe_cell", "step", "initial_state", "set_view")
+READ_BY_THE_CALL = ("stack", "params", "learned", "initial", "batch_first", "rngs", "rnn", "fc", "__getattr__", "__getattribute__")
 
 
 def check_exportable(caller: str, module: Any, *, models: bool = True) -> tuple[Recurrent, nnx.Linear | None]:

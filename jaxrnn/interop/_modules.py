@@ -40,9 +40,9 @@ def build(caller: str, cell: Cell, params, *, initial_state=None, rngs: nnx.Rngs
     _checks.match(caller, "the weights", arrays, named(shapes(module)))
     if initial_state is not None:
         states = named(initial_state, "initial_state")
-        of_module = jax.tree.map(shape_of, module.initial_state, is_leaf=is_variable)
+        of_module = jax.tree.map(shape_of, module.learned, is_leaf=is_variable)
         _checks.match(caller, "`initial_state`", states, named(of_module, "initial_state"))
-        variables, arrays = variables + leaves(module.initial_state), arrays | states
+        variables, arrays = variables + leaves(module.learned), arrays | states
     assign_all(zip(variables, arrays.values(), strict=True))
     return module
 

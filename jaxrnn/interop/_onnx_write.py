@@ -90,9 +90,9 @@ def _starts(graph: Graph, module: Recurrent, xs: str, *, states: bool) -> list[l
     fields, hidden = stack.cell.State._fields, stack.hidden_sizes
     if states:
         return _pieces(graph, fields, hidden, directions)
-    if module.initial_state is None:
+    if module.learned is None:
         return [[] for _ in hidden]
-    learned = jax.tree.map(lambda v: np.array(v.get_value()), module.initial_state, is_leaf=_modules.is_variable)
+    learned = jax.tree.map(lambda v: np.array(v.get_value()), module.learned, is_leaf=_modules.is_variable)
     batch = graph.add("Gather", [graph.add("Shape", [xs], "shape"), graph.constant("one", np.array([1]))], "batch_size")
     found = []
     for k, layer in enumerate(learned):

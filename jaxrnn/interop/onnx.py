@@ -215,7 +215,7 @@ def _read(caller: str, found: Found) -> OnnxNode:
 
 
 def _set_initial_states(module: Recurrent, read: list[OnnxNode]):
-    for states, layer in zip(module.initial_state or (), read, strict=False):
+    for states, layer in zip(module.learned or (), read, strict=False):
         for d, state in enumerate(states):
             for variable, field in zip(state, state._fields, strict=True):
                 old = variable.get_value()

@@ -1,0 +1,169 @@
+"""What all Linen modules share: fields, parameters as nested dicts, the call. No arithmetic may live here."""
+
+from dataclasses import fields
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxrnn import calling, checks, trees
+from jaxrnn.cells import Cell
+from jaxrnn.stack import Stack
+from jaxrnn.synonyms import checked, checked_class
+
+
+class Checked(nn.Module):
+    """A module whose constructor answers wrong arguments with the right ones."""
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        checked_class(cls)
+
+
+class Description(property):
+    """A property of a module that needs no variables; Linen leaves it alone, as it does methods marked by `nn.nowrap`."""
+
+    nowrap = True
+
+
+def either(name: str, here: bool | None, there: bool | None) -> bool:
+    """`deterministic` as a call says it, else as the module does; True if neither does."""
+    if here is not None and there is not None:
+        raise ValueError(f"{name}: `deterministic` should be said by the module or in the call, got both.")
+    deterministic = True if here is None and there is None else here if there is None else there
+    checks.flag(name, "deterministic", deterministic)
+    return deterministic
+
+
+class Layers(Checked, kw_only=True):
+    """The fields are those of `jaxrnn.Recurrent` and of `Stack`, and some of Linen.
+
+    Parameters are nested dicts of arrays, `params["layer_0"]["forward"]["w_ih"]`; a learned initial state is under "initial".
+
+    Args:
+        deterministic: whether nothing is drawn, where a call does not say so: in `nn.Sequential`, under `nn.remat`. Default: True.
+        named_axes: whether each parameter is in a box with the names of its axes, `nn.LogicallyPartitioned`.
+    """
+
+    bias: bool = True
+    batch_first: bool = True
+    dropout: float = 0.0
+    bidirectional: bool = False
+    merge: str = "concat"
+    residual: bool = False
+    skip_connections: bool = False
+    input_dropout: float = 0.0
+    recurrent_dropout: float = 0.0
+    zoneout: float = 0.0
+    weight_dropout: float = 0.0
+    learn_initial_state: bool = False
+    remat: bool = False
+    truncate: int | None = None
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    output_only: bool = False
+    deterministic: bool | None = None
+    named_axes: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        name = type(self).__name__
+        for flag in ("batch_first", "output_only", "named_axes"):
+            checks.flag(name, flag, getattr(self, flag))
+        either(name, self.deterministic, None)
+        self.stack  # noqa: B018  an option that is wrong should raise here, not when the module is first called
+
+    @nn.nowrap
+    def describe_cell(self) -> Cell:
+        """The cell of the layers."""
+        raise NotImplementedError
+
+    @Description
+    def stack(self) -> Stack:
+        """The description of the layers."""
+        names = [f.name for f in fields(Stack) if f.name != "cell"]
+        return Stack.described(type(self).__name__, cell=self.describe_cell(), **{name: getattr(self, name) for name in names})
+
+    @nn.nowrap
+    def axis_names(self) -> dict[str, Any]:
+        """The names of the axes of each parameter, nested as `variables["params"]`: a `jax.P` each, for rules that send names to
+        axes of a mesh, `nn.logical_to_mesh(module.axis_names(), rules)`."""
+        stack = self.stack
+        params = jax.eval_shape(stack.init, jax.random.key(0))
+        names = trees.to_dict(*map(stack.axis_names, (params, jax.eval_shape(stack.init_state, params))))
+        return jax.tree.map(lambda axes: jax.P(*axes), names, is_leaf=lambda node: isinstance(node, tuple))
+
+    def setup(self):
+        stack, tree = self.stack, {}
+        if self.has_variable("params", "layers"):
+            rule = 'hold "layer_0" and so on, as those of this release, got "layers", as those of 0.1.0'
+            hint = '\nWrite jaxrnn.trees.to_dict(params["layers"], params.get("initial_state")).'
+            raise ValueError(f"{type(self).__name__}: `params` should {rule}.{hint}")
+        for k in range(stack.num_layers):
+            draw = lambda key, k=k: stack.init_layer(k, jax.random.split(key, stack.num_directions))
+            tree[trees.layer_name(k)] = self._declared(trees.layer_name(k), lambda key, draw=draw: trees.layer_to_dict(draw(key)))
+        if stack.learn_initial_state:
+            params = trees.rebuilt_params(stack, tree)
+            tree[trees.INITIAL] = self._declared(trees.INITIAL, lambda _: trees.to_dict(stack.init_state(params)))
+        self.arrays = trees.rebuilt(stack, tree)
+
+    @nn.nowrap
+    def _declared(self, name: str, draw):
+        """The arrays of a parameter that is a nested dict of them."""
+        if not self.named_axes:
+            return self.param(name, draw)
+        names, is_leaf = self.axis_names()[name], lambda node: isinstance(node, jax.P)
+        box = lambda axes, a: nn.LogicallyPartitioned(a, tuple(axes))
+        return self.param(name, lambda key: jax.tree.map(box, names, draw(key), is_leaf=is_leaf))
+
+    @checked()
+    def __call__(
+        self,
+        x,
+        *,
+        h_0=None,
+        lengths=None,
+        mask=None,
+        reset=None,
+        per_step=None,
+        context=None,
+        return_states: bool = False,
+        time_axis: str | tuple[str, ...] | None = None,
+        deterministic: bool | None = None,
+    ):
+        """As `jaxrnn.Recurrent.__call__`; with deterministic=False, draws come from the stream "dropout"."""
+        draws = not either(type(self).__name__, self.deterministic, deterministic) and self.stack.random
+        if draws:
+            self._check_dropout_rng()
+        params, initial = self.arrays
+        return calling.call(
+            self._caller(), params, x, h_0, initial=initial, lengths=lengths, mask=mask, reset=reset, per_step=per_step,
+            context=context, key=self.make_rng("dropout") if draws else None, return_states=return_states, time_axis=time_axis,
+        )  # fmt: skip
+
+    @checked()
+    def step(self, x, state=None, *, reset=None, per_step=None, context=None):
+        """As `jaxrnn.Recurrent.step`."""
+        params, initial = self.arrays
+        return calling.step(
+            self._caller(), params, x, state, initial=initial, reset=reset, per_step=per_step, context=context,
+        )  # fmt: skip
+
+    @checked()
+    def initial_state(self, batch_shape=()):
+        """As `jaxrnn.Recurrent.initial_state`: `module.apply(variables, batch_shape, method="initial_state")`."""
+        params, initial = self.arrays
+        return calling.initial_state(self._caller(), params, batch_shape, initial=initial)
+
+    @nn.nowrap
+    def _caller(self) -> calling.Caller:
+        return calling.Caller(type(self).__name__, self.stack, self.batch_first, self.output_only)
+
+    @nn.nowrap
+    def _check_dropout_rng(self):
+        if not self.has_rng("dropout"):
+            raise ValueError(
+                f"{type(self).__name__}: `rngs` should hold a key for 'dropout' when deterministic=False, got none.\n"
+                "Write apply(variables, x, deterministic=False, rngs={'dropout': key})."
+            )

@@ -1,0 +1,192 @@
+"""What arguments are called elsewhere, in one table; and the check of a call's arguments that answers with our names. Nothing about
+recurrence may live here."""
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from functools import lru_cache, wraps
+from inspect import Parameter, signature
+from typing import ParamSpec, TypeVar
+
+P, R, T = ParamSpec("P"), TypeVar("R"), TypeVar("T")
+
+SYNONYMS: dict[str, tuple[str, ...]] = {
+    "input_size": ("input_dim", "input_features", "in_features", "in_size", "input_width", "n_inputs", "ninp", "inp_size", "d_in"),
+    "output_size": ("num_classes", "n_classes", "classes", "out_features", "output_dim", "output_features", "out_size", "d_out"),
+    "hidden_size": (
+        "units", "features", "hidden_features", "hidden_dim", "hidden_units", "hidden", "num_units", "n_hidden", "nhid",
+        "num_hidden", "cell_size", "rnn_size", "state_size", "d_model", "d_hidden", "out_features", "output_dim",
+    ),
+    "num_layers": ("layers", "n_layers", "nlayers", "depth", "num_rnn_layers", "layer_num"),
+    "bias": ("use_bias", "with_bias"),
+    "bidirectional": ("bidir", "birnn", "bi"),
+    "dropout": ("dropout_rate", "drop_rate", "rate", "p", "dropout_p"),
+    "recurrent_dropout": ("variational_dropout", "hidden_dropout", "dropouth", "rec_dropout"),
+    "input_dropout": ("dropouti",),
+    "weight_dropout": ("dropconnect", "weight_drop", "wdrop", "wdrop_rate"),
+    "merge": ("merge_mode",),
+    "residual": ("residual_connections", "skip"),
+    "learn_initial_state": ("learnable_initial_state", "learn_h0", "trainable_initial_state", "train_initial_state"),
+    "truncate": ("tbptt", "bptt", "tbptt_steps", "truncation"),
+    "remat": ("checkpoint", "use_remat", "gradient_checkpointing"),
+    "nonlinearity": ("activation", "activation_fn", "act"),
+    "proj_size": ("projection_size", "num_proj", "proj_dim"),
+    "rngs": ("rng", "key", "seed", "prng_key"),
+    "w_ih_init": ("kernel_init", "kernel_initializer", "weight_init", "w_init", "w_i_init"),
+    "w_hh_init": ("recurrent_kernel_init", "recurrent_initializer", "w_h_init"),
+    "b_ih_init": ("bias_init", "bias_initializer", "b_init"),
+    "lengths": (
+        "seq_lengths", "seq_length", "sequence_length", "sequence_lengths", "seq_lens", "seq_len", "input_lengths", "x_lengths",
+        "lens", "seqlens", "batch_lengths", "sequence_lens",
+    ),
+    "mask": ("valid", "valid_mask", "input_mask", "sequence_mask"),
+    "reset": ("done", "dones", "resets", "is_first", "episode_starts", "first", "starts", "terminated", "restart"),
+    "h_0": (
+        "hx", "h0", "c0", "c_0", "initial_carry", "init_carry", "carry", "initial_state", "init_state", "state", "states", "hidden",
+        "hidden_state", "h_prev", "init_hidden", "initial_states",
+    ),
+    "x": ("xs", "input", "inputs", "sequence", "sequences", "input_seq", "x_t", "data", "sequence_input"),
+    "key": ("rngs", "rng", "seed", "prng_key"),
+    "per_step": ("step_inputs", "side_inputs"),
+    "context": ("memory", "encoder_output", "constants"),
+    "return_states": ("return_all_states", "return_hidden_states", "output_hidden_states"),
+    "output_only": ("return_output_only", "only_output"),
+    "time_axis": ("sequence_axis", "seq_axis"),
+    "reverse": ("go_backwards", "backward", "backwards"),
+    "dtype": ("compute_dtype",),
+    "param_dtype": ("params_dtype", "weight_dtype"),
+    "batch_shape": ("batch_size", "batch", "batch_dims", "input_shape"),
+    "state": ("carry", "h_0", "hx", "h0", "initial_state", "initial_carry", "init_state", "hidden", "hidden_state", "states"),
+    "states": ("state", "carry", "h_0", "hx", "h0", "initial_state", "initial_carry", "hidden"),
+    "xs": ("x", "input", "inputs", "sequence", "sequences"),
+}  # fmt: skip
+"""Our names, and what others call the same thing. Where a name stands twice, the one that the function has is meant."""
+
+PAIR = "A module gives (output, h_n): the outputs of all steps, and the final states."
+MODES = "In NNX, `module.train()` and `module.eval()` say it; in Linen, deterministic=False or True."
+DRAWS = "A module draws from the `rngs` that it was made with; functions of the core take `key`."
+BOTH_WAYS = "`unroll` has reverse=True; a module has bidirectional=True, and gives both directions."
+FORGETFUL = "Write Recurrent(LSTMCell(b_ih_init=jaxrnn.initializers.forget_bias()), …)."
+INSIDE = "The scan over time is inside: call the module with the whole sequence."
+
+ADVICE: dict[str, str] = {
+    **dict.fromkeys(("time_major", "batch_major"), "Time first is batch_first=False, an argument of the constructor."),
+    "batch_first": "It is an argument of a module's constructor; functions of the core are time first.",
+    **dict.fromkeys(("return_sequences", "return_state", "return_carry"), PAIR),
+    "stateful": "A module holds no state: give the h_n of one call to the next, h_0=h_n.",
+    **dict.fromkeys(("training", "train", "is_training", "deterministic"), MODES),
+    **dict.fromkeys(("rngs", "rng", "key"), DRAWS),
+    **dict.fromkeys(("go_backwards", "reverse"), BOTH_WAYS),
+    "keep_order": "Outputs of a backward direction always stand at the steps that they belong to.",
+    **{
+        name: f"Here `mask` is True where a step is valid: write mask=~{name} if yours is True in the padding."
+        for name in ("padding_mask", "key_padding_mask", "src_key_padding_mask", "pad_mask", "paddings")
+    },
+    "attention_mask": "Here `mask` is boolean or 0/1, 1 where a step is valid: write mask=attention_mask.",
+    "enforce_sorted": "Rows need no order: give `lengths` as they are.",
+    **dict.fromkeys(("unit_forget_bias", "forget_bias"), FORGETFUL),
+    "reset_after": "GRUCell resets after the product, ChungGRUCell before it.",
+    "cell_type": "Each kind has its class: RNN, LSTM, GRU; any cell goes into Recurrent(cell, …).",
+    "unroll": "How many steps the compiled loop takes at once is the library's choice.",
+    "activation": "Write Recurrent(LSTMCell(activation=…), …).",
+    "recurrent_activation": "Write Recurrent(LSTMCell(recurrent_activation=…), …).",
+    **dict.fromkeys(("variable_axes", "split_rngs", "variable_broadcast"), INSIDE),
+    "initial_state": "States are arguments of a call; learn_initial_state=True makes the start a parameter.",
+}
+"""Names elsewhere for what is done otherwise here, and what to do."""
+
+OF_CELLS = ("w_ih_init", "w_hh_init", "b_ih_init", "b_hh_init", "nonlinearity")
+SIZED = "Sizes go to `cell.init(key, input_size, hidden_size)`, or to a module: Recurrent(cell, input_size, hidden_size)."
+SIZES = ("input_size", "hidden_size", "num_layers")
+
+
+def hint(argument: str, known) -> str:
+    """What to write in the place of an argument that is none of those `known`; "" if nobody can say."""
+    ours = [name for name, theirs in SYNONYMS.items() if argument in theirs or argument == name]
+    written = next((name for name in ours if name in known), None)
+    if written:
+        return f"It is called `{written}` here."
+    if argument in ADVICE:
+        return ADVICE[argument]
+    if any(name in OF_CELLS for name in ours):
+        name = next(name for name in ours if name in OF_CELLS)
+        return f"It is `{name}` of a cell: write Recurrent(LSTMCell({name}=…), …)."
+    if any(name in SIZES for name in ours):
+        return SIZED
+    near = get_close_matches(argument, known, n=1)
+    return f"Did you mean `{near[0]}`?" if near else ""
+
+
+def unknown(name: str, argument: str, known) -> TypeError:
+    """The error about an argument that `name` does not have."""
+    advice = hint(argument, known)
+    return TypeError(f"{name}: arguments should be among {', '.join(known)}, got `{argument}`." + (f"\n{advice}" if advice else ""))
+
+
+def check_arguments(name: str, positional: tuple, known: tuple, args: tuple, kwargs):
+    """Every argument by name is `known`, and there are no more by position than `positional` names."""
+    for argument in kwargs:
+        if argument not in known:
+            raise unknown(name, argument, known)
+    if len(args) > len(positional):
+        by_name = [argument for argument in known if argument not in positional]
+        rule = f"should be given by name, all but {', '.join(positional)}" if positional else "should be given by name"
+        advice = ""
+        if by_name[:1] in (["h_0"], ["state"]):
+            advice = (
+                f"\nWrite {by_name[0]}=… for a start state. Did a Sequential pass on (output, h_n) of the layer before? "
+                "Make that one with output_only=True: h_n of a layer is not the start of the next."
+            )
+        elif "w_ih_init" in known:
+            advice = f"\n{SIZED}"
+        raise TypeError(f"{name}: arguments {rule}, got {len(args)} by position.{advice}")
+
+
+def checked(*, also: tuple[str, ...] = ()) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorate a function whose wrong arguments are to be answered with the right ones, foreign names with ours.
+
+    Args:
+        also: what its `**options` take. A method speaks in the name of its class.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        method, positional, known = _arguments(function)
+        known = tuple(dict.fromkeys((*known, *also)))
+        names, most, own = frozenset(known), len(positional) + method, function.__name__
+
+        @wraps(function)
+        def checking(*args: P.args, **kwargs: P.kwargs) -> R:
+            if len(args) > most or not names.issuperset(kwargs):
+                name = own
+                if method:
+                    name = type(args[0]).__name__ + ("" if own in ("__init__", "__call__") else f".{own}")
+                check_arguments(name, positional, known, args[method:], kwargs)
+            return function(*args, **kwargs)
+
+        return checking
+
+    return decorate
+
+
+def checked_class(cls: type[T]) -> type[T]:
+    """`checked` for the constructor of a class."""
+    cls.__init__ = checked()(cls.__init__)
+    return cls
+
+
+@lru_cache(maxsize=1024)
+def _arguments(function) -> tuple[bool, tuple, tuple]:
+    """Whether there is a `self`; the names of the arguments that may go by position; those of all."""
+    parameters = list(signature(function).parameters.values())
+    method = bool(parameters) and parameters[0].name == "self"
+    positional = tuple(p.name for p in parameters[method:] if p.kind is Parameter.POSITIONAL_OR_KEYWORD)
+    return method, positional, (*positional, *(p.name for p in parameters if p.kind is Parameter.KEYWORD_ONLY))
+
+
+def check_constructor(cls: type, args: tuple, kwargs):
+    """The arguments of a class are those of its `__init__`, where that names all."""
+    if kwargs or args:
+        function = cls.__init__
+        if any(p.kind in (Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL) for p in signature(function).parameters.values()):
+            return
+        _, positional, known = _arguments(function)
+        check_arguments(cls.__name__, positional, known, args, kwargs)
