@@ -149,6 +149,8 @@ def checked(*, also: tuple[str, ...] = ()) -> Callable[[Callable[P, R]], Callabl
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        if not also and _takes_any(function):
+            return function
         method, positional, known = _arguments(function)
         known = tuple(dict.fromkeys((*known, *also)))
         names, most, own = frozenset(known), len(positional) + method, function.__name__
@@ -173,6 +175,11 @@ def checked_class(cls: type[T]) -> type[T]:
     return cls
 
 
+def _takes_any(function) -> bool:
+    """Whether a function says of itself that it takes arguments which it does not name, to hand them on."""
+    return any(p.kind in (Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL) for p in signature(function).parameters.values())
+
+
 @lru_cache(maxsize=1024)
 def _arguments(function) -> tuple[bool, tuple, tuple]:
     """Whether there is a `self`; the names of the arguments that may go by position; those of all."""
@@ -186,7 +193,7 @@ def check_constructor(cls: type, args: tuple, kwargs):
     """The arguments of a class are those of its `__init__`, where that names all."""
     if kwargs or args:
         function = cls.__init__
-        if any(p.kind in (Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL) for p in signature(function).parameters.values()):
+        if _takes_any(function):
             return
         _, positional, known = _arguments(function)
         check_arguments(cls.__name__, positional, known, args, kwargs)

@@ -1006,6 +1006,48 @@ def test_equations_that_read_another_number_of_gates_than_the_cell_names_say_so(
         assert caught.value.__cause__.__traceback__ is not None  # the line of the cell is there to be read
 
 
+def test_a_gate_that_does_not_read_h_wants_a_recur_of_its_own():
+    """`w_hh` may hold fewer gates, and unlike the elementwise rule, `recur` knows which."""
+
+    class One:
+        """One of two gates reads `h`: (Turkoglu et al., 2021, arXiv:1911.11033), h′ = tanh((1 − k) ⊙ h + k ⊙ tanh(x_z))."""
+
+        gates = ("z", "k")
+
+        def init(self, *args, **options):
+            params = super().init(*args, **options)
+            return params._replace(w_hh=params.w_hh[:, 1:], b_hh=None)
+
+    @dataclass(frozen=True)
+    class Star(One, Cell):
+        def recur(self, params, state, x_gates, h):
+            k = jax.nn.sigmoid(x_gates[..., 1, :] + h @ params.w_hh[:, 0])
+            return Hidden(jnp.tanh((1 - k) * state.h + k * jnp.tanh(x_gates[..., 0, :])))
+
+    @dataclass(frozen=True)
+    class Lost(One, GatedCell):
+        def update(self, state, x_gates, h_gates):
+            return Hidden(jnp.tanh(x_gates[0] + h_gates[-1]))
+
+    params, xs = setting(Star())
+    h, ys = jnp.zeros((BATCH, HIDDEN)), []
+    for x in xs:
+        z, k = np.moveaxis(np.einsum("bi,igh->bgh", x, params.w_ih) + params.b_ih, 1, 0)
+        k = 1 / (1 + np.exp(-(k + h @ params.w_hh[:, 0])))
+        h = np.tanh((1 - k) * h + k * np.tanh(z))
+        ys.append(h)
+    close(unroll(Star(), params, xs)[1], np.stack(ys), 1e-5)
+    for call in (
+        lambda: unroll(Lost(), params, xs),
+        lambda: Lost().step(params, Hidden(jnp.zeros((BATCH, HIDDEN))), xs[0]),
+        lambda: Stack(Lost(), INPUT, HIDDEN).apply(((params,),), xs),
+    ):
+        with pytest.raises(
+            ValueError, match=r"^Lost: `w_hh` should hold all 2 `gates` \(z, k\), got 1\.\nA gate that does not read"
+        ):
+            call()
+
+
 def test_other_errors_of_a_cells_equations_pass_as_they_are():
     def wrong(x_gates, h_gates):
         raise ValueError("no such thing")

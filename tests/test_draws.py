@@ -56,7 +56,7 @@ def test_every_first_value_has_a_key_of_its_own(name):
     keys = keys_drawn_from(stack.init, jax.random.key(0))
     assert_all_differ(keys)
     params = stack.init(jax.random.key(0))[0][0]
-    assert len(keys) >= 2 * 2 * sum(a is not None for a in params[:3]) * len(cell.gates)
+    assert len(keys) >= 2 * 2 * sum(a.shape[-2] for a in params[:3] if a is not None)
 
 
 # Axes --------------------------------------------------------------------------------------------------------------------

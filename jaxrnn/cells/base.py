@@ -27,8 +27,8 @@ from jaxrnn.synonyms import check_constructor, checked
 
 __all__ = [
     "Cell", "GateParams", "GatedCell", "Hidden", "Initializer", "LSTMState", "PerGate", "apply_product", "axis_names",
-    "broadcast_like", "cast", "checks", "chrono", "contract", "draw", "is_real", "promote", "split_gates", "uniform", "zeros",
-    "zeros_beside", "zeros_like",
+    "broadcast_like", "cast", "checks", "chrono", "contract", "draw", "is_real", "promote", "refuse_initializers", "split_gates",
+    "uniform", "zeros", "zeros_beside", "zeros_like",
 ]  # fmt: skip
 
 
@@ -52,6 +52,14 @@ class GateParams(NamedTuple):
     w_hh: Float[Array, "output gates hidden"]
     b_ih: Float[Array, "gates hidden"] | None
     b_hh: Float[Array, "gates hidden"] | None
+
+
+def refuse_initializers(cell, reason: str, *arguments: str):
+    """Initialisers of what the cell has not are left alone."""
+    for argument in arguments:
+        value = getattr(cell, argument)
+        if value is not uniform:
+            raise ValueError(f"{type(cell).__name__}: `{argument}` should be left out, since {reason}, got {value!r}.")
 
 
 def split_gates(x_gates) -> tuple:
@@ -262,6 +270,10 @@ class GatedCell(Cell):
         raise NotImplementedError(f"{type(self).__name__} should define `update`")
 
     def recur(self, params, state, x_gates, h, **further):
+        if params.w_hh.shape[-2] != len(self.gates):
+            rule = f"hold all {len(self.gates)} `gates` ({', '.join(self.gates)}), got {params.w_hh.shape[-2]}"
+            hint = "A gate that does not read `h` wants a `Cell` with a `recur` of its own."
+            raise ValueError(f"{type(self).__name__}: `w_hh` should {rule}.\n{hint}")
         h_gates = contract(h, params.w_hh, params.b_hh)
         with conform.equations_of(self, "update"):
             return self.update(state, split_gates(x_gates), split_gates(h_gates), *params[4:], **further)

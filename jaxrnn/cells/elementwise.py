@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrnn.cells import conform
-from jaxrnn.cells.base import Cell, cast, contract, draw, is_real, promote, split_gates, uniform
+from jaxrnn.cells.base import Cell, cast, contract, draw, is_real, promote, refuse_initializers, split_gates
 
 
 class InputParams(NamedTuple):
@@ -45,14 +45,6 @@ def apply(a, h) -> tuple:
 def add(b, c) -> tuple:
     """b + c, part by part."""
     return tuple(x + y for x, y in zip(b, c, strict=True))
-
-
-def refuse_initializers(cell, reason: str, *arguments: str):
-    """Initialisers of what the cell has not are left alone."""
-    for argument in arguments:
-        value = getattr(cell, argument)
-        if value is not uniform:
-            raise ValueError(f"{type(cell).__name__}: `{argument}` should be left out, since {reason}, got {value!r}.")
 
 
 @dataclass(frozen=True)

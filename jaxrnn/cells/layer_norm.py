@@ -9,7 +9,7 @@ from jax import lax
 from jax.nn import sigmoid
 from jaxtyping import Array, Float
 
-from jaxrnn.cells.base import GatedCell, Hidden, LSTMState, broadcast_like, checks, contract, split_gates
+from jaxrnn.cells.base import GatedCell, Hidden, LSTMState, broadcast_like, checks, contract, refuse_initializers, split_gates
 
 
 class Norm(NamedTuple):
@@ -54,6 +54,7 @@ class _LayerNormCell(GatedCell):
 
     def __post_init__(self):
         super().__post_init__()
+        refuse_initializers(self, "there is no second bias", "b_hh_init")
         checks.positive(type(self).__name__, "epsilon", self.epsilon)
 
     def init(self, key, input_size, hidden_size, *, bias=True, dtype=jnp.float32):

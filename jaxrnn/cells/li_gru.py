@@ -6,7 +6,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jax.nn import relu, sigmoid
 
-from jaxrnn.cells.base import GatedCell, Hidden
+from jaxrnn.cells.base import GatedCell, Hidden, refuse_initializers
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,10 @@ class LiGRUCell(GatedCell):
     """
 
     gates: ClassVar = ("z", "n")
+
+    def __post_init__(self):
+        super().__post_init__()
+        refuse_initializers(self, "there is no second bias", "b_hh_init")
 
     def init(self, key, input_size, hidden_size, *, bias=True, dtype=jnp.float32):
         return super().init(key, input_size, hidden_size, bias=bias, dtype=dtype)._replace(b_hh=None)

@@ -18,11 +18,12 @@ from jaxrnn.cells.base import (
     contract,
     draw,
     promote,
+    refuse_initializers,
     split_gates,
     uniform,
     zeros_beside,
 )
-from jaxrnn.cells.elementwise import LinearCell, refuse_initializers
+from jaxrnn.cells.elementwise import LinearCell
 
 
 @dataclass(frozen=True)

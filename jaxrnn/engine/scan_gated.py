@@ -27,6 +27,8 @@ def refuses(what: Semantics, weights: Weights, state, platform: str) -> str | No
         return f"a {kind.__name__} has a `recur` of its own"
     if kind.computed_with is not Cell.computed_with:
         return f"a {kind.__name__} has a `computed_with` of its own"
+    if weights.params.w_hh.shape[-2] != len(what.cell.gates) * (1 + isinstance(what.cell, Lane)):
+        return f"`w_hh` does not hold all gates of the {kind.__name__}"
     if not all(is_real(a) for a in jax.tree.leaves((weights.params[:4], state.h))):
         return f"weights, biases and `h` should be real, and those of the {kind.__name__} are not"
     return None
