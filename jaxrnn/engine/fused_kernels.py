@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
-from jaxrnn._arrays import select
+from jaxrnn._arrays import gpu_at_hand_or_described, select
 from jaxrnn.cells.conform import equations_of
 from jaxrnn.engine import scan_diagonal
 from jaxrnn.engine.fused_loops import Form, Known, add_wanted, advance, backward, forward, forward_shapes, stored, wanted
@@ -160,7 +160,8 @@ def _call(kernel, name: str, tiles: _Tiles, inputs: dict, outputs: dict, interpr
         lambda i, o: kernel(**i, **o), grid=(tiles.programs,), in_specs=[specs(inputs)], out_specs=specs(outputs), name=name,
         out_shape=trees(outputs), interpret=interpret, compiler_params=triton.CompilerParams(num_warps=_warps(tiles), num_stages=1),
     )  # fmt: skip
-    return call(trees(inputs))
+    with gpu_at_hand_or_described():
+        return call(trees(inputs))
 
 
 def _warps(tiles: _Tiles) -> int:
