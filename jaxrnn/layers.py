@@ -10,6 +10,7 @@ from jaxrnn import noise
 from jaxrnn.cells import conform
 from jaxrnn.engine.core import unrolled
 from jaxrnn.engine.directions import unrolled_both
+from jaxrnn.engine.strategies import BACKENDS
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -39,6 +40,7 @@ def run(stack, params, xs, states=None, *, initial=None, key=None, return_states
             "remat": stack.remat,
             "truncate": stack.truncate,
             "dtype": stack.dtype,
+            "strategy": BACKENDS[stack.backend],
         }
         solve = unrolled_both if stack.bidirectional else lambda cell, runs, **given: [unrolled(cell, **runs[0], **given)]
         final, outs, *all_states = zip(*solve(stack.cell, runs, **given, **options), strict=True)

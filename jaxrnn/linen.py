@@ -34,6 +34,7 @@ class _Layers(nn.Module, kw_only=True):
     truncate: int | None = None
     dtype: Any = None
     param_dtype: Any = jnp.float32
+    backend: str = "auto"
 
     def __post_init__(self):
         super().__post_init__()

@@ -31,7 +31,7 @@ class Recurrent(nnx.Module):
         bidirectional: run every layer in both directions of time.
         rngs: the source of the parameters and, where something is random, of its draws. Not optional.
         options: `merge`, `residual`, `skip_connections`, `input_dropout`, `recurrent_dropout`, `zoneout`, `weight_dropout`,
-            `learn_initial_state`, `remat`, `truncate`, `dtype`, `param_dtype`: see `Stack`.
+            `learn_initial_state`, `remat`, `truncate`, `dtype`, `param_dtype`, `backend`: see `Stack`.
 
     Attributes:
         stack: the description, a `Stack`.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxrnn._arrays import promote
-from jaxrnn.engine import associative, fused, newton, scan_diagonal, scan_gated, scan_linear, scan_plain
+from jaxrnn.engine import associative, cudnn, fused, newton, scan_diagonal, scan_gated, scan_linear, scan_plain
 from jaxrnn.engine.problem import Semantics, Steps, Weights
 from jaxrnn.engine.segments import rematerialised, steps_in, truncated
 from jaxrnn.engine.tuning import CACHES, Tuning, remat_segment, skipped, tune
@@ -27,12 +27,12 @@ class Strategy(Protocol):
 
 
 STRATEGIES: dict[str, Strategy] = {
-    "pallas": fused, "scan_gated": scan_gated, "associative": associative, "scan_linear": scan_linear, "newton": newton,
-    "scan_diagonal": scan_diagonal, "scan_plain": scan_plain,
+    "pallas": fused, "cudnn": cudnn, "scan_gated": scan_gated, "associative": associative, "scan_linear": scan_linear,
+    "newton": newton, "scan_diagonal": scan_diagonal, "scan_plain": scan_plain,
 }  # fmt: skip
 """By name. Of those that a platform prefers (`tuning.skipped`), the first that does not refuse runs; the last refuses nothing."""
 
-BACKENDS = {"auto": None, "xla": None, "pallas": "pallas"}
+BACKENDS = {"auto": None, "xla": None, "pallas": "pallas", "cudnn": "cudnn"}
 """What a user may ask for, and the strategy that it is. Today "auto" is "xla" on every platform: the first strategy that suits the
 cell and the platform, of those that are loops in JAX."""
 

@@ -69,7 +69,8 @@ def unroll(
         dtype: to compute in. Default: what `xs` and `params` promote to.
         backend: "xla", loops in JAX; "pallas", on an NVIDIA GPU all of time in one kernel, for gated cells up to a hidden size that
             is named where it is too large, in float32 or bfloat16, first derivatives too (elsewhere, and in other transformations,
-            a scan). "auto" is "xla" everywhere today.
+            a scan); "cudnn", on an NVIDIA GPU cuDNN's LSTM, in float32, first derivatives too, and an error elsewhere. "auto" is
+            "xla" everywhere today.
         strategy: how it is computed, for tests and benchmarks: "scan_gated" (one product per step, the library's derivative),
             "scan_linear" and "associative" (a `LinearCell`, step by step and in parallel over time), "scan_diagonal" and "newton"
             (a `DiagonalCell`, likewise) or "scan_plain" (JAX's derivative). Default: what suits the cell and the platform.
