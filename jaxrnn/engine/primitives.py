@@ -78,7 +78,7 @@ def _abstract(shapes, *avals, what, tree):
 def _jvp(meaning, primals, tangents, **static):
     float0 = lambda a, d: np.zeros(a.shape, jax.dtypes.float0) if d is None else d
     tangents = [float0(a, d) for a, d in zip(primals, _instantiate(primals, tangents), strict=True)]
-    return jax.jvp(partial(_flat, meaning, **static), primals, tangents)
+    return jax.jvp(partial(_flat, meaning, **static), tuple(primals), tuple(tangents))
 
 
 def _batched(meaning, operands, axes, **static):
