@@ -101,7 +101,7 @@ def flat_weights(params):
 def _refuse(sizes: Sizes, *trees):
     raise ValueError(
         "unroll: `backend` should be 'cudnn' only where cuDNN can run: compiled for an NVIDIA GPU, and transformed by nothing but "
-        "one reverse-mode derivative (no `jax.vmap`, no `jax.jvp`, no derivative of higher order).\nTake backend='xla' elsewhere."
+        "one reverse-mode derivative: no `jax.vmap`, no `jax.jvp`, no derivative of higher order.\nTake backend='xla' elsewhere."
     )
 
 

@@ -32,17 +32,18 @@ LOWERED = {
 }  # fmt: skip
 """Primitives that `update` may use: elementwise, and known to Triton."""
 
-SHARED = 2**17
-"""Bytes of `w_hh` that one multiprocessor holds beside the rest. An H100 has 227 KiB for a program; all sizes up to here compile
-for it, none with registers in memory. Other GPUs have less: there, XLA refuses what does not fit."""
+LARGEST = {"float32": (64, 2**16), "bfloat16": (256, 2**17)}
+"""Hidden units, and bytes of `w_hh`, that stay on one multiprocessor of an H100, by dtype: what compiles for it, forward and
+backward, with no register in memory (`scripts/compiled_kernels.py`). Products in float32 are IEEE's, not on tensor cores, and take
+more registers. Other GPUs may hold less: there, XLA refuses what does not fit."""
 
 
 def largest_hidden(gates: int, dtype) -> int:
     """The largest hidden size, a power of two, for so many gates."""
-    size = TILE
-    while gates * (2 * size) ** 2 * jnp.dtype(dtype).itemsize <= SHARED:
-        size *= 2
-    return size
+    units, most = LARGEST[jnp.dtype(dtype).name]
+    while gates * units**2 * jnp.dtype(dtype).itemsize > most:
+        units //= 2
+    return units
 
 
 def power_of_two(hidden: int) -> int:
@@ -154,18 +155,20 @@ def _call(kernel, name: str, tiles: _Tiles, inputs: dict, outputs: dict, interpr
         shape = tuple(TILE if k == axis else size for k, size in enumerate(a.shape))
         return pl.BlockSpec(shape, lambda i: tuple(i if k == axis else 0 for k in range(len(shape))))
 
+    dtype = inputs["w"][0].dtype
     specs = lambda given: {name: jax.tree.map(lambda a, axis=axis: spec(a, axis), tree) for name, (tree, axis) in given.items()}
     trees = lambda given: {name: tree for name, (tree, _) in given.items()}
     call = pl.pallas_call(
         lambda i, o: kernel(**i, **o), grid=(tiles.programs,), in_specs=[specs(inputs)], out_specs=specs(outputs), name=name,
-        out_shape=trees(outputs), interpret=interpret, compiler_params=triton.CompilerParams(num_warps=_warps(tiles), num_stages=1),
+        out_shape=trees(outputs), interpret=interpret, compiler_params=triton.CompilerParams(num_warps=_warps(tiles, dtype), num_stages=1),
     )  # fmt: skip
     with gpu_at_hand_or_described():
         return call(trees(inputs))
 
 
-def _warps(tiles: _Tiles) -> int:
-    return 8 if tiles.width >= 128 else 4
+def _warps(tiles: _Tiles, dtype) -> int:
+    """Of one program: with fewer, or for float32 more, registers go to memory."""
+    return 16 if tiles.width >= 128 and dtype == jnp.bfloat16 else 8
 
 
 def _dot(a, w):
