@@ -154,6 +154,11 @@ def same_varying_axes(*trees):
     return jax.tree.map(vary, trees)
 
 
+def shape_like(a, like):
+    """The shape and dtype of `a`, of an array that varies over the manual axes of `like`."""
+    return jax.ShapeDtypeStruct(a.shape, a.dtype, manual_axis_type=jax.typeof(like).mat)
+
+
 # Time in parts -----------------------------------------------------------------------------------------------------------
 
 

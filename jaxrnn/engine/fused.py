@@ -45,7 +45,7 @@ def refuses(what: Semantics, weights: Weights, state, platform: str) -> str | No
     reason = fused_kernels.not_elementwise(cell, hidden, weights.params[4:])
     if reason is not None:
         return f"`update` of the {kind} {reason}"
-    most = fused_kernels.largest_hidden(gates, what.dtype)
+    most = fused_kernels.largest_hidden(gates, len(state), what.dtype)
     if hidden > most:
         return f"hidden_size={hidden} is too large to stay on one multiprocessor: a {kind} in {what.dtype} may have up to {most}"
     return None

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
-from jaxrnn._arrays import gpu_at_hand_or_described, select
+from jaxrnn._arrays import gpu_at_hand_or_described, same_varying_axes, select, shape_like
 from jaxrnn.cells.conform import equations_of
 from jaxrnn.engine import scan_diagonal
 from jaxrnn.engine.fused_loops import Form, Known, add_wanted, advance, backward, forward, forward_shapes, stored, wanted
@@ -32,16 +32,16 @@ LOWERED = {
 }  # fmt: skip
 """Primitives that `update` may use: elementwise, and known to Triton."""
 
-LARGEST = {"float32": (64, 2**16), "bfloat16": (256, 2**17)}
-"""Hidden units, and bytes of `w_hh`, that stay on one multiprocessor of an H100, by dtype: what compiles for it, forward and
-backward, with no register in memory (`scripts/compiled_kernels.py`). Products in float32 are IEEE's, not on tensor cores, and take
-more registers. Other GPUs may hold less: there, XLA refuses what does not fit."""
+LARGEST = {"float32": (64, 2**16, 448), "bfloat16": (256, 2**17, 1024)}
+"""Hidden units, bytes of `w_hh`, and numbers in gates and state of one example, that stay on one multiprocessor of an H100, by
+dtype: what compiles for it, forward and backward, with no register in memory (`scripts/compiled_kernels.py`). Products in float32
+are IEEE's, not on tensor cores, and take more registers. Other GPUs may hold less: there, XLA refuses what does not fit."""
 
 
-def largest_hidden(gates: int, dtype) -> int:
-    """The largest hidden size, a power of two, for so many gates."""
-    units, most = LARGEST[jnp.dtype(dtype).name]
-    while gates * units**2 * jnp.dtype(dtype).itemsize > most:
+def largest_hidden(gates: int, fields: int, dtype) -> int:
+    """The largest hidden size, a power of two, for so many gates, and fields of a state."""
+    units, most_bytes, most_numbers = LARGEST[jnp.dtype(dtype).name]
+    while gates * units**2 * jnp.dtype(dtype).itemsize > most_bytes or (gates + fields) * units > most_numbers:
         units //= 2
     return units
 
@@ -155,15 +155,17 @@ def _call(kernel, name: str, tiles: _Tiles, inputs: dict, outputs: dict, interpr
         shape = tuple(TILE if k == axis else size for k, size in enumerate(a.shape))
         return pl.BlockSpec(shape, lambda i: tuple(i if k == axis else 0 for k in range(len(shape))))
 
-    dtype = inputs["w"][0].dtype
+    params = triton.CompilerParams(num_warps=_warps(tiles, inputs["w"][0].dtype), num_stages=1)
     specs = lambda given: {name: jax.tree.map(lambda a, axis=axis: spec(a, axis), tree) for name, (tree, axis) in given.items()}
     trees = lambda given: {name: tree for name, (tree, _) in given.items()}
+    (arrays,) = same_varying_axes(trees(inputs))
+    shapes = jax.tree.map(lambda a: shape_like(a, arrays["w"]), trees(outputs))
     call = pl.pallas_call(
         lambda i, o: kernel(**i, **o), grid=(tiles.programs,), in_specs=[specs(inputs)], out_specs=specs(outputs), name=name,
-        out_shape=trees(outputs), interpret=interpret, compiler_params=triton.CompilerParams(num_warps=_warps(tiles, dtype), num_stages=1),
+        out_shape=shapes, interpret=interpret, compiler_params=params,
     )  # fmt: skip
     with gpu_at_hand_or_described():
-        return call(trees(inputs))
+        return call(arrays)
 
 
 def _warps(tiles: _Tiles, dtype) -> int:
