@@ -10,6 +10,8 @@ import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from jaxrnn._arrays import same_varying_axes
+
 
 class Loop:
     """A primitive that is called as `loop(what, *trees)`.
@@ -31,7 +33,7 @@ class Loop:
         self.lower(meaning)
 
     def __call__(self, what, *trees):
-        leaves, tree = jax.tree.flatten(trees)
+        leaves, tree = jax.tree.flatten(same_varying_axes(*trees))
         outs = self.primitive.bind(*leaves, what=what, tree=tree)
         return jax.tree.unflatten(jax.tree.structure(self.shapes(what, *trees)), outs)
 
