@@ -4,6 +4,7 @@ What differs between the versions supported, jax 0.10 to 0.12: from 0.12 on, new
 is entered, not on that of the other, so that here every new array is laid by hand. No cell and no loop may be known here.
 """
 
+from contextlib import nullcontext
 from functools import reduce
 
 import jax
@@ -153,6 +154,11 @@ def same_varying_axes(*trees):
     return jax.tree.map(vary, trees)
 
 
+def shape_like(a, like):
+    """The shape and dtype of `a`, of an array that varies over the manual axes of `like`."""
+    return jax.ShapeDtypeStruct(a.shape, a.dtype, manual_axis_type=jax.typeof(like).mat)
+
+
 # Time in parts -----------------------------------------------------------------------------------------------------------
 
 
@@ -177,3 +183,15 @@ def in_parts_of_time(run, axis, parts, whole, xs):
     parts, whole = (jax.tree.map(lambda a, first=first: lay(a, first), tree) for tree, first in ((parts, True), (whole, False)))
     specs = (jax.P(axis), jax.P()), (jax.P(), jax.P(axis))
     return jax.shard_map(run, mesh=mesh, in_specs=specs[0], out_specs=specs[1], axis_names=set(names))(parts, whole)
+
+
+# Devices -----------------------------------------------------------------------------------------------------------------
+
+
+def gpu_at_hand_or_described():
+    """Around a kernel for a GPU that is traced where there may be none, to be exported: jax from 0.12 on asks which GPU it is for,
+    and hears that it is an H100."""
+    if jax.__version_info__ < (0, 12) or jax.local_devices()[0].platform == "gpu":
+        return nullcontext()
+    device = jax.sharding.AbstractDevice(device_kind="NVIDIA H100", num_cores=132, platform="gpu")
+    return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((1,), ("gpu",), (AxisType.Auto,), abstract_device=device))

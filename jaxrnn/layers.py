@@ -10,6 +10,7 @@ from jaxrnn import noise
 from jaxrnn.cells import conform
 from jaxrnn.engine.core import unrolled
 from jaxrnn.engine.directions import unrolled_both
+from jaxrnn.engine.strategies import BACKENDS
 from jaxrnn.engine.wavefront import unrolled_layers
 
 
@@ -35,6 +36,7 @@ def run(stack, params, xs, states=None, *, initial=None, key=None, return_states
         "remat": stack.remat,
         "truncate": stack.truncate,
         "dtype": stack.dtype,
+        "strategy": BACKENDS[stack.backend],
     }
 
     def own(layer, direction, key, shape):

@@ -62,6 +62,7 @@ class Layers(Checked, kw_only=True):
     truncate: int | None = None
     dtype: Any = None
     param_dtype: Any = jnp.float32
+    backend: str = "auto"
     output_only: bool = False
     deterministic: bool | None = None
     named_axes: bool = False

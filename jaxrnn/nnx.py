@@ -32,7 +32,7 @@ class Recurrent(nnx.Module):
         output_only: a call gives the output alone, for `nnx.Sequential`, which would pass h_n on to the next layer.
         rngs: the source of the parameters and, where something is random, of its draws. Not optional.
         options: `merge`, `residual`, `skip_connections`, `input_dropout`, `recurrent_dropout`, `zoneout`, `weight_dropout`,
-            `learn_initial_state`, `remat`, `truncate`, `dtype`, `param_dtype`: see `Stack`.
+            `learn_initial_state`, `remat`, `truncate`, `dtype`, `param_dtype`, `backend`: see `Stack`.
 
     Attributes:
         stack: the description, a `Stack`.

@@ -49,6 +49,7 @@ class Stack:
         truncate: stop the gradient, but not the state, after every so many steps: truncated backpropagation through time.
         dtype: to compute in; `None`: what input and parameters promote to.
         param_dtype: to store parameters in.
+        backend: how it is computed: "auto", "xla", "pallas" or "cudnn", see `unroll`.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -79,6 +80,7 @@ class Stack:
     truncate: int | None = None
     dtype: Any = None
     param_dtype: Any = jnp.float32
+    backend: Literal["auto", "xla", "pallas", "cudnn"] = "auto"
 
     def __post_init__(self):
         check_options("Stack", self)

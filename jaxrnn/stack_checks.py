@@ -9,6 +9,7 @@ import numpy as np
 from jaxrnn import checks
 from jaxrnn.cells import conform
 from jaxrnn.cells.base import Cell
+from jaxrnn.engine.strategies import BACKENDS
 
 
 def check_options(name: str, s):
@@ -46,6 +47,7 @@ def check_options(name: str, s):
     if s.dtype is not None:
         checks.floating_dtype(name, "dtype", s.dtype)
     checks.floating_dtype(name, "param_dtype", s.param_dtype)
+    checks.choice(name, "backend", s.backend, tuple(BACKENDS))
     if s.residual and s.skip_connections:
         raise ValueError(f"{name}: `residual` and `skip_connections` should not both be True: a layer has one or the other.")
     if s.residual and len(set(s.layer_output_sizes)) > 1:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import compiled
 import compiled_devices
+import compiled_kernels
 import jax
 import pytest
 from compiled_text import Loop, Program, collectives, gpu_program, tpu_program
@@ -168,3 +169,32 @@ def test_no_count_rises(device, case, mode):
     assert now["spills"] <= was["spills"]
     assert now["collectives"] <= was["collectives"]
     assert now["temp_bytes"] <= 1.1 * was["temp_bytes"]
+
+
+@pytest.mark.slow
+@pytest.mark.newest
+@pytest.mark.parametrize(("name", "hidden", "dtype"), [("LSTM", 128, "bfloat16"), ("GRU", 61, "float32")])
+def test_the_kernels_compile_at_their_largest_with_no_register_in_memory(name, hidden, dtype):
+    """Whole, and padded; the sweep over all sizes is `scripts/compiled_kernels.py`. One more is refused, see test_fused.py."""
+    assert hidden <= compiled_kernels.sizes(name, dtype)[-1] < 2 * hidden
+    try:
+        row = compiled_kernels.row(name, hidden, dtype)
+    except compiled_devices.NoCompiler as missing:
+        pytest.skip(str(missing))
+    assert not row["spills"]
+    assert row["loops"] == 0
+    assert row["launches"] <= 40
+
+
+def test_every_size_that_the_kernels_accept_was_compiled():
+    swept = json.loads((Path(compiled.__file__).parent / "results" / "compiled_kernels.json").read_text())
+    assert swept["what"] == "compiled, never timed"
+    wanted = [
+        (name, dtype, hidden)
+        for name in compiled_kernels.FITTING
+        for dtype in compiled_kernels.DTYPES
+        for hidden in compiled_kernels.sizes(name, dtype)
+    ]
+    assert [(row["cell"], row["dtype"], row["hidden"]) for row in swept["rows"]] == wanted
+    assert not any(row["spills"] or row["loops"] for row in swept["rows"])
+    assert max(row["shared_memory"] for row in swept["rows"]) <= 232448

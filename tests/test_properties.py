@@ -19,6 +19,7 @@ from support import (
     close,
     drawn_like,
     equal,
+    equations,
     jit,
     normal,
     plain,
@@ -269,6 +270,7 @@ CHANGED = {
     "truncate": 2,
     "dtype": jnp.bfloat16,
     "param_dtype": jnp.bfloat16,
+    "backend": "pallas",
     **{name: value for connection in (RESIDUAL, SKIP) for name, value in connection.items()},
 }
 BESIDE = {"merge": {"bidirectional": True}}  # what an option needs beside it
@@ -301,6 +303,8 @@ def observed(stack, where):
         return jax.tree.map(lambda a: (a.shape, a.dtype.name), (shapes, jax.eval_shape(stack.init_state, shapes)))
     params, xs = drawn_like(shapes), normal(30, 2, INPUT, dtype=jnp.float32)
     apply = lambda params: stack.apply(params, xs, initial=stack.init_state(params), key=jax.random.key(2))
+    if where == "program":
+        return sorted({eqn.primitive.name for eqn in equations(jax.make_jaxpr(apply)(params).jaxpr)})
     if where == "result":
         return jit(apply)(params)
     loss = lambda params: weighted(apply(params))
@@ -311,7 +315,8 @@ def observed(stack, where):
 def test_every_option_has_an_effect(option):
     """Where one would look for it."""
     where = {"remat": "bytes", "truncate": "gradients", "learn_initial_state": "parameters", "param_dtype": "parameters",
-             "bias": "parameters", "num_layers": "parameters", "bidirectional": "parameters"}.get(option, "result")  # fmt: skip
+             "backend": "program", "bias": "parameters", "num_layers": "parameters",
+             "bidirectional": "parameters"}.get(option, "result")  # fmt: skip
     base = Stack(jaxrnn.LSTMCell(), INPUT, INPUT, **({"num_layers": 2} | BESIDE.get(option, {})))
     plain, changed = (observed(stack, where) for stack in (base, replace(base, **{option: CHANGED[option]})))
     assert not alike(plain, changed)

@@ -36,6 +36,11 @@ class LSTMCell(GatedCell):
         checks.choice("LSTMCell", "activation", self.activation, tuple(ACTIVATIONS))
         checks.choice("LSTMCell", "recurrent_activation", self.recurrent_activation, tuple(ACTIVATIONS))
 
+    @property
+    def cudnn(self) -> bool:
+        """Whether these are the equations of cuDNN's LSTM; a class with equations of its own has to say so itself."""
+        return (self.activation, self.recurrent_activation) == ("tanh", "sigmoid")
+
     def update(self, state, x_gates, h_gates):
         (x_i, x_f, x_g, x_o), (h_i, h_f, h_g, h_o) = x_gates, h_gates
         φ, σ = ACTIVATIONS[self.activation], ACTIVATIONS[self.recurrent_activation]

@@ -46,7 +46,8 @@ def _may_join(cell, options, runs) -> bool:
     xs, w_hh, truncate = runs[0]["xs"], runs[0]["params"].w_hh, options.get("truncate")
     kinds = [jax.tree.map(lambda a: (jnp.shape(a), jnp.result_type(a)), run) for run in runs]
     return (
-        isinstance(cell, GatedCell)
+        options.get("strategy") is None
+        and isinstance(cell, GatedCell)
         and type(cell).recur is GatedCell.recur
         and not is_symbolic(xs.shape[0])
         and xs.shape[0] >= WORTHWHILE

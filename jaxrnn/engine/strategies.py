@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxrnn._arrays import promote
-from jaxrnn.engine import associative, newton, scan_diagonal, scan_gated, scan_linear, scan_plain
+from jaxrnn.engine import associative, cudnn, fused, newton, scan_diagonal, scan_gated, scan_linear, scan_plain
 from jaxrnn.engine.problem import Semantics, Steps, Weights
 from jaxrnn.engine.segments import rematerialised, steps_in, truncated
 from jaxrnn.engine.tuning import CACHES, Tuning, remat_segment, skipped, tune
@@ -27,10 +27,14 @@ class Strategy(Protocol):
 
 
 STRATEGIES: dict[str, Strategy] = {
-    "scan_gated": scan_gated, "associative": associative, "scan_linear": scan_linear, "newton": newton,
-    "scan_diagonal": scan_diagonal, "scan_plain": scan_plain,
+    "pallas": fused, "cudnn": cudnn, "scan_gated": scan_gated, "associative": associative, "scan_linear": scan_linear,
+    "newton": newton, "scan_diagonal": scan_diagonal, "scan_plain": scan_plain,
 }  # fmt: skip
 """By name. Of those that a platform prefers (`tuning.skipped`), the first that does not refuse runs; the last refuses nothing."""
+
+BACKENDS = {"auto": None, "xla": None, "pallas": "pallas", "cudnn": "cudnn"}
+"""What a user may ask for, and the strategy that it is. Today "auto" is "xla" on every platform: the first strategy that suits the
+cell and the platform, of those that are loops in JAX."""
 
 OVER_DEVICES = ("associative", "scan_linear")
 """Those that can where time is in parts over devices."""
@@ -48,7 +52,8 @@ def run(what: Semantics, remat: bool, name: str | None, weights: Weights, state,
     choices = {}
     for platform in PLATFORMS:
         strategy = _choose(what, name, weights, state, platform)
-        choices[platform] = strategy, tune(platform, time if segment is None else segment, step_bytes, what.truncate)
+        of = "default" if name in BACKENDS else platform  # these choose in their own lowering
+        choices[platform] = strategy, tune(of, time if segment is None else segment, step_bytes, what.truncate)
 
     def run_on(choice, state, steps):
         strategy, tuned = choice
@@ -71,7 +76,7 @@ def _choose(what: Semantics, name: str | None, weights: Weights, state, platform
     if name is None:
         names, argument = [n for n in STRATEGIES if n not in skipped(platform)], "cell"
     else:
-        names, argument = [name], "strategy"
+        names, argument = [name], "backend" if name in BACKENDS else "strategy"
     for one in names:
         reason = _refusal(what, one, weights, state, platform)
         if reason is None:

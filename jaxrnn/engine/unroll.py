@@ -13,7 +13,7 @@ from jaxrnn.cells import conform
 from jaxrnn.cells.base import Cell
 from jaxrnn.engine import over_devices
 from jaxrnn.engine.core import unrolled
-from jaxrnn.engine.strategies import STRATEGIES
+from jaxrnn.engine.strategies import BACKENDS, STRATEGIES
 from jaxrnn.synonyms import checked
 
 
@@ -37,6 +37,7 @@ def unroll(
     h_mask: Float[Array, "..."] | None = None,
     zoneout: Any = None,
     dtype: Any = None,
+    backend: str = "auto",
     strategy: str | None = None,
     time_axis: str | tuple[str, ...] | None = None,
 ):
@@ -69,6 +70,10 @@ def unroll(
         zoneout: a state of rates in [0, 1] (the state moves by the expected share), or of boolean arrays
             (time, *batch, hidden), True where an entry keeps its value; None for fields that move freely.
         dtype: to compute in. Default: what `xs` and `params` promote to.
+        backend: "xla", loops in JAX; "pallas", on an NVIDIA GPU all of time in one kernel, for gated cells up to a hidden size that
+            is named where it is too large, in float32 or bfloat16, first derivatives too (elsewhere, and in other transformations,
+            a scan); "cudnn", on an NVIDIA GPU cuDNN's LSTM, in float32, first derivatives too, and an error elsewhere. "auto" is
+            "xla" everywhere today.
         strategy: how it is computed, for tests and benchmarks: "scan_gated" (one product per step, the library's derivative),
             "scan_linear" and "associative" (a `LinearCell`, step by step and in parallel over time), "scan_diagonal" and "newton"
             (a `DiagonalCell`, likewise) or "scan_plain" (JAX's derivative). Default: what suits the cell and the platform.
@@ -111,8 +116,11 @@ def unroll(
             raise ValueError(f"{name}: `truncate` should come with a known number of steps, got time={time}.")
     if dtype is not None:
         checks.floating_dtype(name, "dtype", dtype)
+    checks.choice(name, "backend", backend, tuple(BACKENDS))
     if strategy is not None:
         checks.choice(name, "strategy", strategy, tuple(STRATEGIES))
+        if backend != "auto":
+            raise ValueError(f"{name}: `backend` should be 'auto' where `strategy` says how it is computed, got {backend!r}.")
 
     xs = jnp.asarray(xs)
     like = conform.state_like(cell, params, jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype))
@@ -124,7 +132,7 @@ def unroll(
     return unrolled(
         cell, params, xs, state, initial=initial, lengths=lengths, mask=mask, reset=reset, per_step=per_step, context=context,
         reverse=bool(reverse), return_states=bool(return_states), remat=bool(remat), truncate=truncate, h_mask=h_mask,
-        zoneout=zoneout, dtype=dtype, strategy=strategy, time_axis=time_axis,
+        zoneout=zoneout, dtype=dtype, strategy=strategy or BACKENDS[backend], time_axis=time_axis,
     )  # fmt: skip
 
 

@@ -186,7 +186,7 @@ def describe(a) -> str:
 
 SAME_FUNCTION = (
     *("cell", "input_size", "hidden_size", "num_layers", "bidirectional", "bias", "remat", "truncate", "dtype", "param_dtype"),
-    *("dropout", "input_dropout", "recurrent_dropout", "weight_dropout"),
+    *("backend", "dropout", "input_dropout", "recurrent_dropout", "weight_dropout"),
 )
 """The options of a stack that weights tell, or that change nothing after `eval()`."""
 
