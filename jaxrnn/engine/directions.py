@@ -12,7 +12,7 @@ from jaxrnn.checks import is_symbolic
 from jaxrnn.engine.core import unrolled
 from jaxrnn.engine.outside import read_from_outside
 from jaxrnn.engine.transition import resets_in_loop_order, valid_steps
-from jaxrnn.engine.tuning import GPUS, WORTHWHILE
+from jaxrnn.engine.tuning import GPUS, ON_GPUS, WORTHWHILE
 
 OVER_TIME = ("xs", "zoneout", "per_step", "mask", "reset")
 """Arguments of `unroll` with time in front."""
@@ -87,6 +87,7 @@ def _joined(cell, options, rates, runs, shared):
     axes = {name: int(name in OVER_TIME) for name in lanes[0]}
     stacked = {name: jax.tree.map(lambda *a, axis=axes[name]: jnp.stack(a, axis), *(lane[name] for lane in lanes)) for name in axes}
 
+    options = (*options, ("platforms", (ON_GPUS,)))
     one = lambda lane: _run(cell, options, rates, lane, {"context": shared["context"]}, reverse=False)
     final, *over_time = jax.vmap(one, in_axes=(axes,), out_axes=1)(stacked)
     pick = lambda tree, index: jax.tree.map(lambda a: a[:, index], tree)

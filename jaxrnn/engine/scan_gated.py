@@ -52,7 +52,7 @@ def _forward(what: Semantics, tuned: Tuning, layout: Layout, advance, weights: W
         out = output(what, new, now.valid)
         return new, (out, store(h, out))
 
-    return scan_in_place(project_segment, step, state, steps, tuned.forward, what.reverse, tuned.at_once)
+    return scan_in_place(project_segment, step, state, steps, tuned.forward, what.reverse, tuned)
 
 
 def _update(what: Semantics, now: Steps, state, x_gates, h_gates, extra, context, per_step):
@@ -132,7 +132,7 @@ def _run_jvp(what: Semantics, tuned: Tuning, additive: tuple, primals, tangents)
         if w_back.ndim == 2:
             d_gates = d_gates.reshape(*d_gates.shape[:-2], d_gates.shape[-2] * d_gates.shape[-1])
         inputs = (d_gates, separate, d_per_step, stored, masks)
-        return scan(jax.checkpoint(linear_step, prevent_cse=False), d_state, inputs, what.reverse, tuned.at_once)
+        return scan(jax.checkpoint(linear_step, prevent_cse=False), d_state, inputs, what.reverse, tuned)
 
     def linear_step(d_state, inputs):
         d_gates, separate, d_per_step, stored, masks = inputs

@@ -26,6 +26,6 @@ def run(what: Semantics, tuned: Tuning, weights: Weights, state, steps: Steps):
             return state, output(what, state, now.valid)
 
         x_gates = what.cell.project(cast(weights.params, what.dtype), zero_invalid(steps.valid, steps.x))
-        return scan(step, state, steps._replace(x=x_gates), what.reverse, tuned.at_once)
+        return scan(step, state, steps._replace(x=x_gates), what.reverse, tuned)
 
     return over_segments(segment, state, steps, tuned.backward, what.reverse)

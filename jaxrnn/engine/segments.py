@@ -9,7 +9,7 @@ from jax.extend.core import jaxpr_as_fun
 
 from jaxrnn._arrays import is_differentiable, stacked_buffer
 from jaxrnn.checks import is_symbolic
-from jaxrnn.engine.tuning import GPUS, UNROLLED
+from jaxrnn.engine.tuning import GPUS, UNROLLED, Tuning
 
 
 def steps_in(steps):
@@ -17,14 +17,16 @@ def steps_in(steps):
     return jax.tree.leaves(steps)[0].shape[0]
 
 
-def scan(step, state, steps, reverse: bool, at_once: int = 1):
-    """`lax.scan`, on a GPU with `at_once` steps in one iteration of the loop; very few steps are all unrolled.
+def scan(step, state, steps, reverse: bool, tuned: Tuning | None = None):
+    """`lax.scan`, on a GPU with `tuned.at_once` steps in one iteration of the loop; very few steps are all unrolled.
 
     The step is traced once: to trace the whole strategy for each platform would take twice as long, on a CPU too.
     """
     time = steps_in(steps)
-    if is_symbolic(time) or time <= UNROLLED or at_once == 1:
+    if is_symbolic(time) or time <= UNROLLED or tuned is None or tuned.at_once == 1:
         return lax.scan(step, state, steps, reverse=reverse, unroll=not is_symbolic(time) and time <= UNROLLED)
+    if tuned.on_gpus:
+        return lax.scan(step, state, steps, reverse=reverse, unroll=tuned.at_once)
     jaxpr, shapes = jax.make_jaxpr(step, return_shape=True)(state, jax.tree.map(lambda a: a[0], steps))
     flat, structure = jaxpr_as_fun(jaxpr), jax.tree.structure(shapes)
 
@@ -32,7 +34,7 @@ def scan(step, state, steps, reverse: bool, at_once: int = 1):
         again = lambda state, now: jax.tree.unflatten(structure, flat(*jax.tree.leaves((state, now))))
         return lax.scan(again, state, steps, reverse=reverse, unroll=unroll)
 
-    on_gpu = partial(run, at_once)
+    on_gpu = partial(run, tuned.at_once)
     return lax.platform_dependent(state, steps, default=partial(run, 1), **dict.fromkeys(GPUS, on_gpu))
 
 
@@ -56,7 +58,7 @@ def over_segments(segment, carry, steps, length: int, reverse: bool):
     return carry, outs[0] if len(outs) == 1 else jax.tree.map(lambda *a: jnp.concatenate(a), *outs)
 
 
-def scan_in_place(prepare, step, state, steps, length: int, reverse: bool, at_once: int = 1):
+def scan_in_place(prepare, step, state, steps, length: int, reverse: bool, tuned: Tuning):
     """`scan` over steps that `prepare` makes ready `length` at a time; each output is written where it belongs in all of time.
 
     A nested scan would fill a buffer for each segment with zeros, then with outputs, then copy it to its place. This one is
@@ -64,7 +66,7 @@ def scan_in_place(prepare, step, state, steps, length: int, reverse: bool, at_on
     """
     time = steps_in(steps)
     if is_symbolic(time) or time <= length:
-        return scan(step, state, prepare(steps), reverse, at_once)
+        return scan(step, state, prepare(steps), reverse, tuned)
 
     def segment(carry, inputs):
         def write(carry, inputs):

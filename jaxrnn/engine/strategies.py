@@ -43,14 +43,14 @@ PLATFORMS = (*CACHES, "default")
 """Those that have a row in `tuning`, and all others."""
 
 
-def run(what: Semantics, remat: bool, name: str | None, weights: Weights, state, steps: Steps):
-    """Run all steps, on whatever platform the program is lowered for: by the strategy of that name, or the first that can."""
+def run(what: Semantics, remat: bool, name: str | None, weights: Weights, state, steps: Steps, platforms=PLATFORMS):
+    """Run all steps, on whichever platform the program is lowered for: by the strategy of that name, or the first that can."""
     time = steps_in(steps)
     segment = remat_segment(time, what.truncate) if remat else None
     w_ih, x = weights.params.w_ih, steps.x
     step_bytes = prod(x.shape[1:-1]) * w_ih.shape[-2] * w_ih.shape[-1] * promote(what.dtype, jnp.float32).itemsize
     choices = {}
-    for platform in PLATFORMS:
+    for platform in platforms:
         strategy = _choose(what, name, weights, state, platform)
         of = "default" if name in BACKENDS else platform  # these choose in their own lowering
         choices[platform] = strategy, tune(of, time if segment is None else segment, step_bytes, what.truncate)
@@ -60,7 +60,7 @@ def run(what: Semantics, remat: bool, name: str | None, weights: Weights, state,
         return strategy.run(what, tuned, weights, state, steps)
 
     def run_segment(state, steps):
-        first = choices[PLATFORMS[0]]
+        first = choices[platforms[0]]
         if all(choice == first for choice in choices.values()):
             return run_on(first, state, steps)
         return lax.platform_dependent(state, steps, **{p: partial(run_on, c) for p, c in choices.items()})

@@ -31,6 +31,9 @@ MIN_SEGMENT = 16
 GPUS = ("cuda", "rocm")
 """Where a step is bound by starting its kernels, so that what counts is how many there are."""
 
+ON_GPUS = "gpus"
+"""The platform of what is lowered for those alone, so that no other form of it has to be traced."""
+
 AT_ONCE = (4, 5, 6)
 """Steps in one iteration of a GPU's loops: the first that leaves no rest, else 4 and a rest, which costs copies (training at T=101
 needs 1.44 × the temporary memory of T=100). With 4, an iteration is one command buffer, and launches per step (forward, training's
@@ -60,13 +63,15 @@ class Tuning(NamedTuple):
     """Whether the inputs of all steps are small enough for one product."""
     at_once: int = 1
     """Steps in one iteration of the loop, on a GPU; where there are segments, one."""
+    on_gpus: bool = False
+    """Whether this is for GPUs alone."""
 
 
 def tune(platform: str, time, step_bytes, truncate: int | None) -> Tuning:
     """The lengths for a platform.
 
     Args:
-        platform: as JAX names it: "cpu", "cuda", "tpu", ….
+        platform: as JAX names it: "cpu", "cuda", "tpu", …; or `ON_GPUS`.
         time: how many steps run between two states that are stored anyway; may be symbolic.
         step_bytes: of the projected input of one step; may be symbolic.
         truncate: steps after which the gradient stops.
@@ -78,7 +83,7 @@ def tune(platform: str, time, step_bytes, truncate: int | None) -> Tuning:
         return Tuning(1, 1, small_projection=False)  # loops over a symbolic number of steps have one segment
     if cache is None:
         small = not is_symbolic(step_bytes) and time * step_bytes < CACHES["cpu"].small
-        return Tuning(time, time, small_projection=small, at_once=_steps_at_once(time))
+        return Tuning(time, time, small_projection=small, at_once=_steps_at_once(time), on_gpus=platform == ON_GPUS)
     if is_symbolic(step_bytes):
         length = largest_divisor(max(MIN_SEGMENT, isqrt(time)), time)
         return Tuning(length, length, small_projection=False)
