@@ -223,6 +223,7 @@ def main():
         parser.exit(1, f"JAX has no GPU here, only {device.device_kind}; --smoke tries the script without one\n")
     if given.smoke:
         fused_kernels.lower("cpu", interpret=True)
+        jax.clear_caches()
     given.output.mkdir(parents=True, exist_ok=True)
     day, budget = Day(given.output, given.limit, given.smoke), 0.01 if given.smoke else 0.5
     for size in SMALL if given.smoke else SIZES:
