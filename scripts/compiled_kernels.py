@@ -28,12 +28,13 @@ TIME, BATCH, INPUT = 20, 32, 8
 
 
 def sizes(name: str, dtype: str) -> list[int]:
-    """Hidden sizes: each power of two up to the largest, and a little less, which is padded to it."""
+    """Hidden sizes: a little less than each power of two, which is padded to it, up to the largest; and that as it is."""
     cell, hidden, found = CELLS[name], TILE, []
-    while hidden <= largest_hidden(len(cell.gates), len(cell.State._fields), dtype):
-        found += [hidden - 3, hidden]
+    largest = largest_hidden(len(cell.gates), len(cell.State._fields), dtype)
+    while hidden <= largest:
+        found.append(hidden - 3)
         hidden *= 2
-    return found
+    return [*found, largest]
 
 
 def row(name: str, hidden: int, dtype: str) -> dict:
@@ -77,10 +78,13 @@ def main():
     parser.add_argument("--dtypes", nargs="+", default=DTYPES, choices=DTYPES)
     parser.add_argument("--output", type=Path, help="write OUTPUT.json and OUTPUT.md")
     given = parser.parse_args()
-    rows = []
+    rows = kept(given.output)
+    done = {(row["cell"], row["hidden"], row["dtype"]) for row in rows}
     for name in given.cells:
         for dtype in given.dtypes:
             for hidden in sizes(name, dtype):
+                if (name, hidden, dtype) in done:
+                    continue
                 try:
                     rows.append(row(name, hidden, dtype))
                 except NoCompiler as missing:
@@ -92,11 +96,24 @@ def main():
     parser.exit(1 if spilling else 0, f"{len(rows)} compiled, {len(spilling)} of them with registers in memory\n")
 
 
+def versions() -> dict:
+    return {name: version(name) for name in ("jax", "jaxlib", "jax-cuda12-pjrt", "nvidia-cuda-nvcc-cu12")}
+
+
+def kept(output: Path | None) -> list[dict]:
+    """The rows that there are already, of the same versions; after a change of the kernels, remove the file."""
+    path = output and output.with_suffix(".json")
+    before = json.loads(path.read_text()) if path and path.exists() else None
+    return before["rows"] if before and before["versions"] == versions() else []
+
+
 def write(output: Path, rows: list[dict]):
-    versions = {name: version(name) for name in ("jax", "jaxlib", "jax-cuda12-pjrt", "nvidia-cuda-nvcc-cu12")}
-    given = {"what": MARK, "versions": versions, "size": {"time": TIME, "batch": BATCH, "input": INPUT}, "rows": rows}
+    """Write the table, in the order of cells, dtypes and sizes."""
+    place = [(name, dtype, hidden) for name in FITTING for dtype in DTYPES for hidden in sizes(name, dtype)]
+    rows = sorted(rows, key=lambda r: place.index((r["cell"], r["dtype"], r["hidden"])))
+    given = {"what": MARK, "versions": versions(), "size": {"time": TIME, "batch": BATCH, "input": INPUT}, "rows": rows}
     output.with_suffix(".json").write_text(json.dumps(given, indent=1) + "\n")
-    head = f"# Every size that the kernels accept: {MARK}\n\n{', '.join(f'{k} {v}' for k, v in versions.items())}; an H100; "
+    head = f"# Every size that the kernels accept: {MARK}\n\n{', '.join(f'{k} {v}' for k, v in versions().items())}; an H100; "
     head += f"T={TIME}, B={BATCH}, I={INPUT}, with lengths\n\n"
     output.with_suffix(".md").write_text(head + table(rows) + "\n")
 
