@@ -190,7 +190,7 @@ def test_what_passes_at_the_top_passes_inside_of_a_compact_module(kind):
     if kind == "Sequential":  # whose layers are then the outer module's
         renamed = {name: variables["params"][f"layers_{name[-1]}"] for name in params}
     else:
-        renamed = {name: variables["params"] for name in params}
+        renamed = dict.fromkeys(params, variables["params"])
     assert jax.tree.map(jnp.shape, renamed) == jax.tree.map(jnp.shape, params)
     close(jit(inside.apply)({"params": renamed}, Y), jit(top.apply)(variables, Y))
 
