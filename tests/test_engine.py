@@ -523,7 +523,7 @@ MAY_IMPORT = {
     "engine.associative": {"engine"},
     "engine.scan_diagonal": PROBLEM | {"engine", "engine.outside", "engine.residuals", "cells.elementwise"},
     "engine.newton": {"engine", "engine.problem", "engine.segments"},
-    "engine.linear_scan": {"_arrays", "cells.elementwise", "checks", "engine", "engine.tuning"},
+    "engine.linear_scan": {"_arrays", "cells.elementwise", "checks", "engine", "engine.tuning", "synonyms"},
     "engine.strategies": PROBLEM | {"engine", "engine.scan_plain", "engine.scan_gated"},
     "engine.outside": set(),
     "engine.core": PROBLEM | {"engine", "engine.outside", "engine.over_devices", "engine.strategies"},
