@@ -21,12 +21,6 @@ class Checked(nn.Module):
         checked_class(cls)
 
 
-class Description(property):
-    """A property of a module that needs no variables; Linen leaves it alone, as it does methods marked by `nn.nowrap`."""
-
-    nowrap = True
-
-
 def either(name: str, here: bool | None, there: bool | None) -> bool:
     """`deterministic` as a call says it, else as the module does; True if neither does."""
     if here is not None and there is not None:
@@ -80,7 +74,7 @@ class Layers(Checked, kw_only=True):
         """The cell of the layers."""
         raise NotImplementedError
 
-    @Description
+    @property
     def stack(self) -> Stack:
         """The description of the layers."""
         names = [f.name for f in fields(Stack) if f.name != "cell"]

@@ -542,7 +542,7 @@ MAY_IMPORT = {
     "engine.associative": {"engine"},
     "engine.scan_diagonal": PROBLEM | {"engine", "engine.outside", "engine.residuals", "cells.elementwise"},
     "engine.newton": {"engine", "engine.problem", "engine.segments"},
-    "engine.linear_scan": {"_arrays", "cells.elementwise", "checks", "engine", "engine.tuning"},
+    "engine.linear_scan": {"_arrays", "cells.elementwise", "checks", "engine", "engine.tuning", "synonyms"},
     "engine.primitives": {"_arrays"},
     "engine.fused_loops": PROBLEM | {"engine.primitives"},
     "engine.fused_kernels": {"_arrays", "cells.conform", "engine", "engine.fused_loops"},

@@ -163,6 +163,38 @@ def test_linen_scans_over_layers_rematerialised():
     close(jit(scanned.apply)(variables, Y), jit(partial(looped, residual=False))(flat, Y))
 
 
+class Inside(nn.Module):
+    """A compact module that makes another."""
+
+    make: object
+
+    @nn.compact
+    def __call__(self, x):
+        return self.make()(x)
+
+
+OVER_MEMBERS = {"variable_axes": {"params": 0}, "split_rngs": {"params": True}, "in_axes": None, "axis_size": 2}
+MADE_INSIDE = {
+    "vmap": lambda: nn.vmap(jaxrnn.linen.GRU, **OVER_MEMBERS)(HIDDEN, HIDDEN),
+    "remat_scan": lambda: nn.remat_scan(jaxrnn.linen.GRU, lengths=(2,))(HIDDEN, HIDDEN, output_only=True),
+    "scan": lambda: nn.scan(Residual, variable_axes={"params": 0}, split_rngs={"params": True}, length=2)(),
+    "Sequential": lambda: nn.Sequential([jaxrnn.linen.GRU(HIDDEN, 2, output_only=True), jaxrnn.linen.GRU(2, 2, output_only=True)]),
+}
+
+
+@pytest.mark.parametrize("kind", MADE_INSIDE)
+def test_what_passes_at_the_top_passes_inside_of_a_compact_module(kind):
+    top, inside = MADE_INSIDE[kind](), Inside(MADE_INSIDE[kind])
+    variables = drawn(top, Y)
+    params = jax.eval_shape(inside.init, KEY, Y)["params"]
+    if kind == "Sequential":  # whose layers are then the outer module's
+        renamed = {name: variables["params"][f"layers_{name[-1]}"] for name in params}
+    else:
+        renamed = dict.fromkeys(params, variables["params"])
+    assert jax.tree.map(jnp.shape, renamed) == jax.tree.map(jnp.shape, params)
+    close(jit(inside.apply)({"params": renamed}, Y), jit(top.apply)(variables, Y))
+
+
 # Sequential -------------------------------------------------------------------------------------------------------------
 
 

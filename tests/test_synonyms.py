@@ -96,6 +96,7 @@ def test_a_foreign_name_is_answered_with_ours(table, kind, given, hint):
         (lambda: gru().step(X[:, 0], carry=1), r"GRU.step: arguments should be among x, state, .*\nIt is called `state` here."),
         (lambda: gru().step(X[:, 0], done=1), r"\nIt is called `reset` here."),
         (lambda: gru().initial_state(batch_size=1), r"GRU.initial_state: .*\nIt is called `batch_shape` here."),
+        (lambda: jaxrnn.linear_scan(X, X, initial_state=1), r"linear_scan: .*\nIt is called `h_0` here."),
         (lambda: gru()(X, X, X), r"GRU: arguments should be given by name, all but x, got 3 by position"),
     ],
 )

@@ -13,11 +13,13 @@ from jaxrnn._arrays import in_parts_of_time, is_real, promote, time_axis_of
 from jaxrnn.cells.elementwise import matrix
 from jaxrnn.engine import affine, over_devices
 from jaxrnn.engine.tuning import skipped
+from jaxrnn.synonyms import checked
 
 FORMS = {"associative": "associative", "loop": "scan_linear"}
 """Ways to compute the states, and the strategies that use them."""
 
 
+@checked()
 def linear_scan(
     a: Any,
     b: Any,
