@@ -1,4 +1,4 @@
-"""The script for the day of a GPU, tried without one: it measures, refuses wrong values, and says what the rule says."""
+"""The script for the day when a GPU is at hand, tried without one: what it measures, what it does not time, what its rule says."""
 
 import json
 
