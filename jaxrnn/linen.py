@@ -34,7 +34,6 @@ class Recurrent(Layers):
     hidden_size: int | tuple[int, ...]
     num_layers: int = 1
 
-    @nn.nowrap
     def describe_cell(self):
         return self.cell
 
@@ -47,7 +46,6 @@ class RNN(Layers):
     num_layers: int = 1
     nonlinearity: str = "tanh"
 
-    @nn.nowrap
     def describe_cell(self):
         return calling.rnn_cell(type(self).__name__, self.nonlinearity)
 
@@ -60,7 +58,6 @@ class LSTM(Layers):
     num_layers: int = 1
     proj_size: int = 0
 
-    @nn.nowrap
     def describe_cell(self):
         return calling.lstm_cell(type(self).__name__, self.hidden_size, self.proj_size)
 
@@ -72,7 +69,6 @@ class GRU(Layers):
     hidden_size: int | tuple[int, ...]
     num_layers: int = 1
 
-    @nn.nowrap
     def describe_cell(self):
         return GRUCell()
 

@@ -61,6 +61,11 @@ class Layers(Checked, kw_only=True):
     deterministic: bool | None = None
     named_axes: bool = False
 
+    def __init_subclass__(cls, **options):
+        if "describe_cell" in vars(cls):
+            nn.nowrap(vars(cls)["describe_cell"])  # it needs no variables, and Linen's transformations ask before there are any
+        super().__init_subclass__(**options)
+
     def __post_init__(self):
         super().__post_init__()
         name = type(self).__name__
@@ -69,7 +74,6 @@ class Layers(Checked, kw_only=True):
         either(name, self.deterministic, None)
         self.stack  # noqa: B018  an option that is wrong should raise here, not when the module is first called
 
-    @nn.nowrap
     def describe_cell(self) -> Cell:
         """The cell of the layers."""
         raise NotImplementedError

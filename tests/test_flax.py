@@ -118,6 +118,17 @@ def test_linen_rematerialises_layers(inside):
     assert "remat" in str(jax.make_jaxpr(loss(remat))(renamed))
 
 
+def test_linen_transforms_a_class_of_ones_own_too():
+    class Mine(jaxrnn.linen.GRU):
+        def describe_cell(self):
+            return jaxrnn.MGUCell()
+
+    module, own = jaxrnn.linen.Recurrent(jaxrnn.MGUCell(), INPUT, HIDDEN), nn.remat(Mine)(INPUT, HIDDEN)
+    variables = drawn(module, X)
+    assert jax.tree.map(jnp.shape, jax.eval_shape(own.init, KEY, X)) == jax.tree.map(jnp.shape, variables)
+    close(jit(own.apply)(variables, X), jit(module.apply)(variables, X))
+
+
 @pytest.mark.parametrize("named", [False, True])
 def test_linen_maps_over_members(named):
     """With boxes and their metadata, and without either."""
