@@ -25,8 +25,8 @@ class Recurrent(Layers):
         >>> (output, h_n), variables = gru.init_with_output(jax.random.key(0), x)
         >>> output.shape, h_n.shape
         ((4, 7, 5), (2, 4, 5))
-        >>> variables["params"]["layer_0"]["forward"]["w_ih"].shape, gru.axis_names()["layer_0"]["forward"]["w_ih"]
-        ((3, 3, 5), PartitionSpec('input', 'gates', 'hidden'))
+        >>> variables["params"]["layer_0"]["forward"]["w_ih"].shape, tuple(gru.axis_names()["layer_0"]["forward"]["w_ih"])
+        ((3, 3, 5), ('input', 'gates', 'hidden'))
     """
 
     cell: Cell
