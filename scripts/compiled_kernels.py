@@ -80,18 +80,15 @@ def main():
     given = parser.parse_args()
     rows = kept(given.output)
     done = {(row["cell"], row["hidden"], row["dtype"]) for row in rows}
-    for name in given.cells:
-        for dtype in given.dtypes:
-            for hidden in sizes(name, dtype):
-                if (name, hidden, dtype) in done:
-                    continue
-                try:
-                    rows.append(row(name, hidden, dtype))
-                except NoCompiler as missing:
-                    parser.exit(1, f"{missing}\n")
-                print(table(rows[-1:]).splitlines()[-1], flush=True)
-                if given.output:
-                    write(given.output, rows)
+    wanted = [(name, hidden, dtype) for name in given.cells for dtype in given.dtypes for hidden in sizes(name, dtype)]
+    for case in sorted(set(wanted) - done, key=lambda case: (-case[1], wanted.index(case))):  # the largest first
+        try:
+            rows.append(row(*case))
+        except NoCompiler as missing:
+            parser.exit(1, f"{missing}\n")
+        print(table(rows[-1:]).splitlines()[-1], flush=True)
+        if given.output:
+            write(given.output, rows)
     spilling = [r for r in rows if r["spills"]]
     parser.exit(1 if spilling else 0, f"{len(rows)} compiled, {len(spilling)} of them with registers in memory\n")
 
