@@ -477,6 +477,9 @@ def test_unroll_names_what_does_not_fit(params):
 
     text = "`xs` should end in input_size=3 (the third axis from the end of `params.w_ih`), got shape (6, 2, 7)."
     bad(ValueError, text, jnp.ones((6, 2, 7)))
+    cell = jaxrnn.RGLRUCell()  # whose first product is with another array
+    text = "unroll: `xs` should end in input_size=3 (what these `params` of a RGLRUCell read), got shape (6, 2, 7)."
+    refuses(ValueError, text, jaxrnn.unroll, cell, cell.init(jax.random.key(0), 3, 5), jnp.ones((6, 2, 7)))
     bad(ValueError, "`xs` should have shape (time, *batch, input), got (3,).", jnp.ones(3))
     bad(TypeError, "`xs` should be a floating-point array, got dtype int32.", jnp.ones((6, 2, 3), int))
     text = "`lengths` should have shape (2,), the batch axes of `xs`, got (3,)."

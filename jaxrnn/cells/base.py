@@ -235,7 +235,7 @@ class Cell:
         name = f"{type(self).__name__}.step"
         conform.check_cell(name, self, Cell, params)
         conform.check_params(name, self, params)
-        source = "the third axis from the end of `params.w_ih`"
+        source = conform.source_of_input_size(self, params)
         checks.inputs(name, "x", x, self.event_ndim, (("*batch",),), self.input_size(params), source)
         dtype = computing_dtype(x, params.w_ih)
         arrays = cast(params, dtype)

@@ -64,6 +64,13 @@ def check_params(name: str, cell, params, argument: str = "params"):
         )
 
 
+def source_of_input_size(cell, params) -> str:
+    """Where the width of the input is to be seen, in words."""
+    if cell.input_size(params) == params.w_ih.shape[-3]:
+        return "the third axis from the end of `params.w_ih`"
+    return f"what these `params` of a {type(cell).__name__} read"
+
+
 def made_by_init(cell, params):
     """What a cell's `init` made, which should be parameters."""
     if getattr(params, "_fields", ())[:4] != GATE_FIELDS:

@@ -102,7 +102,7 @@ def unroll(
     name = "unroll"
     conform.check_cell(name, cell, Cell, params)
     conform.check_params(name, cell, params)
-    source = "the third axis from the end of `params.w_ih`"
+    source = conform.source_of_input_size(cell, params)
     checks.inputs(name, "xs", xs, cell.event_ndim, (("time", "*batch"),), cell.input_size(params), source)
     time, batch = xs.shape[0], xs.shape[1 : xs.ndim - cell.event_ndim]
     over_devices.check(name, "xs", cell, xs, time_axis, return_states=return_states, remat=remat, truncate=truncate)
