@@ -52,7 +52,7 @@ def test_an_rg_lru_of_recurrent_gemma_goes_on_from_a_state_as_there():
         h = np.exp(log_a[:, t]) * h + driven[:, t]
         want.append(h)
     module = from_recurrent_gemma(params)
-    output, _ = module(jnp.asarray(x), jnp.asarray(start)[None])
+    output, _ = module(jnp.asarray(x), h_0=jnp.asarray(start)[None])
     np.testing.assert_allclose(output, np.stack(want, 1), rtol=2e-5, atol=2e-6)
     same(to_recurrent_gemma(module), params)
 
