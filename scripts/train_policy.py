@@ -54,8 +54,8 @@ class Config(training.RunConfig):
     trace: float = option(0.95, "Decay of the advantage estimates, λ.", least=0)
     clip: float = option(0.2, "Range in which the ratio of probabilities counts.", above=0)
     entropy: float = option(0.01, "Weight of the entropy in the loss.", least=0)
-    updates: int = option(10, "Updates in one call of the compiled program.", least=1)
-    reports: int = option(10, "Calls, each followed by a report.", least=1)
+    updates: int = option(5, "Updates in one call of the compiled program.", least=1)
+    reports: int = option(20, "Calls, each followed by a report.", least=1)
     save_every: int = option(5, "Reports between checkpoints.", least=1)
     out: str = option("runs/policy", "Folder of the run; a run that is there goes on.", saved=False, metavar="FOLDER")
 
