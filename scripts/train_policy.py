@@ -261,7 +261,7 @@ def train(task, length, name, config, mesh, folder):
         keys = jax.random.split(key)
         observation_size = jax.eval_shape(environments.reset, keys)[0].shape[-1]
         sizes = observation_size, config.hidden_size, environments.actions
-        policy = Policy(name, *sizes, span=length, rngs=nnx.Rngs(keys[0]))
+        policy = Policy(name, *sizes, span=length and length + 1, rngs=nnx.Rngs(keys[0]))
         graph, params = nnx.split(policy)
         world = begin(policy, environments, keys[1], config.environments)
         world = World(*(training.place(mesh, part, place) for part, place in zip(world, places, strict=True)))
