@@ -54,8 +54,8 @@ class Config(training.RunConfig):
     trace: float = option(0.95, "Decay of the advantage estimates, λ.", least=0)
     clip: float = option(0.2, "Range in which the ratio of probabilities counts.", above=0)
     entropy: float = option(0.01, "Weight of the entropy in the loss.", least=0)
-    updates: int = option(5, "Updates in one call of the compiled program.", least=1)
-    reports: int = option(20, "Calls, each followed by a report.", least=1)
+    updates: int = option(4, "Updates in one call of the compiled program.", least=1)
+    reports: int = option(15, "Calls, each followed by a report.", least=1)
     save_every: int = option(5, "Reports between checkpoints.", least=1)
     out: str = option("runs/policy", "Folder of the run; a run that is there goes on.", saved=False, metavar="FOLDER")
 
@@ -319,7 +319,9 @@ def plot(results, path):
                 look = {"color": "gray", "ls": "--"} if plain else {}
                 (line,) = axes.plot(result["steps"], returns.mean(0), label="feed-forward" if plain else result["cell"], **look)
                 axes.fill_between(result["steps"], returns.min(0), returns.max(0), color=line.get_color(), alpha=0.2, lw=0)
-            axes.set(title=task, xlabel="steps of all environments", ylabel="return of an episode", ylim=(None, 1.05 * result["best"]))
+            axes.set(
+                title=task, xlabel="steps of all environments", ylabel="return of an episode", ylim=(None, 1.05 * result["best"])
+            )
             axes.grid(alpha=0.3)
             axes.legend()
 
@@ -329,7 +331,9 @@ def main(arguments=None):
     training.require("matplotlib", "jaxrnn[train]")
     for package in ("gymnax", "six"):
         training.require(package, "jaxrnn[rl]")
-    tasks = [(task, n) for task in dict.fromkeys(config.task) for n in (dict.fromkeys(config.lengths) if task == "memory" else [None])]
+    tasks = [
+        (task, n) for task in dict.fromkeys(config.task) for n in (dict.fromkeys(config.lengths) if task == "memory" else [None])
+    ]
     for task, length in tasks:
         between, longest = config.updates * config.rollout, Environments(task, length).longest
         if between < longest:
@@ -340,9 +344,7 @@ def main(arguments=None):
         raise training.Failure(f"{rule}, got {config.environments}", code=2)
     mesh = training.start(config, batch_size=config.environments)
     with training.open_folder(config) as folder:
-        results = [
-            train(task, length, name, config, mesh, folder) for task, length in tasks for name in dict.fromkeys(config.cell)
-        ]
+        results = [train(task, length, name, config, mesh, folder) for task, length in tasks for name in dict.fromkeys(config.cell)]
         if training.chief():
             plot(results, folder.path / "policy.png")
             versions = {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "gymnax")}

@@ -1,11 +1,13 @@
 """Recurrent PPO (scripts/train_policy.py): a rollout step by step is the trajectory in one call, rewards belong to their actions,
 advantages and the loss are those of their definitions, and a policy with memory learns what one without cannot."""
 
+import json
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import train_policy
 from flax import nnx
@@ -186,11 +188,50 @@ def test_the_loss_is_that_of_the_papers():
     np.testing.assert_allclose(train_policy.loss(policy, (), steps, advantage, config), wanted, rtol=1e-5)
 
 
+def test_an_update_reads_every_environment_once_from_the_state_it_began_in():
+    """By an optimiser that changes nothing: the mean loss of two updates, an environment in each part of the batch."""
+    environments = Environments("memory", 3)
+    policy, world = make("GRU", environments)
+    world, *_ = play(policy, environments, world, jax.random.key(2), 6)  # into the middle of episodes
+    words = f"--environments {ROWS} --minibatches {ROWS} --epochs 2 --updates 2 --rollout 9"
+    config = training.parse(train_policy.Config, words.split(), description="Test.")
+    graph, params = nnx.split(policy)
+    still = optax.sgd(0.0)
+    whole = jax.jit(lambda carry, key: train_policy.updates(carry, key, graph, environments, still, config))
+    (_, _, end), metrics = whole((params, still.init(params), world), jax.random.key(3))
+
+    losses, rewards, count = [], 0, 0
+    for key in jax.random.split(jax.random.key(3), 2):
+        state = world.state
+        world, steps, _ = play(policy, environments, world, jax.random.split(key)[0], 9)
+        advantage = train_policy.advantages(steps, config.discount, config.trace)
+        for row in range(ROWS):
+            part = jax.tree.map(lambda a, row=row: a[:, row : row + 1], (state, steps, advantage))
+            losses.append(train_policy.loss(policy, *part, config))
+        rewards, count = rewards + steps.reward.sum(), count + steps.done.sum()
+    np.testing.assert_allclose(metrics["loss"], np.mean(losses), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(metrics["return"], rewards / count, rtol=1e-6)
+    assert rewards != 0
+    np.testing.assert_allclose(end.state, world.state, rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_two_devices_train_as_one(tmp_path):
+    """Until a difference in the last digit makes another action likelier: in the first updates."""
+    words = (
+        "--task memory --lengths 2 --cell gru --seeds 4 --hidden-size 3 --environments 4 --rollout 9 --minibatches 2 --updates 1"
+    )
+    for devices in (1, 2):
+        out = str(tmp_path / str(devices))
+        train_policy.main([*words.split(), "--reports", "3", "--devices", str(devices), "--out", out])
+    one, two = (json.loads((tmp_path / name / "policy.json").read_text())["results"][0]["seeds"][0] for name in "12")
+    np.testing.assert_allclose(one["loss"], two["loss"], rtol=0, atol=1e-5)
+    assert one["return"] == two["return"]
+
+
 @pytest.mark.slow
 def test_a_policy_with_memory_learns_what_one_without_cannot(tmp_path, capsys):
     """One bit, for six steps. The numbers of the file are those of the metrics and of the table."""
-    import json
-
     words = "--task memory --lengths 6 --cell lru none --seeds 0 --hidden-size 16 --environments 32 --rollout 21 --minibatches 2"
     train_policy.main([*words.split(), *"--updates 8 --reports 8 --learning-rate 1e-2 --out".split(), str(tmp_path / "run")])
     out = capsys.readouterr().out
@@ -212,7 +253,10 @@ def test_a_policy_with_memory_learns_what_one_without_cannot(tmp_path, capsys):
     ("words", "message"),
     [
         ("--task cartpole --updates 1", "an episode of cartpole, which may take 500 steps, should end between two reports, but"),
-        ("--task memory --lengths 9 --updates 1 --rollout 9", "of memory, which may take 10 steps, .* --updates times --rollout is 9"),
+        (
+            "--task memory --lengths 9 --updates 1 --rollout 9",
+            "of memory, which may take 10 steps, .* --updates times --rollout is 9",
+        ),
         ("--environments 6 --minibatches 4", "--environments should be a multiple of --minibatches 4, got 6"),
     ],
 )
