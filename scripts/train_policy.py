@@ -8,7 +8,7 @@ reward of +1 or -1, so that guessing gives 0 on average. `cartpole` is CartPole-
 
 A rollout goes step by step, `policy.step(x, state, reset=…)`; the loss reads it in one call, `policy(x, state, reset=…)`, from the
 state it began in. Rollout, advantages and optimisation are one compiled program of `--updates` updates, called once for each of the
-`--reports` (with `--reports 1`, all of training in one call). Killed and started again with the same command, a run goes on and ends
+`--reports` (with `--reports 1`, all of training in one call). Killed and started again with the same command, it goes on and ends
 with the same numbers, times aside.
 """
 
@@ -331,9 +331,8 @@ def main(arguments=None):
     training.require("matplotlib", "jaxrnn[train]")
     for package in ("gymnax", "six"):
         training.require(package, "jaxrnn[rl]")
-    tasks = [
-        (task, n) for task in dict.fromkeys(config.task) for n in (dict.fromkeys(config.lengths) if task == "memory" else [None])
-    ]
+    lengths = {"memory": dict.fromkeys(config.lengths), "cartpole": [None]}
+    tasks = [(task, length) for task in dict.fromkeys(config.task) for length in lengths[task]]
     for task, length in tasks:
         between, longest = config.updates * config.rollout, Environments(task, length).longest
         if between < longest:

@@ -80,7 +80,7 @@ def test_any_cell_that_reads_vectors_makes_a_policy(name):
     def whole(key):
         policy = Policy(name, 3, HIDDEN, 2, span=3, rngs=nnx.Rngs(key))
         world = train_policy.begin(policy, environments, key, ROWS)
-        state, steps, _ = train_policy.play(policy, environments, world, key, 4)
+        _, steps, _ = train_policy.play(policy, environments, world, key, 4)
         return policy(steps.observation, world.state, reset=steps.reset)
 
     logits, value, _ = jax.eval_shape(whole, jax.random.key(0))
@@ -93,7 +93,7 @@ def test_a_reward_is_of_its_action_and_an_episode_begins_after_its_end():
     environments = Environments("memory", 3)
     policy, world = make("GRU", environments)
     world, steps, ended = play(policy, environments, world, jax.random.key(2), 12)
-    observation, reset, action, reward = (np.asarray(a) for a in steps[:3] + (steps.reward,))
+    observation, reset, action, reward = (np.asarray(a) for a in (*steps[:3], steps.reward))
     np.testing.assert_array_equal(reset, np.tile(np.arange(12) % 4 == 0, (ROWS, 1)).T)
     np.testing.assert_array_equal(steps.terminated, np.tile(np.arange(12) % 4 == 3, (ROWS, 1)).T)
     np.testing.assert_array_equal(steps.done, steps.terminated)
@@ -233,7 +233,7 @@ def test_two_devices_train_as_one(tmp_path):
 def test_a_policy_with_memory_learns_what_one_without_cannot(tmp_path, capsys):
     """One bit, for six steps. The numbers of the file are those of the metrics and of the table."""
     words = "--task memory --lengths 6 --cell lru none --seeds 0 --hidden-size 16 --environments 32 --rollout 21 --minibatches 2"
-    train_policy.main([*words.split(), *"--updates 8 --reports 8 --learning-rate 1e-2 --out".split(), str(tmp_path / "run")])
+    train_policy.main(f"{words} --updates 8 --reports 8 --learning-rate 1e-2 --out {tmp_path / 'run'}".split())
     out = capsys.readouterr().out
     whole = json.loads((tmp_path / "run/policy.json").read_text())
     memory, plain = whole["results"]
@@ -252,7 +252,7 @@ def test_a_policy_with_memory_learns_what_one_without_cannot(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--task cartpole --updates 1", "an episode of cartpole, which may take 500 steps, should end between two reports, but"),
+        ("--task cartpole --updates 1", "of cartpole, which may take 500 steps, should end between two reports, but --updates"),
         (
             "--task memory --lengths 9 --updates 1 --rollout 9",
             "of memory, which may take 10 steps, .* --updates times --rollout is 9",

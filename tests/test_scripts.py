@@ -39,7 +39,7 @@ TINY = {
     train_regression: "--cell RNN --hidden-size 3 --epochs 3",
     train_memory: "--task adding --cell LSTM --lengths 10 --hidden-size 3 --batch-size 6",
     train_pixels: "--cell lru --seeds 4 --hidden-size 3 --num-layers 1 --batch-size 480",
-    train_policy: "--task memory --lengths 2 --cell gru --seeds 4 --hidden-size 3 --environments 4 --rollout 9 --minibatches 2 --updates 1",
+    train_policy: "--task memory --lengths 2 --cell gru --seeds 4 --hidden-size 3 --environments 4 --rollout 9 --updates 1",
 }
 
 
