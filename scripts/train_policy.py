@@ -69,8 +69,8 @@ class FeedForward(nnx.Module):
     def __init__(self, size, *, rngs):
         self.fc = nnx.Linear(size, size, rngs=rngs)
 
-    def __call__(self, x, state, *, reset=None):
-        return nnx.tanh(self.fc(x)), state
+    def __call__(self, x, h_0, *, reset=None):
+        return nnx.tanh(self.fc(x)), h_0
 
     step = __call__
 
@@ -90,7 +90,7 @@ class Policy(nnx.Module):
         self.critic = nnx.Linear(width, 1, rngs=rngs)
 
     def __call__(self, x, state, *, reset):
-        y, state = self.memory(nnx.tanh(self.embed(x)), state, reset=reset)
+        y, state = self.memory(nnx.tanh(self.embed(x)), h_0=state, reset=reset)
         return self.actor(y), self.critic(y)[..., 0], state
 
     def step(self, x, state, *, reset):
@@ -319,9 +319,8 @@ def plot(results, path):
                 look = {"color": "gray", "ls": "--"} if plain else {}
                 (line,) = axes.plot(result["steps"], returns.mean(0), label="feed-forward" if plain else result["cell"], **look)
                 axes.fill_between(result["steps"], returns.min(0), returns.max(0), color=line.get_color(), alpha=0.2, lw=0)
-            axes.set(
-                title=task, xlabel="steps of all environments", ylabel="return of an episode", ylim=(None, 1.05 * result["best"])
-            )
+            axes.set(title=task, xlabel="steps of all environments", ylabel="return of an episode")
+            axes.set_ylim(top=1.05 * result["best"])
             axes.grid(alpha=0.3)
             axes.legend()
 
