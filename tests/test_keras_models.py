@@ -283,7 +283,7 @@ def test_states_fed_by_a_model_are_the_modules_start():
     with pytest.warns(UserWarning, match=r"pass it as h_0"):
         decoder = from_keras(model, "decoder")
     y = X[..., :2] + 1
-    near(decoder(y, encoder(X)[1])[0], model([X, y]))
+    near(decoder(y, h_0=encoder(X)[1])[0], model([X, y]))
     with (
         pytest.warns(UserWarning, match="pass it as h_0"),
         pytest.raises(ValueError, match=r"'encoder' before 'decoder', got 'decoder', which reads an input of the model"),

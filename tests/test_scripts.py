@@ -24,6 +24,7 @@ import train_classify
 import train_forecast
 import train_memory
 import train_pixels
+import train_policy
 import train_regression
 from flax import nnx
 
@@ -38,6 +39,7 @@ TINY = {
     train_regression: "--cell RNN --hidden-size 3 --epochs 3",
     train_memory: "--task adding --cell LSTM --lengths 10 --hidden-size 3 --batch-size 6",
     train_pixels: "--cell lru --seeds 4 --hidden-size 3 --num-layers 1 --batch-size 480",
+    train_policy: "--task memory --lengths 2 --cell gru --seeds 4 --hidden-size 3 --environments 4 --rollout 9 --updates 1",
 }
 
 
@@ -137,6 +139,9 @@ def test_the_regression_refuses_bad_options(words, capsys):
         (train_pixels, "--score-on train"),
         (train_pixels, "--epochs 0"),
         (train_pixels, "--weight-decay -1"),
+        (train_policy, "--task cartpole pong"),
+        (train_policy, "--cell ConvLSTM1D"),
+        (train_policy, "--reports 0"),
     ],
 )
 def test_an_unknown_task_cell_or_flag_or_no_step_at_all_is_refused(script, words, tmp_path, capsys):
@@ -217,7 +222,7 @@ def metrics(out):
 
 def timeless(text):
     """The lines that a script printed without the times in them, and without the one that says where it goes on."""
-    text = re.sub(r", [0-9.]+ (s$|ms of CPU time a step$)|(?<=\| )[0-9.]+ \|$", "", text, flags=re.MULTILINE)
+    text = re.sub(r", [0-9.,]+ (s|steps/s|ms of CPU time a step)$|(?<=\| )[0-9.,]+ \|$", "", text, flags=re.MULTILINE)
     return [line for line in text.splitlines() if "going on" not in line]
 
 
@@ -256,6 +261,7 @@ def assert_same_end(one, other):
         (train_chars, "--steps 10", 10, {"loss.png", "sample.txt"}),
         (train_memory, "--steps 10", 10, {"memory.png"}),
         (train_pixels, "--epochs 10", 10, {"accuracy.png", "pixels.json"}),
+        (train_policy, "--reports 10", 10, {"policy.png", "policy.json"}),
     ],
 )
 def test_a_script_without_its_last_checkpoints_ends_the_same(script, amount, steps, files, tmp_path, vowels, capsys):
@@ -272,7 +278,7 @@ def test_a_script_without_its_last_checkpoints_ends_the_same(script, amount, ste
     second = capsys.readouterr().out
     assert "going on after step 4" in second
     lines, lines_again = timeless(first.replace(str(whole), str(again))), timeless(second)
-    assert len(lines) - len(lines_again) == (4 if script is train_pixels else 0)  # which prints a line for each epoch
+    assert len(lines) - len(lines_again) == (4 if script in (train_pixels, train_policy) else 0)  # which print a line for each step
     assert lines_again == lines[-len(lines_again) :]
     assert {p.name for p in whole.iterdir() if p.is_file() and not p.name.startswith(".")} == files | {"config.json"}
     assert_same_end(whole, again)
@@ -280,7 +286,7 @@ def test_a_script_without_its_last_checkpoints_ends_the_same(script, amount, ste
         assert "padded to (6, 9): 2 shapes" in first
     before = metrics(whole)
     with pytest.raises(training.Failure, match=r"(?s)another configuration:\n    seeds?: .* before, .* now\nName another"):
-        tiny(script, whole, amount + (" --seeds 5" if script in (train_classify, train_pixels) else " --seed 5"))
+        tiny(script, whole, amount + (" --seeds 5" if script in (train_classify, train_pixels, train_policy) else " --seed 5"))
     assert metrics(whole) == before
     (lines,) = before.values()
     assert [json.loads(line)["step"] for line in lines.splitlines()] == list(range(1, steps + 1))
@@ -450,6 +456,8 @@ def test_two_devices_train_as_one(tmp_path):
         ("sklearn", train_pixels, r"pip install 'jaxrnn\[data\]'"),
         ("torch", train_chars, "pip install 'torch'"),
         ("matplotlib", train_memory, r"pip install 'jaxrnn\[train\]'"),
+        ("gymnax", train_policy, r"pip install 'jaxrnn\[rl\]'"),
+        ("six", train_policy, r"pip install 'jaxrnn\[rl\]'"),
     ],
 )
 def test_a_missing_package_is_named_before_anything_is_written(package, script, install, tmp_path, monkeypatch):
