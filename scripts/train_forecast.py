@@ -359,6 +359,11 @@ def pinball(forecast, truth, levels):
     return error * (np.asarray(levels, error.dtype) - (error < 0))
 
 
+def quantiles_of(model, x, mask, frame):
+    """In ascending order: (rows, horizon, quantiles). A step that is masked is skipped, whatever it holds."""
+    return jnp.sort(model(x, mask=mask).reshape(len(x), frame.horizon, len(frame.quantiles)), axis=-1)
+
+
 def train(name, series, frame, config, mesh, folder):
     """Train on one series; report, and return what the plots need."""
     whole, path = series, folder.path / name
@@ -376,8 +381,7 @@ def train(name, series, frame, config, mesh, folder):
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(config.learning_rate))
 
     def forecast(params, x, mask):
-        """Quantiles in ascending order: (rows, horizon, quantiles)."""
-        return jnp.sort(nnx.merge(graph, params)(x, mask=mask).reshape(len(x), frame.horizon, len(levels)), axis=-1)
+        return quantiles_of(nnx.merge(graph, params), x, mask, frame)
 
     def loss_of(params, x, mask, y, known):
         losses = pinball(forecast(params, x, mask), y[..., None], levels).mean(-1)

@@ -56,9 +56,9 @@ class RunConfig:
 def parse(kind: type[C], arguments: Sequence[str] | None = None, *, description: str) -> C:
     """Read a configuration from the command line.
 
-    Every field becomes a flag, `hidden_size` becoming `--hidden-size`, and `with_` `--with`. The type of a field may be `int`, `float`, `str`,
-    `bool` (`--flag`, false by default), a `Literal` of strings (matched in any case), `tuple[T, ...]` of these (one value or
-    more), or `T | None`.
+    Every field becomes a flag, `hidden_size` becoming `--hidden-size`, and `with_` `--with`. The type of a field may be `int`,
+    `float`, `str`, `bool` (`--flag`, false by default), a `Literal` of strings (matched in any case), `tuple[T, ...]` of these
+    (one value or more), or `T | None`.
 
     Args:
         kind: a frozen dataclass, its fields made by `option`.
