@@ -72,6 +72,7 @@ class Series(NamedTuple):
     columns: tuple[str, ...]
     values: np.ndarray  # (time, columns), NaN where there is a gap
     clock: Clock
+    time: str  # the name of its column
     source: str
 
     def first(self, rows: int) -> "Series":
@@ -113,12 +114,12 @@ def read(path: str, column: str, *, time: str | None = None, others: tuple[str, 
         raise Failure(f"{path} has no rows below its header", code=2)
     numbers = np.array([[_value(path, line, header[k], row[k]) for k in places[: len(wanted)]] for line, row in rows])
     if time is None:
-        return Series(wanted, numbers, Clock(1, 1), path)
+        return Series(wanted, numbers, Clock(1, 1), "row", path)
     lines = [line for line, _ in rows]
     clock, steps = _clock(path, time, lines, [row[places[-1]].strip() for _, row in rows])
     values = np.full((steps[-1] + 1, len(wanted)), np.nan)
     values[steps] = numbers
-    return Series(wanted, values, clock, path)
+    return Series(wanted, values, clock, time, path)
 
 
 def _rows(path: str) -> tuple[list[str], list[tuple[int, list[str]]]]:

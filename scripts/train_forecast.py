@@ -459,7 +459,7 @@ def predict(path, series, train, second, frame, config, quantiles):
         return
     end, levels, clock = last_end(series, frame), frame.quantiles, series.clock
     text = forecast_series.table(
-        [config.time or "step", *(f"q{level:g}" for level in levels)],
+        [series.time, *(f"q{level:g}" for level in levels)],
         ([clock.label(end[0] + 1 + k), *map(repr, row)] for k, row in enumerate(quantiles.tolist())),
     )
     training.write_whole(path / "prediction.csv", text)
@@ -471,7 +471,7 @@ def predict(path, series, train, second, frame, config, quantiles):
         axes.set(title=f"{series.columns[0]}, {config.cell}, {frame.horizon} steps after {clock.label(end[0])}")
         axes.set(ylabel=series.columns[0])
         axes.legend(loc="upper left", fontsize="small", ncols=3)
-        axes.margins(y=0.12)
+        axes.margins(y=0.3)
     training.say(f"prediction: {path / 'prediction.csv'}")
 
 
@@ -508,7 +508,7 @@ def plot(results, config, folder):
                     drawn = end
             axes.axvline(series.clock.at(ends[0] + 1), color="gray", ls=":", label="test rows begin")
             axes.set(title=f"{name}, {config.cell}, {frame.horizon} steps ahead", ylabel=series.columns[0])
-            axes.margins(y=0.2)
+            axes.margins(y=0.3)
             axes.legend(loc="upper left", fontsize="small", ncols=3)
     with training.figure(folder.path / "loss.png", len(results), width=11, height=4) as all_axes:
         for axes, (name, (*_, metrics)) in zip(np.ravel(all_axes), results.items(), strict=True):

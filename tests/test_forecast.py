@@ -209,7 +209,7 @@ def test_a_column_without_a_file_is_refused(tmp_path):
 def gappy():
     """100 steps of two columns, a sixth of either missing, and a stretch of the first."""
     rng = np.random.default_rng(1)
-    values = rng.standard_normal((100, 2)) + [5, -3]
+    values = rng.standard_normal((100, 2)) + np.array([5, -3])
     values[rng.random((100, 2)) < 1 / 6] = np.nan
     values[30:45, 0] = np.nan
     return values
@@ -219,7 +219,7 @@ FRAME = Frame(window=7, horizon=4, season=5, quantiles=(0.1, 0.5, 0.9))
 
 
 def series_of(values):
-    return forecast_series.Series(("y", "x")[: values.shape[1]], values, forecast_series.Clock(0, 1), "a.csv")
+    return forecast_series.Series(("y", "x")[: values.shape[1]], values, forecast_series.Clock(0, 1), "row", "a.csv")
 
 
 def test_windows_are_parted_by_time_and_know_a_value_before_and_after(gappy):
@@ -227,7 +227,7 @@ def test_windows_are_parted_by_time_and_know_a_value_before_and_after(gappy):
     for end in range(100):
         past, future = gappy[max(0, end - 6) : end + 1, 0], gappy[end + 1 : end + 5, 0]
         usable = end >= 6 and end + 4 < 100 and not np.isnan(past).all() and not np.isnan(future).all()
-        wanted = [usable and end + 4 < 70, usable and 70 <= end + 1 and end + 4 < 85, usable and 85 <= end + 1]
+        wanted = [usable and end + 4 < 70, usable and end + 1 >= 70 and end + 4 < 85, usable and end + 1 >= 85]
         assert [end in part for part in parts] == wanted
     np.testing.assert_array_equal(train_forecast.futures(gappy, np.array([9]), FRAME)[0], gappy[10:14, 0])
 
@@ -399,7 +399,7 @@ def test_a_file_is_forecast_scored_and_continued(trained):
 @pytest.mark.slow
 def test_nothing_learns_from_the_rows_it_is_tested_on(trained, tmp_path):
     """Another test stretch: every loss, and the scaler, stay the same to the bit."""
-    folder, said = trained
+    folder, _ = trained
     run(sales(tmp_path, 400, test_rows=lambda numbers: 5 * numbers[::-1] + 1000), tmp_path / "run", TINY + " --with price")
     assert (tmp_path / "run/csv/metrics.jsonl").read_bytes() == (folder / "run/csv/metrics.jsonl").read_bytes()
     one, two = (json.loads((path / "run/csv/scaler.json").read_text()) for path in (folder, tmp_path))
