@@ -1,18 +1,24 @@
-"""Forecast weekly CO2 and yearly sunspots with a recurrent network, beside two baselines.
+"""Forecast a column of your own CSV file, or weekly CO2 and yearly sunspots, with a recurrent network beside three baselines.
 
     python scripts/train_forecast.py
     python scripts/train_forecast.py --data sunspots --cell GRU --out runs/sunspots
+    python scripts/train_forecast.py --csv sales.csv --time day --column sold --with price --horizon 14 --predict --out runs/sales
 
-A window of the past goes in, all of the horizon comes out; where the series has a trend, both as
-differences from the window's last value. The years are split in order: 70 % to train, 15 % to choose
-the best step, 15 % held out. Killed and started again with the same command, it goes on and ends the
-same.
+A window of the past goes in; quantiles of every step of the horizon come out. Steps without a value are masked, not filled in.
+The rows are split in order of time: 70 % to train, 15 % to validate (the best step is chosen on them), 15 % to test, with a
+backtest from one origin after the other. Killed and started again with the same command, it goes on and ends the same.
 """
 
+import hashlib
+import itertools
+import json
 import sys
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+import warnings
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Literal
 
+import forecast_series
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,142 +30,529 @@ from jaxrnn.models import GRUModel, LSTMModel, RNNModel
 from jaxrnn.training import option
 
 MODELS = {"RNN": RNNModel, "LSTM": LSTMModel, "GRU": GRUModel}
+BUILT_IN = {
+    "co2": {"column": "co2", "time": "date", "horizon": 52, "window": 104, "season": 52},
+    "sunspots": {"column": "SUNACTIVITY", "time": "YEAR", "horizon": 3, "window": 22, "season": 11},
+}
+"""Files of statsmodels, as they would be named on the command line. The windows are those that validate best."""
+
+ORIGINS = 300
+"""From how many origins, at most, a stretch is forecast to validate or to test: evenly spaced, if there are more."""
+
+FEWEST = 10
+"""Windows to train on, at least."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(training.RunConfig):
-    data: tuple[Literal["co2", "sunspots"], ...] = option(("co2", "sunspots"), "Series to forecast.")
+    csv: str | None = option(None, "Your own file, its first line naming the columns.", saved=False, metavar="FILE")
+    column: str | None = option(None, "The column of the file to forecast.", metavar="NAME")
+    time: str | None = option(None, "The column of its times: numbers or ISO dates, ascending.", metavar="NAME")
+    with_: tuple[str, ...] = option((), "More columns to look at, of which only the past is known.")
+    data: tuple[Literal["co2", "sunspots"], ...] | None = option(
+        None, "Series that come with statsmodels, in place of a file: co2, sunspots. Default: both."
+    )
+    horizon: int | None = option(None, "Steps to forecast. Default: none for a file, 52 for co2, 3 for sunspots.", least=1)
+    window: int | None = option(None, "Steps of the past to look at. Default: two seasons or two horizons.", least=1)
+    season: int | None = option(None, "Steps of a season. Default: by the calendar, if the file has dates.", least=1)
+    quantiles: tuple[float, ...] = option((0.1, 0.5, 0.9), "Quantiles to forecast, ascending, the median among them.", above=0)
+    predict: bool = option(False, "Forecast what comes after the last row too: prediction.csv, prediction.png.", saved=False)
     cell: Literal["RNN", "LSTM", "GRU"] = option("LSTM", "Model to train.")
     hidden_size: int = option(16, "Width of the hidden state.", least=1)
     num_layers: int = option(1, "Recurrent layers.", least=1)
     batch_size: int = option(64, "Windows in a batch.", least=1)
     learning_rate: float = option(3e-3, "Step size of Adam.", above=0)
     steps: int = option(1500, "Batches to train on.", least=1)
-    validate_every: int = option(50, "Steps between looks at the validation years.", least=1)
+    validate_every: int = option(50, "Steps between looks at the validation rows.", least=1)
     seed: int = option(0, "Seed of everything random.", least=0)
     out: str = option("runs/forecast", "Folder of the run; a run that is there goes on.", saved=False, metavar="FOLDER")
 
 
-class Series(NamedTuple):
-    values: np.ndarray
-    times: np.ndarray
-    unit: str
-    season: int  # this and what follows in steps
+# Windows of a series -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What is asked of a series: sizes in steps, and the quantiles."""
+
     window: int
     horizon: int
-    trend: bool
+    season: int
+    quantiles: tuple[float, ...]
 
 
-def load(name):
-    from statsmodels.datasets import co2, sunspots
+@dataclass(frozen=True)
+class Scaler:
+    """How values become inputs of the model, and its outputs values again; from the training rows alone.
 
-    if name == "co2":
-        table = co2.load_pandas().data["co2"].interpolate()
-        years = table.index.year + table.index.day_of_year / 365.25
-        return Series(table.to_numpy(np.float32), np.asarray(years), "CO2 in ppm", 52, 104, 52, trend=True)
-    table = sunspots.load_pandas().data
-    values = table["SUNACTIVITY"].to_numpy(np.float32)
-    return Series(values, table["YEAR"].to_numpy(), "sunspots", 11, 22, 3, trend=False)
+    Attributes:
+        from_last: whether values count from the window's last known value, or from the mean of the training rows.
+        scale: what one unit of the model's outputs is.
+        mean, deviation: of each column.
+    """
+
+    from_last: bool
+    scale: float
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+    def level(self, values, ends):
+        """What the values count from, for each window: (n,)."""
+        return last_known(values[:, 0])[ends] if self.from_last else np.full(len(ends), self.mean[0])
+
+    def inputs(self, values, ends, frame):
+        """Windows that end at `ends`: inputs (n, window, features), and which steps have a value at all (n, window).
+
+        Beside the values a step holds how far it is from the window's end, since steps without a value are skipped; and, where
+        there are several columns, which of them have a value.
+        """
+        past = values[ends[:, None] + np.arange(1 - frame.window, 1)]
+        target = (past[..., 0] - self.level(values, ends)[:, None]) / self.scale
+        others = (past[..., 1:] - self.mean[1:]) / self.deviation[1:]
+        known = ~np.isnan(past)
+        scaled = np.where(known, np.concatenate([target[..., None], others], axis=-1), 0)
+        distance = np.broadcast_to(np.arange(1 - frame.window, 1)[:, None] / frame.window, (*past.shape[:2], 1))
+        features = [scaled, distance] + ([known] if past.shape[-1] > 1 else [])
+        return np.concatenate(features, axis=-1).astype(np.float32), known.any(-1)
+
+    def targets(self, values, ends, frame):
+        """What is to be forecast, (n, horizon), 0 where no value is known; and where one is known."""
+        future = (futures(values, ends, frame) - self.level(values, ends)[:, None]) / self.scale
+        return np.where(np.isnan(future), 0, future).astype(np.float32), (~np.isnan(future)).astype(np.float32)
+
+    def restored(self, outputs, values, ends):
+        """The model's outputs (n, horizon, quantiles) as values."""
+        return np.asarray(outputs, np.float64) * self.scale + self.level(values, ends)[:, None, None]
 
 
-def windows(series):
-    """Every window and what followed it: (n, window), (n, horizon); and each window's last index."""
-    ends = np.arange(series.window - 1, len(series.values) - series.horizon)
-    past = series.values[ends[:, None] + np.arange(1 - series.window, 1)]
-    future = series.values[ends[:, None] + np.arange(1, series.horizon + 1)]
-    return past, future, ends
+def fit_scaler(series, frame):
+    """From the windows whose futures lie in the training rows."""
+    values, (train, _, _) = series.values, split(series, frame)
+    past = values[: borders(len(values))[0]]
+    mean, deviation = np.nanmean(past, 0), np.nanstd(past, 0)
+    future = futures(past, train, frame)
+    spreads = [np.nanstd(future - last_known(past[:, 0])[train][:, None]), np.nanstd(future - mean[0])]
+    from_last = bool(spreads[0] < spreads[1])
+    return Scaler(from_last, float(min(spreads)), tuple(mean.tolist()), tuple(deviation.tolist()))
 
 
-def split(series, ends):
-    """The windows whose futures lie in the first 70 %, the next 15 % and the last 15 % of the time."""
-    first, second = (int(len(series.values) * share) for share in (0.70, 0.85))
-    train = ends + series.horizon < first
-    validation = (ends + 1 >= first) & (ends + series.horizon < second)
-    return train, validation, ends + 1 >= second
+def last_known(target):
+    """At each step the last value so far; NaN before the first."""
+    places = np.maximum.accumulate(np.where(np.isnan(target), -1, np.arange(len(target))))
+    return np.where(places < 0, np.nan, target[places])
 
 
-def train(name, config, mesh, folder):
-    """Train on one series; report, and return what the plot needs."""
-    series = load(name)
-    past, future, ends = windows(series)
-    learn, validate, held_out = split(series, ends)
-    level = past[:, -1:] if series.trend else past[learn].mean()
-    scale = (future - level)[learn].std()
-    x, y = ((past - level) / scale)[..., None], (future - level) / scale
+def futures(values, ends, frame):
+    """What followed each window: (n, horizon)."""
+    return values[ends[:, None] + np.arange(1, frame.horizon + 1), 0]
 
-    sizes = (1, config.hidden_size, series.horizon)
+
+def borders(rows):
+    """Where the validation rows begin, and where the test rows do."""
+    return int(rows * 0.70), int(rows * 0.85)
+
+
+def split(series, frame):
+    """The last indices of the windows whose futures lie in the training, validation and test rows, where there are values."""
+    values, rows = series.values, len(series.values)
+    first, second = borders(rows)
+    ends = np.arange(frame.window - 1, rows - frame.horizon)
+    known = np.cumsum(np.concatenate([[0], ~np.isnan(values[:, 0])]))
+    ends = ends[known[ends + 1] > known[ends + 1 - frame.window]]
+    ends = ends[known[ends + 1 + frame.horizon] > known[ends + 1]]
+    last = ends + frame.horizon
+    return ends[last < first], ends[(ends + 1 >= first) & (last < second)], ends[ends + 1 >= second]
+
+
+def spaced(ends):
+    """`ORIGINS` of them at most."""
+    return ends[:: -(-len(ends) // ORIGINS)]
+
+
+def load(name, config):
+    """A series and its frame; nothing has been written when a file is refused."""
+    if name == "csv":
+        series = forecast_series.read(config.csv, config.column, time=config.time, others=config.with_)
+        known = {"horizon": config.horizon}
+    else:
+        known = BUILT_IN[name]
+        series = forecast_series.read(forecast_series.packaged(name), known["column"], time=known["time"])
+    return series, make_frame(series, config, known)
+
+
+def make_frame(series, config, known):
+    """The sizes that were asked for, or else fit the series."""
+    rows, horizon = len(series.values), config.horizon or known["horizon"]
+    season = config.season or known.get("season") or series.clock.season
+    usual = max(8, min(2 * max(season, horizon), int(0.35 * rows) - horizon))
+    window = config.window or known.get("window") or usual
+    return Frame(window, horizon, season, config.quantiles)
+
+
+def check(series, frame):
+    """Refuse what cannot be split, trained on or scaled.
+
+    Raises:
+        Failure: there are too few rows, or they hold too little.
+    """
+    what, rows, column = series.source, len(series.values), series.columns[0]
+    sizes = f"a window of {frame.window} and a horizon of {frame.horizon} steps"
+    if rows < (least := fewest_rows(frame)):
+        text = f"{what}: {rows} steps are too few for {sizes}, which need {least}: choose a smaller --horizon or --window"
+        raise training.Failure(text, code=2)
+    for part, ends, needed in zip(("training", "validation", "test"), split(series, frame), (FEWEST, 1, 1), strict=True):
+        if len(ends) < needed:
+            text = f"{what}: in the {part} rows of {column!r} there are too few values for {sizes}: {len(ends)}, not {needed}"
+            raise training.Failure(text, code=2)
+    first, _ = borders(rows)
+    for name, values in zip(series.columns, series.values[:first].T, strict=True):
+        known = values[~np.isnan(values)]
+        if not len(known) or np.ptp(known) == 0:
+            how = "does not change" if len(known) else "has no value"
+            text = f"{what}: the column {name!r} {how} in the first 70 % of the rows, which are trained on"
+            raise training.Failure(text, code=2)
+    if not 0 < fit_scaler(series, frame).scale < np.inf:
+        raise training.Failure(f"{what}: {column!r} never changes within {sizes} of the first 70 % of the rows", code=2)
+
+
+def fewest_rows(frame):
+    """The smallest number of rows that can be split."""
+    for rows in itertools.count(1):
+        first, second = borders(rows)
+        windows = first - frame.window - frame.horizon + 1
+        if windows >= FEWEST and min(second - first, rows - second) >= frame.horizon:
+            return rows
+
+
+# What is kept with the run -----------------------------------------------------------------------------------------------
+
+
+def keep(path, series, frame, config):
+    """The rows that the run in a folder trains on, their frame and their scaler. They are settled at its start, and kept: a file
+    may have grown since.
+
+    Raises:
+        Failure: the rows are other ones, or what was kept cannot be read.
+    """
+    file = path / "scaler.json"
+    if not file.exists():
+        check(series, frame)
+        scaler = fit_scaler(series, frame)
+        kept = {"rows": len(series.values), "digest": digest(series), "columns": series.columns}
+        if training.chief():
+            training.make_folder(path)
+            training.write_whole(file, json.dumps(kept | {"frame": asdict(frame), "scaler": asdict(scaler)}, indent=1) + "\n")
+        return series, frame, scaler
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        rows, before = int(kept["rows"]), kept["digest"]
+        frame, scaler = (
+            kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in kept[name].items()})
+            for name, kind in (("frame", Frame), ("scaler", Scaler))
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise training.Failure(f"{file} is damaged: name another folder with --out", code=2) from None
+    if len(series.values) < rows or digest(series.first(rows)) != before:
+        text = f"{series.source}: the first {rows} steps are not those that the run in {path} trains on"
+        raise training.Failure(f"{text}: name another folder with --out", code=2)
+    if len(series.values) > rows and config.num_processes > 1:  # where the folder is not shared, only one of them knows the rows
+        raise training.Failure(f"{series.source} has grown: start several processes with another folder, --out", code=2)
+    return series.first(rows), frame, scaler
+
+
+def digest(series):
+    """Of the values, their columns and their times."""
+    times = [series.clock.label(k) for k in (0, 1, len(series.values) - 1)]
+    return hashlib.sha256(json.dumps([series.columns, times, series.values.tolist()]).encode()).hexdigest()
+
+
+# Baselines -----------------------------------------------------------------------------------------------------------------
+
+
+def last_value(values, ends, frame):
+    return np.repeat(last_known(values[:, 0])[ends][:, None], frame.horizon, axis=1)
+
+
+def seasonal_naive(values, ends, frame):
+    """The value a season ago; where there is none, two seasons ago, and so on; else the last value."""
+    ahead = np.arange(1, frame.horizon + 1)
+    places = ends[:, None] + ahead - frame.season * -(-ahead // frame.season)
+    while (missing := np.isnan(values[places, 0]) & (places >= frame.season)).any():
+        places = np.where(missing, places - frame.season, places)
+    return np.where(np.isnan(values[places, 0]), last_value(values, ends, frame), values[places, 0])
+
+
+def naive(guess, values, ends, train, frame):
+    """A guess, and its quantiles by its errors in the training rows: (n, horizon), (n, horizon, quantiles)."""
+    errors = futures(values, train, frame) - guess(values, train, frame)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # at a step of the horizon that is never known, NaN
+        quantiles = np.nanquantile(errors, frame.quantiles, axis=0).T
+    point = guess(values, ends, frame)
+    return point, point[..., None] + quantiles
+
+
+def exponential_smoothing(values, ends, second, frame):
+    """ETS with additive errors, its trend and season by AIC, fitted to the rows before the test rows; then led up to each origin.
+
+    It knows no gaps: for it alone, those before an origin are drawn through in a straight line.
+    """
+    import pandas as pd
+    from scipy.stats import norm
+    from statsmodels.tsa.exponential_smoothing.ets import ETSModel
+
+    def known(end):
+        past = values[: end + 1, 0]
+        steps = np.flatnonzero(~np.isnan(past))
+        return pd.Series(np.interp(np.arange(steps[0], end + 1), steps, past[steps]))
+
+    seasons = (False, True) if frame.season > 1 and second >= 3 * frame.season + 10 else (False,)
+    trends = ({"trend": None}, {"trend": "add"}, {"trend": "add", "damped_trend": True})
+    fits = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a fit that did not settle; its AIC speaks
+        for trend, seasonal in itertools.product(trends, seasons):
+            more = {"seasonal": "add", "seasonal_periods": frame.season} if seasonal else {}
+            make = partial(ETSModel, error="add", initialization_method="heuristic", **trend, **more)
+            fit = make(known(second - 1)).fit(disp=False)
+            fits += [(fit.aic, make, fit.params)] if np.isfinite(fit.aic) else []
+        if not fits:
+            raise ValueError("no fit has a finite likelihood")
+        _, make, params = min(fits, key=lambda fit: fit[0])
+        points, quantiles = [], []
+        for end in ends:
+            past = known(end)
+            ahead = make(past).smooth(params).get_prediction(start=len(past), end=len(past) + frame.horizon - 1)
+            mean, spread = np.asarray(ahead.predicted_mean), np.sqrt(np.asarray(ahead.forecast_variance))
+            points.append(mean)
+            quantiles.append(mean[:, None] + spread[:, None] * norm.ppf(frame.quantiles))
+    return np.stack(points), np.stack(quantiles)
+
+
+def baselines(values, ends, train, second, frame):
+    """What each says from each origin: a point and its quantiles."""
+    found = {"last value": naive(last_value, values, ends, train, frame)}
+    if frame.season > 1:
+        found["seasonal naive"] = naive(seasonal_naive, values, ends, train, frame)
+    try:
+        found["ETS"] = exponential_smoothing(values, ends, second, frame)
+    except (ValueError, np.linalg.LinAlgError) as reason:
+        training.say(f"no ETS: {str(reason).splitlines()[0]}")
+    return found
+
+
+def scores(point, quantiles, truth, levels):
+    """Root mean squared and mean absolute error, pinball loss, and the share of the known values between the outer quantiles."""
+    known = ~np.isnan(truth)
+    error = (point - truth)[known]
+    inside = (quantiles[..., 0] <= truth) & (truth <= quantiles[..., -1])
+    losses = pinball(quantiles, truth[..., None], levels)[known]
+    return np.sqrt(np.mean(error**2)), np.mean(np.abs(error)), losses.mean(), inside[known].mean()
+
+
+# The network ---------------------------------------------------------------------------------------------------------------
+
+
+def pinball(forecast, truth, levels):
+    """The loss whose minimum is the quantile."""
+    error = truth - forecast
+    return error * (np.asarray(levels, error.dtype) - (error < 0))
+
+
+def quantiles_of(model, x, mask, frame):
+    """In ascending order: (rows, horizon, quantiles). A step that is masked is skipped, whatever it holds."""
+    return jnp.sort(model(x, mask=mask).reshape(len(x), frame.horizon, len(frame.quantiles)), axis=-1)
+
+
+def train(name, series, frame, config, mesh, folder):
+    """Train on one series; report, and return what the plots need."""
+    whole, path = series, folder.path / name
+    series, frame, scaler = keep(path, series, frame, config)
+    values, column, levels = series.values, series.columns[0], frame.quantiles
+    learn, validate, test = split(series, frame)
+    validate, test = spaced(validate), spaced(test)
+    _, second = borders(len(values))
+
+    columns = values.shape[1]
+    sizes = (1 + columns + (columns if columns > 1 else 0), config.hidden_size, frame.horizon * len(levels))
     model = MODELS[config.cell](*sizes, num_layers=config.num_layers, rngs=nnx.Rngs(config.seed))
     graph, params = nnx.split(model)
     params = training.place(mesh, params)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(config.learning_rate))
 
-    def mse(params, x, y):
-        return jnp.mean((nnx.merge(graph, params)(x) - y) ** 2)
+    def forecast(params, x, mask):
+        return quantiles_of(nnx.merge(graph, params), x, mask, frame)
+
+    def loss_of(params, x, mask, y, known):
+        losses = pinball(forecast(params, x, mask), y[..., None], levels).mean(-1)
+        return jnp.mean(losses * known)
 
     @jax.jit
-    def step(params, opt_state, x, y):
-        loss, grads = training.value_and_grad(mse, mesh)(params, x, y)
+    def step(params, opt_state, *batch):
+        loss, grads = training.value_and_grad(loss_of, mesh)(params, *batch)
         updates, opt_state = optimizer.update(grads, opt_state, params)
         return optax.apply_updates(params, updates), opt_state, loss
 
-    error, forecast = jax.jit(mse), jax.jit(lambda params, x: nnx.merge(graph, params)(x))
-    order = training.Order(np.full(learn.sum(), series.window), config.batch_size, seed=config.seed)
-    x_train, y_train = x[learn], y[learn]
-    x_validation, y_validation = training.place(mesh, (x[validate], y[validate]))
+    def batch(ends):
+        return *scaler.inputs(values, ends, frame), *scaler.targets(values, ends, frame)
 
+    def answers(params, values, ends):
+        x, mask = training.place(mesh, scaler.inputs(values, ends, frame))
+        return scaler.restored(jax.jit(forecast)(params, x, mask), values, ends)
+
+    error = jax.jit(loss_of)
+    order = training.Order(np.full(len(learn), frame.window), config.batch_size, seed=config.seed)
+    validation = training.place(mesh, batch(validate))
     run = training.Run(folder, name, save_every=config.save_every, tensorboard=config.tensorboard)
     opt_state = training.place(mesh, optimizer.init(params))
     best, best_params = np.float32(np.inf), params
     params, opt_state, order.state, best, best_params = run.restore((params, opt_state, order.state, best, best_params))
     for number in run.steps(config.steps):
         rows, _ = order.next()
-        batch = training.deal(mesh, x_train[rows], y_train[rows])
-        params, opt_state, loss = step(params, opt_state, *batch)
+        params, opt_state, loss = step(params, opt_state, *training.deal(mesh, *batch(learn[rows])))
         metrics = {"loss": loss}
         if number % config.validate_every == 0 or number == config.steps:
-            metrics["validation"] = np.float32(error(params, x_validation, y_validation))
+            metrics["validation"] = np.float32(error(params, *validation))
             if metrics["validation"] < best:
                 best, best_params = metrics["validation"], params
         run.log(number, **metrics)
         run.checkpoint(number, (params, opt_state, order.state, best, best_params))
 
-    answers = (np.asarray(forecast(best_params, training.place(mesh, x))) * scale + level)[held_out]
-    past, future, ends = past[held_out], future[held_out], ends[held_out]
-    season = series.values[ends[:, None] + 1 - series.season + np.arange(series.horizon) % series.season]
-    rows = {"last value": past[:, -1:], "seasonal naive": season, config.cell: answers}
-    errors = {who: float(np.sqrt(np.mean((guess - future) ** 2))) for who, guess in rows.items()}
-    training.say(f"\n{name}: root mean squared error of {series.unit}, {series.horizon} steps ahead, held-out years")
-    training.say("\n".join(f"  {who:16}{value:8.3f}" for who, value in errors.items()))
-    return series, ends, answers, run.metrics()
+    steps, losses = run.metrics()["validation"]
+    quantiles = answers(best_params, values, test)
+    found = baselines(values, test, learn, second, frame)
+    found[config.cell] = quantiles[..., levels.index(0.5)], quantiles
+    truth, share = futures(values, test, frame), levels[-1] - levels[0]
+    training.say(
+        f"\n{name}: {column}, {frame.horizon} steps ahead, from {len(test)} origins in the test rows, "
+        f"{series.clock.label(second)} to {series.clock.label(len(values) - 1)}"
+    )
+    training.say(f"best step by the validation rows: {steps[losses.argmin()]} of {config.steps}, loss {losses.min():.4f}")
+    training.say(f"  {'':16}{'RMSE':>10}{'MAE':>10}{'pinball':>10}{f'inside {share:.0%}':>14}")
+    for who, (point, spread) in found.items():
+        *numbers, inside = scores(point, spread, truth, levels)
+        training.say(f"  {who:16}" + "".join(f"{number:10.4g}" for number in numbers) + f"{inside:14.0%}")
+    new = len(whole.values) - len(values)
+    if config.predict:
+        predict(path, whole, learn, second, frame, config, answers(best_params, whole.values, last_end(whole, frame))[0])
+    elif new:
+        training.say(
+            f"{new} steps have come since: --predict forecasts from them; to train on them, name another folder with --out"
+        )
+    return series, frame, test, found, run.metrics()
+
+
+# The days after, and pictures ---------------------------------------------------------------------------------------------
+
+
+def last_end(series, frame):
+    """The end of the file as the only origin."""
+    if np.isnan(series.values[-frame.window :, 0]).all():
+        text = f"{series.source}: the last {frame.window} steps of {series.columns[0]!r} have no value to forecast from"
+        raise training.Failure(text, code=2)
+    return np.array([len(series.values) - 1])
+
+
+def predict(path, series, train, second, frame, config, quantiles):
+    """Write what comes after the last row: quantiles (horizon, quantiles)."""
+    if not training.chief():
+        return
+    end, levels, clock = last_end(series, frame), frame.quantiles, series.clock
+    text = forecast_series.table(
+        [series.time, *(f"q{level:g}" for level in levels)],
+        ([clock.label(end[0] + 1 + k), *map(repr, row)] for k, row in enumerate(quantiles.tolist())),
+    )
+    training.write_whole(path / "prediction.csv", text)
+    with training.figure(path / "prediction.png", width=9, height=4) as axes:
+        shown = np.arange(max(0, end[0] + 1 - max(frame.window, 3 * frame.horizon)), end[0] + 1)
+        axes.plot([clock.at(k) for k in shown], series.values[shown, 0], "k", lw=1, label="measured")
+        found = baselines(series.values, end, train, second, frame)
+        draw(axes, clock, end[0], found | {config.cell: (quantiles[None, :, levels.index(0.5)], quantiles[None])}, 0, levels)
+        axes.set(title=f"{series.columns[0]}, {config.cell}, {frame.horizon} steps after {clock.label(end[0])}")
+        axes.set(ylabel=series.columns[0])
+        axes.legend(loc="upper left", fontsize="small", ncols=3)
+        axes.margins(y=0.3)
+    training.say(f"prediction: {path / 'prediction.csv'}")
+
+
+COLORS = {"seasonal naive": "C0", "ETS": "C2"}
+
+
+def draw(axes, clock, end, found, row, levels):
+    """What each says from one origin; of the last, the network, its quantiles too. Labelled if it is the first."""
+    times = [clock.at(end + 1 + k) for k in range(found["last value"][0].shape[1])]
+    for who, (point, quantiles) in found.items():
+        if who in COLORS:
+            axes.plot(times, point[row], COLORS[who], lw=0.8, marker="." if len(times) < 3 else None, label=label(who, row))
+        elif who != "last value":
+            share = f"{levels[-1] - levels[0]:.0%} of what may come"
+            axes.fill_between(
+                times, quantiles[row, :, 0], quantiles[row, :, -1], color="C1", alpha=0.3, lw=0, label=label(share, row)
+            )
+            axes.plot(times, point[row], "C1", lw=1.5, marker="." if len(times) < 3 else None, label=label(who, row))
+
+
+def label(text, row):
+    return text if row == 0 else None
 
 
 def plot(results, config, folder):
     with training.figure(folder.path / "forecast.png", len(results), width=11, height=4) as all_axes:
-        for axes, (name, (series, ends, answers, _)) in zip(np.ravel(all_axes), results.items(), strict=True):
-            shown = slice(ends[0] - series.window, None)
-            axes.plot(series.times[shown], series.values[shown], "k", lw=1, label="measured")
-            for k in range(0, len(ends), series.horizon):
-                future = slice(ends[k] + 1, ends[k] + 1 + series.horizon)
-                axes.plot(series.times[future], answers[k], "C1", lw=1.5, label="forecast" if k == 0 else None)
-            axes.axvline(series.times[ends[0]], color="gray", ls=":", label="held-out years begin")
-            axes.set(title=f"{name}, {config.cell}, {series.horizon} steps ahead", xlabel="year", ylabel=series.unit)
-            axes.margins(y=0.12)
+        for axes, (name, (series, frame, ends, found, _)) in zip(np.ravel(all_axes), results.items(), strict=True):
+            shown = np.arange(max(0, ends[0] + 1 - frame.window), len(series.values))
+            axes.plot([series.clock.at(k) for k in shown], series.values[shown, 0], "k", lw=1, label="measured")
+            drawn = -1
+            for row, end in enumerate(ends):
+                if row == 0 or end >= drawn + frame.horizon:
+                    draw(axes, series.clock, end, found, row, frame.quantiles)
+                    drawn = end
+            axes.axvline(series.clock.at(ends[0] + 1), color="gray", ls=":", label="test rows begin")
+            axes.set(title=f"{name}, {config.cell}, {frame.horizon} steps ahead", ylabel=series.columns[0])
+            axes.margins(y=0.3)
             axes.legend(loc="upper left", fontsize="small", ncols=3)
     with training.figure(folder.path / "loss.png", len(results), width=11, height=4) as all_axes:
         for axes, (name, (*_, metrics)) in zip(np.ravel(all_axes), results.items(), strict=True):
-            for metric, (steps, values) in metrics.items():
-                axes.semilogy(steps, values, label=metric)
-            axes.set(title=name, xlabel="step", ylabel="mean squared error, normalised")
+            for metric, (steps, losses) in metrics.items():
+                axes.semilogy(steps, losses, label=metric)
+            axes.set(title=name, xlabel="step", ylabel="pinball loss, normalised")
             axes.legend()
+
+
+def names(config):
+    """The series to forecast.
+
+    Raises:
+        Failure: flags do not go together.
+    """
+    levels = config.quantiles
+    if list(levels) != sorted(set(levels)) or levels[-1] >= 1 or 0.5 not in levels or len(levels) < 3:
+        given = " ".join(map(str, levels))
+        raise training.Failure(f"--quantiles should ascend between 0 and 1, with 0.5 inside, got {given}", code=2)
+    if config.csv is None:
+        alone = [flag for flag, value in (("--column", config.column), ("--time", config.time), ("--with", config.with_)) if value]
+        if alone:
+            raise training.Failure(f"{alone[0]} names a column of your own file: name the file with --csv", code=2)
+        return tuple(dict.fromkeys(config.data or BUILT_IN))
+    for flag, value in (("--column", config.column), ("--horizon", config.horizon)):
+        if value is None:
+            raise training.Failure(f"--csv needs {flag} too", code=2)
+    if config.data:
+        raise training.Failure("--csv is for a file of your own, --data for series of statsmodels: give one of them", code=2)
+    return ("csv",)
 
 
 def main(arguments=None):
     config = training.parse(Config, arguments, description=__doc__)
     training.require("matplotlib", "jaxrnn[train]")
     training.require("statsmodels", "jaxrnn[data]")
+    jobs = {name: load(name, config) for name in names(config)}
+    for series, frame in jobs.values():
+        check(series, frame)
+        if config.predict:
+            last_end(series, frame)
     mesh = training.start(config, batch_size=config.batch_size)
     with training.open_folder(config) as folder:
-        results = {name: train(name, config, mesh, folder) for name in dict.fromkeys(config.data)}
+        results = {name: train(name, *job, config, mesh, folder) for name, job in jobs.items()}
         if training.chief():
             plot(results, config, folder)
             training.say(f"\nplots and metrics: {config.out}")

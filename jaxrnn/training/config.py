@@ -56,9 +56,9 @@ class RunConfig:
 def parse(kind: type[C], arguments: Sequence[str] | None = None, *, description: str) -> C:
     """Read a configuration from the command line.
 
-    Every field becomes a flag, `hidden_size` becoming `--hidden-size`. The type of a field may be `int`, `float`, `str`,
-    `bool` (`--flag`, false by default), a `Literal` of strings (matched in any case), `tuple[T, ...]` of these (one value or
-    more), or `T | None`.
+    Every field becomes a flag, `hidden_size` becoming `--hidden-size`, and `with_` `--with`. The type of a field may be `int`,
+    `float`, `str`, `bool` (`--flag`, false by default), a `Literal` of strings (matched in any case), `tuple[T, ...]` of these
+    (one value or more), or `T | None`.
 
     Args:
         kind: a frozen dataclass, its fields made by `option`.
@@ -83,7 +83,7 @@ def parse(kind: type[C], arguments: Sequence[str] | None = None, *, description:
     types_of = typing.get_type_hints(kind)
     of_every_run = {field.name for field in dataclasses.fields(RunConfig)}
     for field in sorted(dataclasses.fields(kind), key=lambda field: field.name in of_every_run):
-        flag, variable = "--" + field.name.replace("_", "-"), field.metadata["variable"]
+        flag, variable = "--" + field.name.rstrip("_").replace("_", "-"), field.metadata["variable"]
         default = os.environ.get(variable, field.default) if variable else field.default
         shared = {"dest": field.name, "default": default, "help": _help(field, types_of[field.name])}
         parser.add_argument(flag, **shared, **_argument(types_of[field.name], field.metadata))

@@ -1,0 +1,440 @@
+"""The forecast of a column of a CSV file: what is read and refused, that gaps are skipped, that nothing learns from the rows it is
+tested on, that quantiles are quantiles, and that a file may grow."""
+
+import contextlib
+import csv
+import io
+import itertools
+import json
+import shutil
+from datetime import datetime, timedelta
+
+import forecast_series
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import train_forecast
+from flax import nnx
+from train_forecast import Frame, Scaler
+
+from jaxrnn import training
+from jaxrnn.models import LSTMModel
+
+PATTERN = np.array([0.0, 3.0, 1.0, -2.0])
+TINY = "--column sold --time day --horizon 3 --season 4 --window 8 --hidden-size 8 --batch-size 32 --learning-rate 2e-2 --steps 200"
+
+
+@pytest.fixture(autouse=True)
+def promotion():
+    """Optax mixes dtypes, so what trains does without strict promotion."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def write(path, header, rows):
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+def run(path, out, words):
+    train_forecast.main(["--csv", str(path), *words.split(), "--out", str(out)])
+
+
+# Reading -----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_built_in_series_are_read_as_statsmodels_reads_them():
+    from statsmodels.datasets import co2, sunspots
+
+    table = co2.load_pandas().data["co2"]
+    series = forecast_series.read(forecast_series.packaged("co2"), "co2", time="date")
+    np.testing.assert_array_equal(series.values[:, 0], table.to_numpy())
+    assert np.isnan(series.values).sum() == 59
+    assert [series.clock.at(k) for k in range(len(table))] == list(table.index.to_pydatetime())
+    assert series.clock.season == 52
+    table = sunspots.load_pandas().data
+    series = forecast_series.read(forecast_series.packaged("sunspots"), "SUNACTIVITY", time="YEAR")
+    np.testing.assert_array_equal(series.values[:, 0], table["SUNACTIVITY"])
+    assert [series.clock.at(k) for k in range(len(table))] == table["YEAR"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("times", "places", "following", "season"),
+    [
+        ("2024-01-01 2024-01-02 2024-01-03 2024-01-06", (0, 1, 2, 5), "2024-01-07", 7),
+        ("20240130 20240131 20240201", (0, 1, 2), "2024-02-02", 7),  # dates, not numbers with a leap
+        ("2023-11-30 2023-12-31 2024-01-31 2024-03-31", (0, 1, 2, 4), "2024-04-30", 12),
+        ("2023-11 2023-12 2024-01 2024-03", (0, 1, 2, 4), "2024-04", 12),
+        ("2023-10-15 2024-01-15 2024-04-15", (0, 1, 2), "2024-07-15", 4),
+        ("2019-02-28 2020-02-29 2021-02-28", (0, 1, 2), "2022-02-28", 1),
+        ("2024-02-28T23:00Z 2024-02-29T00:00Z 2024-02-29T02:00Z", (0, 1, 3), "2024-02-29T03:00:00+00:00", 24),
+        ("1700 1701.0 1704 1705", (0, 1, 4, 5), "1706", 1),
+        ("-0.5 0.0 0.5 1.5", (0, 1, 2, 4), "2", 1),
+    ],
+)
+def test_times_that_are_left_out_are_gaps(times, places, following, season, tmp_path):
+    path = write(tmp_path / "a.csv", ["t", "y"], [(time, k + 1) for k, time in enumerate(times.split())])
+    series = forecast_series.read(str(path), "y", time="t")
+    wanted = np.full(places[-1] + 1, np.nan)
+    wanted[list(places)] = np.arange(len(places)) + 1
+    np.testing.assert_array_equal(series.values[:, 0], wanted)
+    assert series.clock.label(len(wanted)) == following
+    assert series.clock.season == season
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_empty_cells_and_words_for_them_are_gaps_and_nothing_else_is(separator, tmp_path):
+    path = tmp_path / "a.csv"
+    rows = ["other,y", "1, 2.5", "2,", "3,NaN", '4,"NA"', "5,-1e3", "", "6,n/a", "7,0", ""]
+    path.write_text("\n".join(rows).replace(",", separator) + "\n\n", encoding="utf-8-sig")
+    series = forecast_series.read(str(path), "y", others=("other",))
+    nan = np.nan
+    np.testing.assert_array_equal(series.values.T, [[2.5, nan, nan, nan, -1000, nan, nan, 0], [1, 2, 3, 4, 5, nan, 6, 7]])
+    assert series.clock.label(len(series.values)) == "9"
+
+
+DAYS = [f"{datetime(2024, 1, 1) + timedelta(days=k):%Y-%m-%d}" for k in range(60)]
+GOOD = [(day, (3 * k) % 7) for k, day in enumerate(DAYS)]
+
+
+def changed(line, *row):
+    """The good file with one line changed; the header is line 1."""
+    return [row if k + 2 == line else good for k, good in enumerate(GOOD)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "words", "message"),
+    [
+        (GOOD, "--column price --horizon 3", r"a\.csv has no column 'price'; its first line names: day, sold"),
+        (GOOD, "--column sold --time date --horizon 3", r"a\.csv has no column 'date'"),
+        (GOOD, "--column sold --with rain --horizon 3", r"a\.csv has no column 'rain'"),
+        (GOOD, "--column sold --with sold --horizon 3", "the column 'sold' is asked for twice"),
+        (GOOD, "--column sold", "--csv needs --horizon too"),
+        (GOOD, "--horizon 3", "--csv needs --column too"),
+        (GOOD, "--column sold --horizon 3 --data co2", "--csv is for a file of your own, --data for series of statsmodels"),
+        (GOOD, "--column sold --horizon 3 --quantiles 0.9 0.5 0.1", "--quantiles should ascend .* got 0.9 0.5 0.1"),
+        (GOOD, "--column sold --horizon 3 --quantiles 0.1 0.9", "--quantiles should ascend .* 0.5 inside"),
+        (GOOD, "--column sold --horizon 3 --quantiles 0.5 0.9 1", "--quantiles should ascend between 0 and 1"),
+        (GOOD, "--column day --horizon 3", r"a\.csv, line 2, column 'day': should be a number or empty, got '2024-01-01'"),
+        (
+            GOOD,
+            "--column sold --horizon 30",
+            r"60 steps are too few for a window of 8 and a horizon of 30 steps, which need 19[0-9]",
+        ),
+        (changed(7, DAYS[5], "many"), "", r"a\.csv, line 7, column 'sold': should be a number or empty, got 'many'"),
+        (changed(7, DAYS[5], "1,5"), "", r"line 7, column 'sold': should be a number or empty, got '1,5'"),
+        (changed(7, DAYS[5], "inf"), "", r"line 7, column 'sold': should be a number or empty, got 'inf'"),
+        (changed(7, DAYS[5], "1_0"), "", r"line 7, column 'sold': should be a number or empty, got '1_0'"),
+        (changed(7, DAYS[5]), "", r"a\.csv, line 7: 1 fields, where the header has 2"),
+        (changed(7, DAYS[2], 1), "", r"a\.csv, line 7: the time '2024-01-03' is there already, in line 4"),
+        (
+            changed(7, "2024-01-05T12:00", 1),
+            "",
+            r"line 7: most times are 1 day.* apart, and '2024-01-05T12:00' is not a whole number",
+        ),
+        (changed(7, "2023-12-30", 1), "", r"line 7: the time '2023-12-30' is before that of the line above, '2024-01-05': sort"),
+        (changed(7, "05.01.24", 1), "", r"line 7, column 'day': a time should be a number or an ISO date .*, got '05.01.24'"),
+        (changed(7, "", 1), "", r"line 7, column 'day': a time should be .* got ''"),
+        ([(f"2024-01-{d:02}T{h}:00", h) for d, h in itertools.product(range(1, 20), (3, 5, 16))], "", "not a whole number of such"),
+        ([("202401", 1), ("202402", 2), ("202403", 1)], "", "write months as 2024-01, not as '202401'"),
+        ([(10**k, k) for k in range(8)], "", r"not a whole number of such steps|only 8 are in the file"),
+        ([(2024, 1), (2025, 2)], "", "2 rows are too few to know the step of 'day'"),
+        (GOOD[:30], "", r"a\.csv: 30 steps are too few for a window of 8 and a horizon of 3 steps, which need 3[0-9]"),
+        ([(day, "") for day in DAYS], "", "in the training rows of 'sold' there are too few values"),
+        ([(day, 5) for day in DAYS], "", "the column 'sold' does not change in the first 70 %"),
+        (
+            [(day, k if k < 45 else "") for k, day in enumerate(DAYS)],
+            "",
+            "in the validation rows of 'sold' there are too few values",
+        ),
+        ([(day, k**2 if k < 49 else "") for k, day in enumerate(DAYS)], "", "in the test rows of 'sold' there are too few values"),
+        (
+            [(day, k**2 if k < 52 else "") for k, day in enumerate(DAYS)],
+            "--window 4 --predict",
+            "the last 4 steps of 'sold' have no",
+        ),
+        ([], "", r"a\.csv has no rows below its header"),
+    ],
+)
+def test_a_file_that_cannot_be_forecast_is_refused_in_a_line(rows, words, message, tmp_path):
+    path = write(tmp_path / "a.csv", ["day", "sold"], rows)
+    if "--column" not in words and "--csv needs --column" not in message:
+        words += " --column sold --horizon 3 --time day"
+    with pytest.raises(training.Failure, match=message) as failure:
+        run(path, tmp_path / "run", words)
+    assert failure.value.code == 2
+    assert "\n" not in str(failure.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.csv"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"cannot read .*a\.csv: No such file"),
+        ("folder", r"cannot read .*a\.csv: Is a directory"),
+        (b"", r"a\.csv is empty"),
+        (b"\n \n", r"a\.csv is empty"),
+        ("day,sold\n1,2\n".encode("utf-16"), r"a\.csv: it is not UTF-8 text: save it as CSV, UTF-8"),
+        (b"PK\x03\x04\xff\xfe", "it is not UTF-8 text"),
+        (b'day,sold\n1,"2\n', r"a\.csv, line \d+: unexpected end of data"),
+        (b"sold,sold\n1,2\n", r"a\.csv has 2 columns 'sold'"),
+        (b"1,2\n3,4\n", r"no column 'sold'; its first line names: 1, 2"),
+    ],
+)
+def test_what_is_not_a_csv_file_is_refused_in_a_line(content, message, tmp_path):
+    path = tmp_path / "a.csv"
+    if content == "folder":
+        path.mkdir()
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(training.Failure, match=message) as failure:
+        run(path, tmp_path / "run", "--column sold --horizon 3")
+    assert failure.value.code == 2
+    assert "\n" not in str(failure.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_column_without_a_file_is_refused(tmp_path):
+    with pytest.raises(training.Failure, match="--time names a column of your own file: name the file with --csv"):
+        train_forecast.main(["--time", "day", "--out", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
+
+
+# Windows -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gappy():
+    """100 steps of two columns, a sixth of either missing, and a stretch of the first."""
+    rng = np.random.default_rng(1)
+    values = rng.standard_normal((100, 2)) + np.array([5, -3])
+    values[rng.random((100, 2)) < 1 / 6] = np.nan
+    values[30:45, 0] = np.nan
+    return values
+
+
+FRAME = Frame(window=7, horizon=4, season=5, quantiles=(0.1, 0.5, 0.9))
+
+
+def series_of(values):
+    return forecast_series.Series(("y", "x")[: values.shape[1]], values, forecast_series.Clock(0, 1), "row", "a.csv")
+
+
+def test_windows_are_parted_by_time_and_know_a_value_before_and_after(gappy):
+    parts = [set(part.tolist()) for part in train_forecast.split(series_of(gappy), FRAME)]
+    for end in range(100):
+        past, future = gappy[max(0, end - 6) : end + 1, 0], gappy[end + 1 : end + 5, 0]
+        usable = end >= 6 and end + 4 < 100 and not np.isnan(past).all() and not np.isnan(future).all()
+        wanted = [usable and end + 4 < 70, usable and end + 1 >= 70 and end + 4 < 85, usable and end + 1 >= 85]
+        assert [end in part for part in parts] == wanted
+    np.testing.assert_array_equal(train_forecast.futures(gappy, np.array([9]), FRAME)[0], gappy[10:14, 0])
+
+
+@pytest.mark.parametrize("from_last", [True, False])
+def test_inputs_and_targets_are_the_values_and_back(from_last, gappy):
+    """One window, written out; the target's level is the last value that is known, or the mean."""
+    scaler = Scaler(from_last, 2.0, (5.0, -3.0), (1.5, 0.5))
+    ends = np.array([31, 60])
+    x, mask = scaler.inputs(gappy, ends, FRAME)
+    y, known = scaler.targets(gappy, ends, FRAME)
+    for row, end in enumerate(ends):
+        past = gappy[: end + 1, 0]
+        level = past[~np.isnan(past)][-1] if from_last else 5.0
+        for k in range(7):
+            target, other = gappy[end - 6 + k]
+            wanted = [(target - level) / 2, (other + 3) / 0.5, (k - 6) / 7, not np.isnan(target), not np.isnan(other)]
+            np.testing.assert_allclose(x[row, k], np.nan_to_num(wanted), rtol=1e-6)
+            assert mask[row, k] == (not np.isnan([target, other]).all())
+        future = gappy[end + 1 : end + 5, 0]
+        np.testing.assert_array_equal(known[row], ~np.isnan(future))
+        np.testing.assert_allclose(y[row], np.nan_to_num((future - level) / 2), rtol=1e-6)
+    back = scaler.restored(y[..., None], gappy, ends)[..., 0]
+    truth = train_forecast.futures(gappy, ends, FRAME)
+    np.testing.assert_allclose(back[known == 1], truth[known == 1], rtol=1e-6)
+    assert 0 < known.mean() < 1 and not mask.all()
+
+
+def test_the_scaler_is_of_the_training_rows_and_takes_the_closer_level(gappy):
+    scaler = train_forecast.fit_scaler(series_of(gappy), FRAME)
+    np.testing.assert_allclose(scaler.mean, np.nanmean(gappy[:70], 0))
+    np.testing.assert_allclose(scaler.deviation, np.nanstd(gappy[:70], 0))
+    assert not scaler.from_last  # noise about a mean
+    walk = np.cumsum(np.random.default_rng(0).standard_normal((100, 1)), 0)
+    assert train_forecast.fit_scaler(series_of(walk), FRAME).from_last
+    later = gappy.copy()
+    later[70:] *= 9
+    assert train_forecast.fit_scaler(series_of(later), FRAME) == scaler
+
+
+def test_a_gap_is_skipped_whatever_it_holds(gappy):
+    scaler = Scaler(True, 2.0, (5.0, -3.0), (1.5, 0.5))
+    x, mask = scaler.inputs(gappy, np.array([60, 61, 62, 63]), FRAME)
+    mask[:, 2] = False
+    model = LSTMModel(5, 6, 12, rngs=nnx.Rngs(0))
+    wanted = train_forecast.quantiles_of(model, x, mask, FRAME)
+    other = np.where(mask[..., None], x, 7).astype(np.float32)
+    np.testing.assert_array_equal(train_forecast.quantiles_of(model, other, mask, FRAME), wanted)
+    alone = np.stack([row[valid] for row, valid in zip(x, mask, strict=True) if valid.sum() == mask[0].sum()])
+    assert np.diff(wanted, axis=-1).min() >= 0
+    np.testing.assert_allclose(np.sort(np.asarray(model(alone[:1])).reshape(1, 4, 3)), wanted[:1], atol=1e-6)
+
+
+# Baselines and scores ------------------------------------------------------------------------------------------------------
+
+
+def test_the_seasonal_naive_is_the_last_known_season(gappy):
+    ends = np.arange(10, 90)
+    guess = train_forecast.seasonal_naive(gappy, ends, FRAME)
+    for row, end in enumerate(ends):
+        known = [gappy[k, 0] for k in range(end + 1) if not np.isnan(gappy[k, 0])]
+        for h in range(1, 5):
+            earlier = [gappy[k, 0] for k in range((end + h) % 5, end + 1, 5) if not np.isnan(gappy[k, 0])]
+            assert guess[row, h - 1] == (earlier or known)[-1]
+    short = train_forecast.seasonal_naive(gappy, ends, Frame(7, 12, 5, (0.5,)))
+    np.testing.assert_array_equal(short[:, 5:10], short[:, :5])
+
+
+def test_the_quantiles_of_a_naive_forecast_are_of_its_errors_in_training(gappy):
+    train, _, test = train_forecast.split(series_of(gappy), FRAME)
+    point, quantiles = train_forecast.naive(train_forecast.last_value, gappy, test, train, FRAME)
+    errors = [gappy[end + 3, 0] - train_forecast.last_known(gappy[:, 0])[end] for end in train]
+    wanted = np.nanquantile(errors, [0.1, 0.5, 0.9])
+    np.testing.assert_allclose(quantiles[:, 2] - point[:, 2, None], np.tile(wanted, (len(test), 1)))
+
+
+@pytest.mark.slow
+def test_ets_continues_season_and_trend_and_sees_nothing_after_an_origin():
+    rng = np.random.default_rng(0)
+    steps = np.arange(120)
+    values = (10 + 0.5 * steps + np.tile(PATTERN, 30) + 0.05 * rng.standard_normal(120))[:, None]
+    values[[20, 50, 51, 101], 0] = np.nan
+    frame, ends = Frame(8, 6, 4, (0.1, 0.5, 0.9)), np.array([101, 104])
+    point, quantiles = train_forecast.exponential_smoothing(values, ends, 100, frame)
+    for row, end in enumerate(ends):
+        future = np.arange(end + 1, end + 7)
+        np.testing.assert_allclose(point[row], 10 + 0.5 * future + PATTERN[future % 4], atol=0.8 if row == 0 else 0.4)
+    np.testing.assert_allclose(quantiles[..., 1], point)
+    assert (np.diff(quantiles, axis=-1) > 0).all()
+    later = values.copy()
+    later[102:] = 1000
+    again, _ = train_forecast.exponential_smoothing(later, ends[:1], 100, frame)
+    np.testing.assert_array_equal(again[0], point[0])
+
+
+def test_the_pinball_losses_are_least_at_the_quantiles():
+    """Of lopsided numbers, so that 0.1 and 0.9 cannot be mistaken for each other."""
+    numbers = np.random.default_rng(0).exponential(size=(2001, 1))
+    grid = np.linspace(0, 5, 1001)[None, :]
+    for level in (0.1, 0.5, 0.9):
+        losses = train_forecast.pinball(grid, numbers, level).mean(0)
+        assert abs(grid[0, losses.argmin()] - np.quantile(numbers, level)) < 0.01
+    at = train_forecast.pinball(jnp.array([[1.0, 1.0, 1.0]]), jnp.array([[3.0]]), (0.1, 0.5, 0.9))
+    np.testing.assert_allclose(at, [[0.2, 1.0, 1.8]], rtol=1e-6)
+
+
+def test_scores_leave_gaps_out():
+    truth = np.array([[1.0, np.nan, 3.0], [np.nan, 5.0, 6.0]])
+    point = np.array([[2.0, 9.0, 3.0], [9.0, 5.0, 3.0]])
+    quantiles = point[..., None] + [-1.5, 0, 1.0]
+    rmse, mae, loss, inside = train_forecast.scores(point, quantiles, truth, (0.1, 0.5, 0.9))
+    errors = np.array([-1.0, 0, 0, 3])
+    np.testing.assert_allclose([rmse, mae], [np.sqrt(10 / 4), 1.0])
+    pairs = itertools.product(errors, zip((-1.5, 0, 1.0), (0.1, 0.5, 0.9), strict=True))
+    wanted = [max(level * (error - shift), (level - 1) * (error - shift)) for error, (shift, level) in pairs]
+    np.testing.assert_allclose(loss, np.mean(wanted))
+    assert inside == 0.75
+
+
+# Whole runs ----------------------------------------------------------------------------------------------------------------
+
+
+def sales(tmp_path, rows, *, name="sales.csv", test_rows=lambda numbers: numbers):
+    """A pattern of four days with noise; every ninth row is left out, every eleventh cell is empty. Always the same noise."""
+    noise = np.random.default_rng(0).standard_normal(500)
+    values = 100 + 10 * (np.tile(PATTERN, 125) + 0.4 * noise)
+    values[340:400] = test_rows(values[340:400])
+    days = [f"{datetime(2024, 1, 1) + timedelta(days=k):%Y-%m-%d}" for k in range(500)]
+    table = [(days[k], f"{values[k]:.4f}" if k % 11 else "", k % 3) for k in range(rows) if k % 9]
+    return write(tmp_path / name, ["day", "sold", "price"], table)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished run on 400 days, and what it printed."""
+    folder = tmp_path_factory.mktemp("forecast")
+    said = io.StringIO()
+    with jax.numpy_dtype_promotion("standard"), contextlib.redirect_stdout(said):
+        run(sales(folder, 400), folder / "run", TINY + " --with price --predict")
+    return folder, said.getvalue()
+
+
+def prediction(folder):
+    rows = list(csv.reader((folder / "run/csv/prediction.csv").open(encoding="utf-8")))
+    return rows[0], [row[0] for row in rows[1:]], np.array([row[1:] for row in rows[1:]], float)
+
+
+@pytest.mark.slow
+def test_a_file_is_forecast_scored_and_continued(trained):
+    """The pattern is found, eight in ten values lie inside, and the days after the file's end are those after its end."""
+    folder, said = trained
+    lines = {line.split("  ")[1]: line.split() for line in said.splitlines() if line.startswith("  ")}
+    rmse = {who: float(words[-4]) for who, words in lines.items() if who and who != "last value"}
+    loss = {who: float(words[-2]) for who, words in lines.items() if who}
+    assert set(rmse) == {"seasonal naive", "ETS", "LSTM"}
+    assert rmse["LSTM"] < 1.25 * 4 < 1.3 * rmse["seasonal naive"]  # the noise is 4, and that of a difference 5.7
+    assert loss["LSTM"] < loss["seasonal naive"] < loss["last value"]
+    inside = {who: int(words[-1].rstrip("%")) for who, words in lines.items() if who}
+    assert all(62 <= inside[who] <= 95 for who in ("LSTM", "ETS", "seasonal naive")), inside
+    header, times, quantiles = prediction(folder)
+    assert header == ["day", "q0.1", "q0.5", "q0.9"]
+    assert times == ["2025-02-04", "2025-02-05", "2025-02-06"]  # 400 days from 2024-01-01
+    np.testing.assert_allclose(quantiles[:, 1], 100 + 10 * PATTERN[:3], atol=4)
+    assert (np.diff(quantiles, axis=1) > 4).all()
+    for picture in ("forecast.png", "loss.png", "csv/prediction.png"):
+        assert (folder / "run" / picture).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_nothing_learns_from_the_rows_it_is_tested_on(trained, tmp_path):
+    """Another test stretch: every loss, and the scaler, stay the same to the bit."""
+    folder, _ = trained
+    run(sales(tmp_path, 400, test_rows=lambda numbers: 5 * numbers[::-1] + 1000), tmp_path / "run", TINY + " --with price")
+    assert (tmp_path / "run/csv/metrics.jsonl").read_bytes() == (folder / "run/csv/metrics.jsonl").read_bytes()
+    one, two = (json.loads((path / "run/csv/scaler.json").read_text()) for path in (folder, tmp_path))
+    assert one["scaler"] == two["scaler"]
+    assert one["digest"] != two["digest"]
+
+
+@pytest.mark.slow
+def test_a_file_may_grow_and_is_forecast_from_its_new_end_by_the_scaler_that_was_kept(trained, tmp_path, capsys):
+    folder, _ = trained
+    shutil.copytree(folder / "run", tmp_path / "run")
+    _, _, before = prediction(tmp_path)
+    words = TINY + " --with price"
+    grown = sales(tmp_path, 422)
+    run(grown, tmp_path / "run", words)
+    assert "22 steps have come since: --predict forecasts from them" in capsys.readouterr().out
+    run(grown, tmp_path / "run", words + " --predict")
+    _, times, after = prediction(tmp_path)
+    assert times == ["2025-02-26", "2025-02-27", "2025-02-28"]
+    np.testing.assert_allclose(after[:, 1], 100 + 10 * PATTERN[[2, 3, 0]], atol=4)
+    assert np.abs(after - before).min() > 0
+    for kept in ("scaler.json", "metrics.jsonl"):
+        assert (tmp_path / "run/csv" / kept).read_bytes() == (folder / "run/csv" / kept).read_bytes()
+
+    kept = json.loads((tmp_path / "run/csv/scaler.json").read_text())  # what is kept is what is used
+    kept["scaler"]["scale"] *= 3
+    (tmp_path / "run/csv/scaler.json").write_text(json.dumps(kept))
+    run(grown, tmp_path / "run", words + " --predict")
+    assert np.diff(prediction(tmp_path)[2], axis=1).min() > 1.5 * np.diff(after, axis=1).min()
+
+    for rows, change in ((399, lambda numbers: numbers), (422, lambda numbers: numbers + 1)):
+        other = sales(tmp_path, rows, name="other.csv", test_rows=change)
+        with pytest.raises(training.Failure, match=r"other\.csv: the first 400 steps are not those .*name another folder"):
+            run(other, tmp_path / "run", words)
+    (tmp_path / "run/csv/scaler.json").write_text('{"rows": 3')
+    with pytest.raises(training.Failure, match=r"scaler\.json is damaged: name another folder with --out") as failure:
+        run(grown, tmp_path / "run", words)
+    assert failure.value.code == 2
