@@ -190,8 +190,9 @@ def in_parts_of_time(run, axis, parts, whole, xs):
 
 def gpu_at_hand_or_described():
     """Around a kernel for a GPU that is traced where there may be none, to be exported: jax from 0.12 on asks which GPU it is for,
-    and hears that it is an H100."""
-    if jax.__version_info__ < (0, 12) or jax.local_devices()[0].platform == "gpu":
+    and hears that it is an H100. A mesh, inside of `jax.shard_map` say, knows its devices itself."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if jax.__version_info__ < (0, 12) or jax.local_devices()[0].platform == "gpu" or not mesh.empty:
         return nullcontext()
     device = jax.sharding.AbstractDevice(device_kind="NVIDIA H100", num_cores=132, platform="gpu")
     return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((1,), ("gpu",), (AxisType.Auto,), abstract_device=device))

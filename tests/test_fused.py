@@ -108,7 +108,8 @@ def test_batches_in_parts_over_devices():
 
     want = jax.grad(loss)(params, xs, "xla")
     close(by_hand(params, xs), want, 1e-5)
-    assert by_hand.trace(params, xs).lower(lowering_platforms=("cuda",)).as_text().count("__gpu$xla.gpu.triton") == 2
+    if jax.__version_info__ < (0, 12):  # later, JAX asks the devices of the mesh which GPU they are, and these are CPUs
+        assert by_hand.trace(params, xs).lower(lowering_platforms=("cuda",)).as_text().count("__gpu$xla.gpu.triton") == 2
     divided = jax.device_put(xs, jax.NamedSharding(mesh, P(None, "data")))
     close(jax.jit(jax.grad(loss), static_argnums=2)(params, divided, "pallas"), want, 1e-5)
 
