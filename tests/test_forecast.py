@@ -137,7 +137,7 @@ def changed(line, *row):
         (changed(7, "2023-12-30", 1), "", r"line 7: the time '2023-12-30' is before that of the line above, '2024-01-05': sort"),
         (changed(7, "05.01.24", 1), "", r"line 7, column 'day': a time should be a number or an ISO date .*, got '05.01.24'"),
         (changed(7, "", 1), "", r"line 7, column 'day': a time should be .* got ''"),
-        ([(f"2024-01-{d:02}T{h}:00", h) for d, h in itertools.product(range(1, 20), (3, 5, 16))], "", "not a whole number of such"),
+        ([(f"2024-01-{d:02}T{h:02}:00", h) for d, h in itertools.product(range(1, 20), (3, 5, 16))], "", "not a whole number of such"),
         ([("202401", 1), ("202402", 2), ("202403", 1)], "", "write months as 2024-01, not as '202401'"),
         ([(10**k, k) for k in range(8)], "", r"not a whole number of such steps|only 8 are in the file"),
         ([(2024, 1), (2025, 2)], "", "2 rows are too few to know the step of 'day'"),
