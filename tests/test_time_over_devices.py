@@ -185,7 +185,7 @@ def test_modules_in_parts_of_time():
     want = jax.device_get(gradient(whole)(weights, x, h_0))
 
     def parted(module, x, h_0):
-        one = lambda weights, x, h_0: nnx.merge(graph, weights)(x, h_0, lengths=lengths, time_axis="time")
+        one = lambda weights, x, h_0: nnx.merge(graph, weights)(x, h_0=h_0, lengths=lengths, time_axis="time")
         specs = {"in_specs": (P(), P(None, "time"), P()), "out_specs": (P(None, "time"), P())}
         return jax.shard_map(one, mesh=mesh_of(AxisType.Auto), **specs)(nnx.state(module), x, h_0)
 
