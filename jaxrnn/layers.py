@@ -51,7 +51,7 @@ def run(stack, params, xs, states=None, *, initial=None, key=None, return_states
         drawn_from = [noise.split(k, 2 + stack.num_directions)[2] for k in keys]
         runs = [own(layer, 0, *of_layer) for layer, of_layer in enumerate(zip(drawn_from, shapes, strict=True))]
         finals, output, every = unrolled_layers(stack.cell, xs, runs, **given, **options)
-        finals = tuple((final,) for final in finals)
+        finals, every = (tuple((state,) for state in states) for states in (finals, every))
         return (output, finals, every) if return_states else (output, finals)
 
     reads, ys, outputs, finals, every = (xs,), (xs,), [], [], []

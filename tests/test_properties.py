@@ -247,7 +247,7 @@ def test_remat_stores_less_wherever_it_is_asked_for(name, truncate):
         graph, state = nnx.split(module)
         stored[remat] = [
             residual_bytes(lambda params, x, s=stack: weighted(s.apply(params, x)[0]), params, x),
-            residual_bytes(lambda params, x, m=linen: weighted(m.apply({"params": {"layers": params}}, x)[0]), params, x),
+            residual_bytes(lambda params, x, m=linen: weighted(m.apply({"params": jaxrnn.trees.to_dict(params)}, x)[0]), params, x),
             residual_bytes(lambda state, x, g=graph: weighted(nnx.merge(g, state)(x)[0]), state, x),
         ]
     assert all(less < 0.6 * all_of_it for less, all_of_it in zip(stored[True], stored[False], strict=True))
@@ -363,7 +363,7 @@ def test_every_argument_of_a_call_does_what_it_does_in_unroll(kind, argument):
             jaxrnn.unroll(cell, p, x.swapaxes(0, 1), **w, reverse=r) for p, w, r in zip(params, where, (False, True), strict=True)
         ]
         given = {argument: value}
-        of_linen = linen.apply({"params": {"layers": (params,)}}, x, **given)
+        of_linen = linen.apply({"params": jaxrnn.trees.to_dict((params,))}, x, **given)
         return runs, (model.rnn(x, **given), of_linen), model(x, **given), model(x)
 
     runs, calls, prediction, without = compute(x, value)

@@ -11,6 +11,7 @@ import pytest
 from jax import export
 from support import as_on_a_gpu, close, count, drawn_like, equal, equations, inner_jaxprs, jit, normal, weighted
 
+import jaxrnn
 from jaxrnn import LSTMState, Stack
 from jaxrnn.cells import CELLS, GatedCell
 
@@ -40,6 +41,22 @@ def both_forms(monkeypatch, function, *args):
     as_on_a_gpu(monkeypatch)
     jax.clear_caches()
     return first, (jit(function)(*args), len(loops(function, *args)))
+
+
+@pytest.mark.parametrize("on_a_gpu", [False, True])
+def test_a_stack_is_its_layers_unrolled_by_hand(on_a_gpu, monkeypatch, x64):
+    """Final states and every state, nested `[layer][direction]`."""
+    stack, params, xs, states = problem(CELLS["GRU"]())
+    lengths, ys, finals, every = jnp.asarray(LENGTHS), xs, [], []
+    for layer, start in zip(params, states, strict=True):
+        final, ys, of_layer = jaxrnn.unroll(stack.cell, layer[0], ys, start[0], lengths=lengths, return_states=True)
+        finals.append((final,))
+        every.append((of_layer,))
+    if on_a_gpu:
+        as_on_a_gpu(monkeypatch)
+    for run in (stack.apply, jit(stack.apply, static_argnames="return_states")):
+        close(run(params, xs, states, lengths=lengths, return_states=True), (ys, tuple(finals), tuple(every)))
+        close(run(params, xs, states, lengths=lengths), (ys, tuple(finals)))
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in FAST)) for n in TAKERS])
