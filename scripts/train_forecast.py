@@ -364,6 +364,12 @@ def quantiles_of(model, x, mask, frame):
     return jnp.sort(model(x, mask=mask).reshape(len(x), frame.horizon, len(frame.quantiles)), axis=-1)
 
 
+def loss(model, x, mask, y, known, frame):
+    """The pinball loss of the steps that are known."""
+    losses = pinball(quantiles_of(model, x, mask, frame), y[..., None], frame.quantiles).mean(-1)
+    return jnp.mean(losses * known)
+
+
 def train(name, series, frame, config, mesh, folder):
     """Train on one series; report, and return what the plots need."""
     whole, path = series, folder.path / name
@@ -383,15 +389,14 @@ def train(name, series, frame, config, mesh, folder):
     def forecast(params, x, mask):
         return quantiles_of(nnx.merge(graph, params), x, mask, frame)
 
-    def loss_of(params, x, mask, y, known):
-        losses = pinball(forecast(params, x, mask), y[..., None], levels).mean(-1)
-        return jnp.mean(losses * known)
+    def loss_of(params, *batch):
+        return loss(nnx.merge(graph, params), *batch, frame)
 
     @jax.jit
     def step(params, opt_state, *batch):
-        loss, grads = training.value_and_grad(loss_of, mesh)(params, *batch)
+        value, grads = training.value_and_grad(loss_of, mesh)(params, *batch)
         updates, opt_state = optimizer.update(grads, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state, loss
+        return optax.apply_updates(params, updates), opt_state, value
 
     def batch(ends):
         return *scaler.inputs(values, ends, frame), *scaler.targets(values, ends, frame)
@@ -409,8 +414,8 @@ def train(name, series, frame, config, mesh, folder):
     params, opt_state, order.state, best, best_params = run.restore((params, opt_state, order.state, best, best_params))
     for number in run.steps(config.steps):
         rows, _ = order.next()
-        params, opt_state, loss = step(params, opt_state, *training.deal(mesh, *batch(learn[rows])))
-        metrics = {"loss": loss}
+        params, opt_state, value = step(params, opt_state, *training.deal(mesh, *batch(learn[rows])))
+        metrics = {"loss": value}
         if number % config.validate_every == 0 or number == config.steps:
             metrics["validation"] = np.float32(error(params, *validation))
             if metrics["validation"] < best:
