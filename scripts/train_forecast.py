@@ -295,16 +295,15 @@ def naive(guess, values, ends, train, frame):
 def exponential_smoothing(values, ends, second, frame):
     """ETS with additive errors, its trend and season by AIC, fitted to the rows before the test rows; then led up to each origin.
 
-    It knows no gaps: for it alone, those before an origin are drawn through in a straight line.
+    It knows no gaps: for it alone, those before the last known value are drawn through in a straight line.
     """
     import pandas as pd
     from scipy.stats import norm
     from statsmodels.tsa.exponential_smoothing.ets import ETSModel
 
     def known(end):
-        past = values[: end + 1, 0]
-        steps = np.flatnonzero(~np.isnan(past))
-        return pd.Series(np.interp(np.arange(steps[0], end + 1), steps, past[steps]))
+        steps = np.flatnonzero(~np.isnan(values[: end + 1, 0]))
+        return pd.Series(np.interp(np.arange(steps[0], steps[-1] + 1), steps, values[steps, 0])), end - steps[-1]
 
     seasons = (False, True) if frame.season > 1 and second >= 3 * frame.season + 10 else (False,)
     trends = ({"trend": None}, {"trend": "add"}, {"trend": "add", "damped_trend": True})
@@ -314,16 +313,16 @@ def exponential_smoothing(values, ends, second, frame):
         for trend, seasonal in itertools.product(trends, seasons):
             more = {"seasonal": "add", "seasonal_periods": frame.season} if seasonal else {}
             make = partial(ETSModel, error="add", initialization_method="heuristic", **trend, **more)
-            fit = make(known(second - 1)).fit(disp=False)
+            fit = make(known(second - 1)[0]).fit(disp=False)
             fits += [(fit.aic, make, fit.params)] if np.isfinite(fit.aic) else []
         if not fits:
             raise ValueError("no fit has a finite likelihood")
         _, make, params = min(fits, key=lambda fit: fit[0])
         points, quantiles = [], []
         for end in ends:
-            past = known(end)
-            ahead = make(past).smooth(params).get_prediction(start=len(past), end=len(past) + frame.horizon - 1)
-            mean, spread = np.asarray(ahead.predicted_mean), np.sqrt(np.asarray(ahead.forecast_variance))
+            past, since = known(end)
+            ahead = make(past).smooth(params).get_prediction(start=len(past), end=len(past) + since + frame.horizon - 1)
+            mean, spread = np.asarray(ahead.predicted_mean)[since:], np.sqrt(np.asarray(ahead.forecast_variance))[since:]
             points.append(mean)
             quantiles.append(mean[:, None] + spread[:, None] * norm.ppf(frame.quantiles))
     return np.stack(points), np.stack(quantiles)
@@ -364,6 +363,12 @@ def quantiles_of(model, x, mask, frame):
     return jnp.sort(model(x, mask=mask).reshape(len(x), frame.horizon, len(frame.quantiles)), axis=-1)
 
 
+def loss(model, x, mask, y, known, frame):
+    """The pinball loss of the steps that are known."""
+    losses = pinball(quantiles_of(model, x, mask, frame), y[..., None], frame.quantiles).mean(-1)
+    return jnp.mean(losses * known)
+
+
 def train(name, series, frame, config, mesh, folder):
     """Train on one series; report, and return what the plots need."""
     whole, path = series, folder.path / name
@@ -383,15 +388,14 @@ def train(name, series, frame, config, mesh, folder):
     def forecast(params, x, mask):
         return quantiles_of(nnx.merge(graph, params), x, mask, frame)
 
-    def loss_of(params, x, mask, y, known):
-        losses = pinball(forecast(params, x, mask), y[..., None], levels).mean(-1)
-        return jnp.mean(losses * known)
+    def loss_of(params, *batch):
+        return loss(nnx.merge(graph, params), *batch, frame)
 
     @jax.jit
     def step(params, opt_state, *batch):
-        loss, grads = training.value_and_grad(loss_of, mesh)(params, *batch)
+        value, grads = training.value_and_grad(loss_of, mesh)(params, *batch)
         updates, opt_state = optimizer.update(grads, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state, loss
+        return optax.apply_updates(params, updates), opt_state, value
 
     def batch(ends):
         return *scaler.inputs(values, ends, frame), *scaler.targets(values, ends, frame)
@@ -409,8 +413,8 @@ def train(name, series, frame, config, mesh, folder):
     params, opt_state, order.state, best, best_params = run.restore((params, opt_state, order.state, best, best_params))
     for number in run.steps(config.steps):
         rows, _ = order.next()
-        params, opt_state, loss = step(params, opt_state, *training.deal(mesh, *batch(learn[rows])))
-        metrics = {"loss": loss}
+        params, opt_state, value = step(params, opt_state, *training.deal(mesh, *batch(learn[rows])))
+        metrics = {"loss": value}
         if number % config.validate_every == 0 or number == config.steps:
             metrics["validation"] = np.float32(error(params, *validation))
             if metrics["validation"] < best:
