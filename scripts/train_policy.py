@@ -69,10 +69,13 @@ class FeedForward(nnx.Module):
     def __init__(self, size, *, rngs):
         self.fc = nnx.Linear(size, size, rngs=rngs)
 
-    def __call__(self, x, h_0, *, reset=None):
+    def __call__(self, x, h_0, *, reset):
         return nnx.tanh(self.fc(x)), h_0
 
     step = __call__
+
+    def initial_state(self, rows):
+        return ()
 
 
 class Policy(nnx.Module):
@@ -94,7 +97,7 @@ class Policy(nnx.Module):
         return self.actor(y), self.critic(y)[..., 0], state
 
     def step(self, x, state, *, reset):
-        y, state = self.memory.step(nnx.tanh(self.embed(x)), restart(self.memory, state, reset))
+        y, state = self.memory.step(nnx.tanh(self.embed(x)), state, reset=reset)
         return self.actor(y), self.critic(y)[..., 0], state
 
 
@@ -108,15 +111,6 @@ def describe(name, hidden_size, span):
     if name == "LRU":
         options = {"r_min": 0.9, "r_max": 0.999}
     return CELLS[name](**options)
-
-
-def initial_state(memory, rows):
-    return () if isinstance(memory, FeedForward) else memory(jnp.zeros((0, rows, memory.stack.input_size)))[1]
-
-
-def restart(memory, state, reset):
-    """The initial state where an episode begins; with a learned one, zeros would be wrong."""
-    return jax.tree.map(lambda a, b: jnp.where(reset[:, None], a, b), initial_state(memory, len(reset)), state)
 
 
 # The environments ------------------------------------------------------------------------------------------------------
@@ -177,7 +171,7 @@ class Steps(NamedTuple):
 
 def begin(policy, environments, key, rows):
     observation, environment = environments.reset(jax.random.split(key, rows))
-    return World(environment, observation, jnp.ones(rows, bool), initial_state(policy.memory, rows))
+    return World(environment, observation, jnp.ones(rows, bool), policy.memory.initial_state(rows))
 
 
 def play(policy, environments, world, key, length):

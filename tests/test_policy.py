@@ -121,7 +121,7 @@ def test_hidden_velocities_are_hidden_and_a_cut_off_episode_is_worth_what_the_cr
         moved = [pole.x + 0.02 * pole.x_dot, pole.theta + 0.02 * pole.theta_dot]  # the action moves the velocities first
         seen.append(steps.observation[0])
         observations = jnp.stack([*seen, jnp.stack(moved, 1) / limits])
-        start = train_policy.initial_state(policy.memory, ROWS)
+        start = policy.memory.initial_state(ROWS)
         _, value, _ = policy(observations, start, reset=jnp.zeros(observations.shape[:2], bool))
         np.testing.assert_allclose(steps.next_value[0], value[-1], rtol=0, atol=1e-6)
         assert not steps.terminated.any()
