@@ -36,12 +36,14 @@ class Clock:
         start: of the first step: a number, a date, or the row's number if the file has no times.
         step: a number, a timedelta, or a whole number of months.
         months: whether `step` counts months.
+        month_ends: whether each time is the last day of its month.
         text: how a time is written: "number", "date", "month" or "moment".
     """
 
     start: Any
     step: Any
     months: bool = False
+    month_ends: bool = False
     text: str = "number"
 
     def at(self, k: int) -> Any:
@@ -50,7 +52,7 @@ class Clock:
             return self.start + k * self.step
         month = self.start.year * 12 + self.start.month - 1 + k * self.step
         last = _days_in(month)
-        day = last if self.start.day == _days_in(self.start.year * 12 + self.start.month - 1) else self.start.day
+        day = last if self.month_ends else self.start.day
         return self.start.replace(year=month // 12, month=month % 12 + 1, day=min(day, last))
 
     def label(self, k: int) -> str:
@@ -254,10 +256,10 @@ def _steps(times: list[Any], text: str) -> tuple[Clock, list[int | None]]:
         return Clock(times[0], step), [k if fits else None for k, fits in zip(counts, close, strict=True)]
     same_hour = len({time.time() for time in times}) == 1 and len({time.utcoffset() for time in times}) == 1
     months = [time.year * 12 + time.month - 1 for time in times]
-    same_day = len({time.day for time in times}) == 1 or all(t.day == _days_in(m) for t, m in zip(times, months, strict=True))
-    if same_hour and same_day:  # calendar months, however long
+    month_ends = all(time.day == _days_in(month) for time, month in zip(times, months, strict=True))
+    if same_hour and (month_ends or len({time.day for time in times}) == 1):  # calendar months, however long
         step = Counter(b - a for a, b in itertools.pairwise(months)).most_common(1)[0][0]
-        clock = Clock(times[0], step, months=True, text=text)
+        clock = Clock(times[0], step, months=True, month_ends=month_ends, text=text)
         counts = [(month - months[0]) / step for month in months]
     else:
         step = Counter(b - a for a, b in itertools.pairwise(times)).most_common(1)[0][0]
