@@ -130,6 +130,7 @@ def changed(line, *row):
         (changed(7, DAYS[5], "1_0"), "", r"line 7, column 'sold': should be a number or empty, got '1_0'"),
         (changed(7, DAYS[5]), "", r"a\.csv, line 7: 1 fields, where the header has 2"),
         (changed(7, DAYS[2], 1), "", r"a\.csv, line 7: the time '2024-01-03' is there already, in line 4"),
+        (changed(7, DAYS[4], 1), "", r"a\.csv, line 7: the time '2024-01-05' is there already, in line 6"),
         (
             changed(7, "2024-01-05T12:00", 1),
             "",
