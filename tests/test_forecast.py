@@ -449,7 +449,7 @@ def test_a_file_may_grow_and_is_forecast_from_its_new_end_by_the_scaler_that_was
 
     for rows, change in ((399, lambda numbers: numbers), (422, lambda numbers: numbers + 1)):
         other = sales(tmp_path, rows, name="other.csv", test_rows=change)
-        with pytest.raises(training.Failure, match=r"other\.csv: the first 400 steps are not those .*name another folder"):
+        with pytest.raises(training.Failure, match=r"other\.csv: the first 399 steps are not those .*name another folder"):
             run(other, tmp_path / "run", words)
     (tmp_path / "run/csv/scaler.json").write_text('{"rows": 3')
     with pytest.raises(training.Failure, match=r"scaler\.json is damaged: name another folder with --out") as failure:
