@@ -32,9 +32,10 @@ from jaxrnn.training import option
 MODELS = {"RNN": RNNModel, "LSTM": LSTMModel, "GRU": GRUModel}
 BUILT_IN = {
     "co2": {"column": "co2", "time": "date", "horizon": 52, "window": 104, "season": 52},
-    "sunspots": {"column": "SUNACTIVITY", "time": "YEAR", "horizon": 3, "window": 22, "season": 11},
+    "sunspots": {"column": "SUNACTIVITY", "time": "YEAR", "horizon": 3, "window": 11, "season": 11},
 }
-"""Files of statsmodels, as they would be named on the command line. The windows are those that validate best."""
+"""Files of statsmodels, as they would be named on the command line. The sunspots' window is the one of 11, 22 and 33 whose loss on
+the validation rows is the least, in the mean over three seeds."""
 
 ORIGINS = 300
 """From how many origins, at most, a stretch is forecast to validate or to test: evenly spaced, if there are more."""
