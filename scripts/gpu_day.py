@@ -62,6 +62,13 @@ def forms() -> dict:
     }
 
 
+PLAIN = [
+    *((name, "GPUS", ()) for name in ("segments", "directions", "wavefront")),
+    ("strategies", "PLATFORMS", strategies.PLATFORMS),
+]
+"""What makes of all forms the plain loop, one step at a time, one layer and direction after the other."""
+
+
 @contextmanager
 def changed(changes):
     """Names in modules of the engine with other values."""
@@ -202,12 +209,12 @@ class Day:
 
 
 def by_stack(cell: str, size: tuple, budget: float, compiler: dict | None = None, **options) -> list[dict]:
-    """A stack of `jaxrnn`, against the loops of JAX in float32, not rounded to TF32."""
+    """A stack of `jaxrnn`, against the plain loop in float32, not rounded to TF32."""
     steps, batch, inputs, hidden, name = size
     make = partial(Stack, CELLS[cell], inputs, hidden)
     plain = {k: v for k, v in options.items() if k != "backend"}
     arrays = make(**plain).init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (steps, batch, inputs))
-    with jax.default_matmul_precision("highest"):
+    with changed(PLAIN), jax.default_matmul_precision("highest"):
         want = {mode: jax.block_until_ready(f(*arrays)) for mode, f in functions(make(**plain)).items()}
     return measure(functions(make(**options, dtype=jnp.dtype(name)), compiler), arrays, want, name, steps, budget)
 

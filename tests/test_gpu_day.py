@@ -1,5 +1,6 @@
 """The script for the day when a GPU is at hand, tried without one: what it measures, what it does not time, what its rule says."""
 
+import importlib
 import json
 
 import gpu_day
@@ -40,6 +41,19 @@ def test_wrong_values_are_not_timed():
     assert "ms" not in wrong and "too far apart" in wrong["error"]
     (nan,) = gpu_day.measure({"forward": jax.jit(lambda x: x * np.float32(np.nan))}, (x,), {"forward": x}, "float32", 5, 0.0)
     assert "ms" not in nan
+
+
+@pytest.mark.parametrize(("module", "options"), [("wavefront", {"num_layers": 2}), ("directions", {"bidirectional": True})])
+def test_a_form_whose_values_are_wrong_is_not_compared_with_itself(module, options, monkeypatch):
+    """But with the plain loop."""
+    joined = importlib.import_module(f"jaxrnn.engine.{module}")._joined
+    monkeypatch.setattr(f"jaxrnn.engine.{module}._joined", lambda *args: jax.tree.map(lambda a: 1.5 * a, joined(*args)))
+    monkeypatch.setattr(f"jaxrnn.engine.{module}.GPUS", ("cpu",))
+    jax.clear_caches()
+    found = gpu_day.by_stack("RNN", (34, 3, 4, 8, "float32"), 0.0, **options)
+    jax.clear_caches()
+    assert [row["mode"] for row in found] == ["forward", "training"]
+    assert all("too far apart" in row.get("error", "") for row in found)
 
 
 def test_without_a_gpu_it_says_so(monkeypatch, capsys):

@@ -9,7 +9,7 @@ import numpy as np
 from jaxrnn._arrays import broadcast_like, cast, contract, promote
 from jaxrnn.cells.base import Cell, split_gates
 from jaxrnn.cells.conform import equations_of
-from jaxrnn.engine.lanes import Lane, handed_on, named
+from jaxrnn.engine.lanes import Lane, handed_on
 from jaxrnn.engine.outside import refuse_traced
 from jaxrnn.engine.problem import Semantics, Steps, Weights
 from jaxrnn.engine.transition import zero_invalid
@@ -34,11 +34,14 @@ def additive_gates(what: Semantics, weights: Weights, state, steps: Steps) -> tu
     cell, params = what.cell, cast(weights.params, what.dtype)
     x, per_step = jax.tree.map(lambda a: a[0], (steps.x, steps.per_step))
     project, x_gates = jax.make_jaxpr(lambda p, x: split_gates(cell.project(p, x)), return_shape=True)(params, x)
+    further = per_step | weights.context
+    if isinstance(cell, Lane):
+        cell, params, further = cell.cell, params.extra, weights.context
     update = lambda *args, further: cell.update(*args, **further)
     with equations_of(cell, "update"):
-        update = jax.make_jaxpr(update)(state, x_gates, x_gates, *params[4:], further=per_step | weights.context)
+        update = jax.make_jaxpr(update)(state, x_gates, x_gates, *params[4:], further=further)
     for method, jaxpr in (("project", project), ("update", update)):
-        refuse_traced(named(cell), method, jaxpr)
+        refuse_traced(cell, method, jaxpr)
     jaxpr = update.jaxpr
     first, gates = len(jax.tree.leaves(state)), len(x_gates)
     inputs = jaxpr.invars[first : first + 2 * gates]

@@ -32,11 +32,6 @@ class Lane(GatedCell):
     """Whose equations these are."""
 
 
-def named(cell) -> GatedCell:
-    """The cell that an error should name."""
-    return cell.cell if isinstance(cell, Lane) else cell
-
-
 def own_and_next(cell, a) -> tuple:
     """An array with gates on its last axis but one: those of the cell, and in a lane those of the next one, else None."""
     if not isinstance(cell, Lane) or a is None:

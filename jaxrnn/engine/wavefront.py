@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxrnn._arrays import cast, computing_dtype, is_real, may_join_axes, same_varying_axes
+from jaxrnn._arrays import cast, computing_dtype, is_differentiable, is_real, may_join_axes, same_varying_axes, select
 from jaxrnn.cells.base import Cell, GatedCell
 from jaxrnn.cells.conform import equations_of
 from jaxrnn.checks import is_symbolic
@@ -120,6 +120,7 @@ def _joined(options, outside, xs, runs, shared):
     nothing = (None,) * len(cell.State._fields)
     masks = [run["zoneout"] or nothing for run in runs]
     per_step = {
+        "within": stacked([later(jnp.ones(time, bool), layer) for layer in range(layers)], 1),
         "running": stacked([later(running, layer) for layer in range(layers)], 1),
         "zoneout_mask": stacked([jax.tree.map(partial(later, layer=k), mask) for k, mask in enumerate(masks)], 1),
     }
@@ -175,15 +176,21 @@ class _Layer(Lane):
     State = property(lambda self: self.cell.State)
     context = property(lambda self: self.cell.context)
     free_fields = property(lambda self: self.cell.free_fields)
-    per_step = ("running", "zoneout_mask")
+    per_step = ("within", "running", "zoneout_mask")
 
     def initial_state(self, params, x):
         own = lambda a: a if a is None else a[..., : len(self.gates), :]
         of_layer = params.extra._replace(w_ih=params.w_ih, w_hh=own(params.w_hh), b_ih=params.b_ih, b_hh=own(params.b_hh))
         return self.cell.initial_state(of_layer, x)
 
-    def update(self, state, x_gates, h_gates, index, extra, *, running, zoneout_mask, **context):
-        """A step, where it is within the sequence and valid; else the old state."""
+    def update(self, state, x_gates, h_gates, index, extra, *, within, running, zoneout_mask, **context):
+        """A step, where it is within the sequence and valid; else the old state.
+
+        Before and after the sequence of its layer, a lane computes with numbers that the sequence does not have. There, a
+        derivative may be NaN, and it must not reach a gradient, not even times zero.
+        """
+        cut = lambda a: select(within, a, lax.stop_gradient(a)) if is_differentiable(a) else a
+        given = jax.tree.map(cut, (state, x_gates, h_gates, extra, context))
         with equations_of(self.cell, "update"):
-            new = self.cell.update(state, x_gates, h_gates, *extra[4:], **context)
+            new = self.cell.update(*given[:3], *given[3][4:], **given[4])
         return after(self.what, state, new, Steps(None, running, None, zoneout_mask, {}))
