@@ -193,6 +193,25 @@ def test_units_and_rows_that_fill_a_tile_change_nothing(kernels):
     close(got[1], want[1], 1e-4)  # of large numbers: gradients by 1 / sum²
 
 
+@dataclass(frozen=True)
+class _SharesCell(_DividesCell):
+    """What it makes of its parameters mixes units, and compares them: a unit that fills a tile must not be among them."""
+
+    gates: ClassVar = ("n", "z")
+
+    def update(self, state, x_gates, h_gates, scale):
+        share = jaxrnn.cells.base.broadcast_like(jax.nn.softmax(scale) + scale / jnp.mean(scale), state.h)
+        open_ = jaxrnn.cells.base.broadcast_like(scale, state.h) > 0
+        return Hidden(share * jnp.tanh(x_gates[0] + h_gates[0]) * jnp.where(open_, 1.0, x_gates[1] * h_gates[1]))
+
+
+def test_what_update_makes_of_its_parameters_is_made_of_the_units_that_there_are(kernels):
+    cell = _SharesCell()
+    params, xs, state = setting(cell, time=3, batch=3)
+    arrays = params._replace(scale=jnp.array([0.3, -0.5, 0.9, 0.4, -0.2, 0.7, 0.6])), xs, state
+    alike(*(results(cell, backend, arrays) for backend in ("pallas", "xla")))
+
+
 def test_what_is_too_large_to_count_runs_in_pieces(kernels, monkeypatch):
     cell = RNNCell()
     arrays = setting(cell, batch=3)
@@ -323,6 +342,21 @@ class _ReadsCell(GatedCell):
         return Hidden(jnp.tanh(x_gates[0] + h_gates[0]) * jnp.arange(HIDDEN, dtype=jnp.float32))
 
 
+@dataclass(frozen=True)
+class _SizesCell(GatedCell):
+    gates: ClassVar = ("n",)
+    axis: int = -1
+
+    def update(self, state, x_gates, h_gates):
+        return Hidden(jnp.tanh(x_gates[0] + h_gates[0]) / state.h.shape[self.axis] ** 0.5)
+
+
+@dataclass(frozen=True)
+class _OneNumberCell(_DividesCell):
+    def update(self, state, x_gates, h_gates, scale):
+        return Hidden(jnp.tanh(x_gates[0] + h_gates[0]) * jnp.sum(scale))
+
+
 CASES = [
     (GRUCell(), {"reset": jnp.ones((TIME, BATCH), bool)}, "the kernels know no `reset`"),
     (GRUCell(), {"h_mask": jnp.ones((BATCH, HIDDEN))}, "the kernels know no `h_mask`"),
@@ -334,6 +368,9 @@ CASES = [
     (GRUCell(), {"dtype": jnp.float16}, "the kernels compute in float32 or bfloat16, not in float16"),
     (_RollsCell(), {}, "`update` of the _RollsCell uses `rev`, which the kernels do not know as elementwise"),
     (_ReadsCell(), {}, "`update` of the _ReadsCell"),
+    (_SizesCell(), {}, "`update` of the _SizesCell computes with the size of its arrays, and the kernels pad hidden_size=7 to 16"),
+    (_SizesCell(axis=0), {}, "`update` of the _SizesCell computes with the size of the batch, which the kernels pad"),
+    (_OneNumberCell(), {}, "makes a single number of its parameters, which should be broadcast to the units"),
     (GRUCell(), {"strategy": "scan_gated"}, "`backend` should be 'auto' where `strategy` says how it is computed, got 'pallas'"),
 ]
 

@@ -243,6 +243,24 @@ def test_layers_that_are_not_alike_or_do_more_than_a_product_run_one_after_the_o
     assert len(loops(stack.apply, params, xs)) == LAYERS
 
 
+@dataclass(frozen=True)
+class _Spikes(GatedCell):
+    gates: ClassVar = ("n",)
+
+    def initial_state(self, params, x):
+        return Hidden(super().initial_state(params, x).h.astype(jnp.int32))
+
+    def update(self, state, x_gates, h_gates):
+        return Hidden((x_gates[0] + h_gates[0] > 0).astype(jnp.int32))
+
+
+def test_cells_whose_output_is_of_integers_run_layer_by_layer(monkeypatch):
+    stack, params, xs, _ = problem(_Spikes())
+    (apart, many), (together, few) = both_forms(monkeypatch, lambda params, xs: stack.apply(params, xs), params, xs)
+    assert many == few == LAYERS
+    equal(together, apart)
+
+
 # Its program -------------------------------------------------------------------------------------------------------------
 
 

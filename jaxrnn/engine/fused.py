@@ -12,6 +12,7 @@ from jaxrnn._arrays import cast, may_join_axes
 from jaxrnn.checks import is_symbolic
 from jaxrnn.engine import fused_kernels, scan_gated
 from jaxrnn.engine.fused_loops import Form, forward
+from jaxrnn.engine.fused_update import TILE, not_elementwise, power_of_two
 from jaxrnn.engine.gates import additive_gates
 from jaxrnn.engine.problem import Semantics, Steps, Weights
 from jaxrnn.engine.segments import over_segments
@@ -42,7 +43,7 @@ def refuses(what: Semantics, weights: Weights, state, platform: str) -> str | No
         return "the kernels run on one device, and arrays here lie on a mesh; inside of `jax.shard_map` they can"
     if any(field.dtype != jnp.float32 or field.shape != h.shape for field in state) or weights.params.w_hh.shape[0] != hidden:
         return f"the fields of a state should be float32 and of one shape, and those of the {kind} are not"
-    reason = fused_kernels.not_elementwise(cell, hidden, weights.params[4:])
+    reason = not_elementwise(cell, hidden, weights.params[4:])
     if reason is not None:
         return f"`update` of the {kind} {reason}"
     most = fused_kernels.largest_hidden(gates, len(state), what.dtype)
@@ -75,5 +76,5 @@ def run(what: Semantics, tuned: Tuning, weights: Weights, state, steps: Steps):
         final, states = jax.tree.map(lambda a: a.reshape(*a.shape[:-2], *batch, a.shape[-1]), (final, states))
         return final, output(what, states, steps.valid)
 
-    per_step = (rows + fused_kernels.TILE) * len(what.cell.gates) * fused_kernels.power_of_two(state.h.shape[-1])
+    per_step = (rows + TILE) * len(what.cell.gates) * power_of_two(state.h.shape[-1])
     return over_segments(piece, state, steps, max(1, MOST // per_step), what.reverse)

@@ -15,22 +15,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from jaxrnn._arrays import gpu_at_hand_or_described, same_varying_axes, select, shape_like
-from jaxrnn.cells.conform import equations_of
-from jaxrnn.engine import scan_diagonal
 from jaxrnn.engine.fused_loops import Form, Known, add_wanted, advance, backward, forward, forward_shapes, stored, wanted
-
-TILE = 16
-"""Rows of the batch that one program takes: the fewest that a product on tensor cores has."""
-
-LOWERED = {
-    "abs", "add", "add_any", "and", "broadcast_in_dim", "convert_element_type", "copy", "cos", "div", "eq", "exp", "exp2",
-    "expm1", "ge", "gt", "integer_pow", "le", "log", "log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg", "not", "or",
-    "pow", "rsqrt", "select_n", "sign", "sin", "sqrt", "square", "stop_gradient", "sub", "tanh", "xor",
-}  # fmt: skip
-"""Primitives that `update` may use: elementwise, and known to Triton."""
+from jaxrnn.engine.fused_update import TILE, in_two, power_of_two
 
 LARGEST = {"float32": (64, 2**16, 448), "bfloat16": (256, 2**17, 1024)}
 """Hidden units, bytes of `w_hh`, and numbers in gates and state of one example, that stay on one multiprocessor of an H100, by
@@ -44,59 +32,6 @@ def largest_hidden(gates: int, fields: int, dtype) -> int:
     while gates * units**2 * jnp.dtype(dtype).itemsize > most_bytes or (gates + fields) * units > most_numbers:
         units //= 2
     return units
-
-
-def power_of_two(hidden: int) -> int:
-    return max(TILE, 1 << (hidden - 1).bit_length())
-
-
-def _hoisted(cell, rows: int, hidden: int, extra):
-    """`update` in two: what it makes of its parameters alone, and the rest, a function of (state, x, h, what was made).
-
-    A kernel cannot take parameters apart; and what all steps share is made once.
-    """
-    like = jax.ShapeDtypeStruct((rows, hidden), jnp.float32)
-    args = extra, cell.State(*(like for _ in cell.State._fields)), (like,) * len(cell.gates), (like,) * len(cell.gates)
-    closed, out = jax.make_jaxpr(lambda extra, s, x, h: cell.update(s, x, h, *extra), return_shape=True)(*args)
-    jaxpr, tree, count = closed.jaxpr, jax.tree.structure(out), len(jax.tree.leaves(extra))
-    variables = lambda eqn: [v for v in eqn.invars if not hasattr(v, "val")]
-    known, early, late = {*jaxpr.invars[:count]}, [], []
-    for eqn in jaxpr.eqns:
-        shared = variables(eqn) and all(v in known for v in variables(eqn))
-        (early if shared else late).append(eqn)
-        known.update(eqn.outvars if shared else ())
-    made = list(dict.fromkeys(v for eqn in late for v in variables(eqn) if v in known))
-    part = lambda **parts: ClosedJaxpr(jaxpr.replace(debug_info=jaxpr.debug_info.with_unknown_names(), **parts), closed.consts)
-    first = part(invars=jaxpr.invars[:count], outvars=made, eqns=early)
-    rest = part(invars=[*made, *jaxpr.invars[count:]], eqns=late)
-    update = lambda s, x, h, made: jax.tree.unflatten(tree, jaxpr_as_fun(rest)(*made, *jax.tree.leaves((s, x, h))))
-    return lambda extra: jaxpr_as_fun(first)(*jax.tree.leaves(extra)), update, rest
-
-
-def not_elementwise(cell, hidden: int, extra) -> str | None:
-    """What `update` does that a kernel cannot, in words; None if there is nothing."""
-    extra = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, jnp.float32), tuple(extra))
-    if any(a.ndim == 0 or a.shape[-1] != hidden for a in jax.tree.leaves(extra)):
-        return f"has parameters that do not end in hidden_size={hidden}"
-    with equations_of(cell, "update"):
-        rest = _hoisted(cell, TILE, hidden, extra)[2]
-    if rest.consts:
-        return "reads arrays that are not its arguments"
-    return _first_not_lowered(rest.jaxpr, (TILE, hidden))
-
-
-def _first_not_lowered(jaxpr, shape) -> str | None:
-    for eqn in jaxpr.eqns:
-        inner = next((eqn.params[key] for key in ("jaxpr", "call_jaxpr") if key in eqn.params), None)
-        if inner is not None and eqn.primitive.name in scan_diagonal.CALLS:
-            found = _first_not_lowered(getattr(inner, "jaxpr", inner), shape)
-            if found is not None:
-                return found
-        elif eqn.primitive.name not in LOWERED:
-            return f"uses `{eqn.primitive.name}`, which the kernels do not know as elementwise"
-    if any(v.aval.shape not in ((), shape) for v in (*jaxpr.invars, *(v for eqn in jaxpr.eqns for v in eqn.outvars))):
-        return "is not elementwise in the hidden units"
-    return None
 
 
 class _Tiles(NamedTuple):
@@ -182,11 +117,11 @@ def _forward_kernel(interpret: bool, store: bool, form: Form, weights, state, x,
     w_hh, b_hh, extra = weights
     time, rows, gates, hidden = x.shape
     tiles = _Tiles(time, rows, gates, hidden)
-    make, update, _ = _hoisted(form.what.cell, TILE, tiles.width, tiles.pad(extra, None))
+    make, update = in_two(form.what.cell, hidden, extra)
     w_hh = jnp.pad(w_hh, ((0, tiles.width - hidden),) + ((0, 0),) * 2)
     inputs = {
         "w": (jnp.moveaxis(tiles.pad(w_hh, None), 1, 0), None), "b": (tiles.pad(b_hh, None), None),
-        "made": (make(tiles.pad(extra, None)), None), "state": (tiles.pad(state, 0), 0), "x": (tiles.pad(x, 1), 1),
+        "made": (tiles.pad(make(extra), None), None), "state": (tiles.pad(state, 0), 0), "x": (tiles.pad(x, 1), 1),
         "valid": (tiles.valid(valid), 1),
     }  # fmt: skip
     shapes = forward_shapes(form, weights, inputs["state"][0], inputs["x"][0], valid, store)
@@ -221,9 +156,9 @@ def _forward_kernel(interpret: bool, store: bool, form: Form, weights, state, x,
 def _backward_kernel(interpret: bool, form: Form, known: Known, cotangents):
     time, rows, gates, hidden = known.pre.shape
     tiles = _Tiles(time, rows, gates, hidden)
-    extra = tiles.pad(known.extra, None)
-    make, update, _ = _hoisted(form.what.cell, TILE, tiles.width, extra)
-    made, from_made = jax.vjp(make, extra)
+    make, update = in_two(form.what.cell, hidden, known.extra)
+    made, from_made = jax.vjp(make, known.extra)
+    made = tiles.pad(made, None)
     w = jnp.pad(jnp.moveaxis(known.w_hh, 0, -1), ((0, 0), (0, tiles.width - hidden), (0, 0)))
     d_final, d_states = cotangents
     over_time = tiles.pad((known.before, known.x, known.pre, d_states), 1)
@@ -269,9 +204,8 @@ def _backward_kernel(interpret: bool, form: Form, known: Known, cotangents):
         jax.tree.map(lambda ref, a: ref.__setitem__(..., a), (d_state, d_made), (first, d_all))
 
     out = _call(kernel, "rnn_backward", tiles, inputs, outputs, interpret)
-    d_made = [d.reshape(tiles.programs, TILE, -1).sum(0) for d in out["d_made"]]
+    d_made = [d.reshape(tiles.programs, TILE, -1).sum(0)[:, :hidden] for d in out["d_made"]]
     (d_extra,) = from_made(d_made)
-    d_extra = jax.tree.map(lambda a: a[..., :hidden], d_extra)
     return tiles.cut(out["d_state"], 0), tiles.cut(out["d_h"], 1), tiles.cut(out["d_x"], 1), d_extra
 
 

@@ -16,7 +16,7 @@ from jax import lax
 
 from jaxrnn._arrays import cast, computing_dtype, is_differentiable, is_real, may_join_axes, same_varying_axes, select
 from jaxrnn.cells.base import Cell, GatedCell
-from jaxrnn.cells.conform import equations_of
+from jaxrnn.cells.conform import equations_of, state_like
 from jaxrnn.checks import is_symbolic
 from jaxrnn.engine.core import as_given, unrolled
 from jaxrnn.engine.lanes import Lane, LaneParams
@@ -65,6 +65,7 @@ def _may_join(cell, xs, runs) -> bool:
         and all(kind == kinds[0] for kind in kinds)
         and all(p.w_ih.shape == (first.w_hh.shape[0], *first.w_ih.shape[1:]) for p in above)
         and all(is_real(a) and a.dtype == first.w_hh.dtype for run in runs for a in jax.tree.leaves(run["params"][:4]))
+        and is_real(state_like(cell, first, jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype)).h)
         and not runs[0]["per_step"]
         and runs[0]["h_mask"] is None
         and may_join_axes(xs)
