@@ -325,6 +325,8 @@ def test_an_input_that_does_not_fit(lstm, x, error, text):
 LAYOUT = "(num_layers * num_directions, *batch, hidden), whatever `batch_first` says"
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_a_start_that_does_not_fit(lstm):
     fits = jnp.ones((4, 2, 5))
     for shape in [(4, 3, 5), (2, 2, 5), (4, 2, 6), (2, 4, 5), (4, 5)]:
@@ -428,6 +430,8 @@ def test_steps_that_do_not_fit(gru, lstms):
     refuses(ValueError, f"GRU.step: `state` should have shape (1, 2, 5), {LAYOUT}, got (2, 5).", step, X[:, 0], jnp.ones((2, 5)))
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_messages_about_space_name_its_axes():
     conv = nnx_module("Recurrent", jaxrnn.ConvLSTM2DCell(), 3, 5)
     text = (

@@ -95,6 +95,8 @@ def test_every_activation_has_an_oracle_and_a_place_in_the_signature():
     assert list(table.ACTIVATIONS) == list(ACTIVATIONS) == list(get_args(table.Activation))
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize(
     ("kind", "name"), [("LSTM", "relu"), ("LSTM", "softplus"), ("GRU", "hard_sigmoid"), ("RNN", "linear"), ("RNN", "silu")]
 )
@@ -255,6 +257,8 @@ def test_batch_axes_are_folded_mapped_over_or_left_out(cell, draw):
     close(*projected)
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @one_of_each_kind
 def test_two_batch_axes_are_one_folded_and_vmap_is_the_batch(name, draw):
     cell = CELLS[name]()
@@ -286,6 +290,8 @@ def test_other_lengths_trace_nothing_again(name, draw):
     assert not np.allclose(final.h, other.h)
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @two_kinds
 def test_segments_of_time_change_no_gradient(name, draw):
     """`remat` cuts nine steps into segments of three; one cell with the engine's own derivative, one without."""

@@ -61,6 +61,8 @@ def starting_at(start):
     return Started(), Plain()
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize(("kind", "start", "reverse"), [(0, 1.0, False), (0, -2.5, True), (1, -2.5, False), (1, 1.0, True)])
 def test_a_start_other_than_zero_is_taken_as_it_is(kind, start, reverse, x64):
     """Pieces are the whole, a given state is where it starts, and a reset returns to the cell's own start."""
@@ -395,6 +397,8 @@ def test_a_memory_and_a_side_input_reach_every_step_with_all_gradients(reverse, 
     equal(compute(params, xs, dirty, context), got)
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize("cell", [VariationalCell(), GatedVariationalCell()], ids=["plain", "gated"])
 @both_directions
 def test_a_key_per_step_draws_anew_at_each(cell, reverse, x64):
@@ -413,6 +417,8 @@ def test_a_key_per_step_draws_anew_at_each(cell, reverse, x64):
     np.testing.assert_allclose(directional, (shifted(1) - shifted(-1)) / (2 * step), rtol=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize("flavour", ["nnx", "linen"])
 def test_modules_pass_further_inputs_on_and_stream(flavour):
     """As `x` lies, to every layer; step by step the same."""
@@ -437,6 +443,8 @@ def test_modules_pass_further_inputs_on_and_stream(flavour):
     assert (np.abs(changed[:, 3:] - output[:, 3:]).max((0, 2)) > 1e-3).all()
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_every_layer_and_direction_draws_with_keys_of_its_own():
     """Layers of zero weights but for the latent: outputs are what was drawn."""
     cell = GatedVariationalCell()
@@ -616,6 +624,8 @@ def test_what_inner_functions_functions_in_fields_and_enclosing_ones_hold_is_see
 # Cells that the library's rule does not fit ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_a_gated_cell_with_complex_weights_runs_by_jaxs_own_derivative(x64):
     @dataclass(frozen=True)
     class Complex(GatedCell):
@@ -638,6 +648,8 @@ def test_a_gated_cell_with_complex_weights_runs_by_jaxs_own_derivative(x64):
         unroll(cell, params, xs, strategy="scan_gated")
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize("kind", [GatedCell, DiagonalCell])
 def test_a_cell_with_a_computed_with_of_its_own_is_run_with_it(kind):
     """By `step`, by `unroll`, and in gradients: weights that are normalised where they are used."""
@@ -717,6 +729,8 @@ def test_what_all_examples_share_at_a_step_is_not_masked():
         unroll(noisy, setting(noisy)[0], xs, per_step={"key": jax.random.split(jax.random.PRNGKey(0), TIME)})
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_a_start_is_learned_for_fields_that_mean_something_by_themselves():
     module = jaxrnn.Recurrent(jaxrnn.SLSTMCell(), INPUT, HIDDEN, learn_initial_state=True, rngs=nnx.Rngs(0))
     learned = module.learned[0][0]
@@ -726,6 +740,8 @@ def test_a_start_is_learned_for_fields_that_mean_something_by_themselves():
     assert np.abs(gradient.learned[0][0].h.get_value()).max() > 1e-4
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_nothing_kept_from_32_bits_is_used_in_64_and_initialisers_may_compute_on_the_host():
     @dataclass(frozen=True)
     class Clocked(CountingCell):
@@ -799,7 +815,13 @@ FULLY = ("LSTM", "LRU", "ParaLSTM")  # every strategy runs one of them; with eve
 QUICK = [(name, "everything, backward") for name in FULLY] + [(name, "nothing") for name in RULED] + SINGLE
 
 
-@pytest.mark.parametrize(("name", "options"), [c if c in QUICK else pytest.param(*c, marks=pytest.mark.slow) for c in CASES])
+def with_marks(case):
+    """A few for the edit loop; with the newest jax, those of each rule and each option."""
+    marks = [] if case in QUICK[-2:] else [pytest.mark.slow, *([pytest.mark.newest] if case in QUICK else [])]
+    return pytest.param(*case, marks=marks)
+
+
+@pytest.mark.parametrize(("name", "options"), [with_marks(case) for case in CASES])
 def test_every_strategy_gives_the_values_and_gradients_of_the_reference(name, options, x64):
     """The conformance run: strategies x cells x options; whatever refuses says so."""
     cell = CELLS[name]()

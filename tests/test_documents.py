@@ -127,6 +127,7 @@ def test_001_models_by_keyword_are_printed_with_their_sizes(model_class, gates):
 # 002: an optional start ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module_class", [jaxrnn.LSTM, jaxrnn.GRU])
 def test_002_output_is_hidden_wide_with_and_without_a_start(module_class):
     """The document prints [2, 2, 1], which is its mistake: torch's output there is (2, 2, 10) as well."""
@@ -188,6 +189,7 @@ def test_003_simple_network_with_two_biases(nonlinearity):
     close(run(module, jnp.asarray(x, jnp.float32), h_0=jnp.asarray(h_0, jnp.float32)), by_hand(step, module, x, h_0), 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("module_class", "step"), [(jaxrnn.RNN, elman), (jaxrnn.GRU, gru)])
 def test_003_layers_and_both_directions(module_class, step):
     module = randomize(module_class(3, 5, num_layers=2, bidirectional=True, rngs=nnx.Rngs(0)))
@@ -241,6 +243,7 @@ def test_004_the_three_examples(options, output_shape, state_shape):
     close((output, h_n), by_hand(gru, module, x, np.zeros(state_shape)), 1e-5)
 
 
+@pytest.mark.slow
 def test_004_time_first_is_the_same_numbers_transposed():
     x, h_0 = jnp.asarray(random(2, 4, 5), jnp.float32), jnp.asarray(random(4, 2, 3, seed=1), jnp.float32)
     batch_first = randomize(jaxrnn.GRU(5, 3, 2, bidirectional=True, rngs=nnx.Rngs(0)))

@@ -116,6 +116,8 @@ def test_draws_are_independent_over_some_axes_and_the_same_over_the_others(optio
             assert (mask == np.take(mask, [0], axis)).all()
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize("merge", ["concat", "none"])
 def test_zoneout_holds_other_entries_in_each_layer_and_direction(merge):
     """Each counts its steps that are not held; layers read ones only through the skip of the stack's input."""
@@ -157,6 +159,8 @@ def test_a_connection_carries_what_was_not_dropped(kind):
 # Extremes ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize("option", [*FAMILY, "all"])
 def test_a_rate_of_one_gives_finite_gradients(option):
     rates = dict.fromkeys(FAMILY, 1.0) if option == "all" else {option: 1.0}
@@ -186,6 +190,8 @@ def call(module):
     return module(X)[0]
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_parameters_come_from_one_stream_and_draws_from_another():
     one, draws, other = (module(nnx.Rngs(params=p, dropout=d)) for p, d in ((0, 1), (0, 2), (3, 1)))
     equal(params_of(draws), params_of(one))

@@ -170,6 +170,8 @@ def test_the_count_of_what_is_stored_sees_a_primitive_renamed(name, monkeypatch)
         cached()
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_remat_stores_one_state_per_segment():
     """The residuals of a segment are inside the loop over segments that computes them again."""
     cell = CELLS["LSTM"]()
@@ -403,6 +405,8 @@ def test_ten_thousand_steps_forward_and_backward_are_finite_and_need_memory_in_p
     assert large < 10_000 * 2 * 4 * 4 * 20  # batch, hidden, bytes: twenty streams at most
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_a_second_call_compiles_nothing():
     """Neither other values nor other lengths nor another module of the same description."""
     traces = []
@@ -449,6 +453,8 @@ def test_layers_of_one_shape_are_traced_once():
     assert 0 < traced(1) == traced(3)
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize("options", [{}, {"remat": True}, {"truncate": 3}, {"remat": True, "truncate": 3}], ids=str)
 def test_outside_of_jit_the_second_call_traces_nothing(options):
     cell, traces = counting_cell()

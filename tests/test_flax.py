@@ -76,6 +76,8 @@ PATHS = {
 STARTS = {f"initial/layer_{k}/{direction}/{field}" for k in range(2) for direction in ("forward", "backward") for field in "hc"}
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_parameters_are_nested_dicts_of_arrays_with_the_same_paths_in_both_flavours():
     options = {"num_layers": 2, "bidirectional": True, "learn_initial_state": True}
     variables = jaxrnn.linen.LSTM(INPUT, HIDDEN, **options).init(KEY, X)
@@ -101,6 +103,8 @@ def test_linen_tabulates_layers_at_the_top_and_inside_of_a_module():
     assert "LSTM_0" in inside and f"Total Parameters: {count + 2 * HIDDEN + 2}" in inside
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize("inside", [False, True])
 def test_linen_rematerialises_layers(inside):
     plain, remat = (
@@ -161,12 +165,16 @@ def looped(params, x, residual):
     return x
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_linen_scans_over_layers():
     scanned = nn.scan(Residual, variable_axes={"params": 0}, split_rngs={"params": True}, length=3)()
     variables = drawn(scanned, Y, None)
     close(jit(scanned.apply)(variables, Y, None)[0], jit(partial(looped, residual=True))(variables["params"]["GRU_0"], Y))
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_linen_scans_over_layers_rematerialised():
     scanned = nn.remat_scan(jaxrnn.linen.GRU, lengths=(2, 2))(HIDDEN, HIDDEN, output_only=True)
     variables = drawn(scanned, Y)
@@ -250,6 +258,8 @@ def test_a_module_that_gives_its_output_alone_gives_that_of_the_pair(flavour):
     assert isinstance(step(X[:, 0]), tuple)  # a stream needs its state
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_linens_modules_say_deterministic_where_a_call_cannot():
     draws = {"num_layers": 2, "dropout": 0.5}
     module = jaxrnn.linen.GRU(INPUT, HIDDEN, **draws, deterministic=False, output_only=True)
@@ -280,6 +290,8 @@ def test_masks_by_path_decay_weights_and_freeze_layers():
     equal(traverse_util.unflatten_dict(traverse_util.flatten_dict(params)), params)
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @flavours
 def test_orbax_restores_without_a_target(flavour, tmp_path):
     module = nnx_module("LSTM", INPUT, HIDDEN, 2, bidirectional=True, learn_initial_state=True)
@@ -414,6 +426,8 @@ def test_an_assignment_that_does_not_fit_changes_nothing():
 # Several batch axes -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @flavours
 @pytest.mark.parametrize("batch_first", [True, False])
 def test_several_batch_axes_are_one_made_of_all(flavour, batch_first):
@@ -439,6 +453,8 @@ def test_several_batch_axes_are_one_made_of_all(flavour, batch_first):
     assert start(shape)[0].shape == (4, 2, 3, HIDDEN)
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_several_batch_axes_of_inputs_of_each_step_and_of_models():
     x = normal(2, 3, TIME, INPUT)
     model = GRUModel(INPUT, HIDDEN, 2, rngs=nnx.Rngs(0))
@@ -462,6 +478,8 @@ STARTING = {
 }
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @flavours
 @pytest.mark.parametrize("case", STARTING)
 def test_the_initial_state_is_what_a_call_starts_from(flavour, case):
@@ -473,6 +491,8 @@ def test_the_initial_state_is_what_a_call_starts_from(flavour, case):
     close(call(X[0], h_0=start()), call(X[0]))
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_the_initial_state_of_a_stack_and_of_one_with_axes_of_space():
     stack = jaxrnn.Stack(jaxrnn.LSTMCell(), INPUT, HIDDEN, 2, learn_initial_state=True)
     params = drawn_like(stack.init(KEY))
@@ -529,6 +549,8 @@ def test_a_reset_of_a_step_that_does_not_fit_is_named():
     close(anew, jnp.stack([gru.stack.step(params, X[:, 0], s)[0][k] for k, s in enumerate((states, other))]))
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "uint8"])
 def test_masks_and_resets_of_zeros_and_ones_are_booleans(dtype):
     gru, params = nnx_module("GRU"), jaxrnn.params_of(nnx_module("GRU"))
@@ -547,6 +569,8 @@ def test_masks_and_resets_of_zeros_and_ones_are_booleans(dtype):
     equal(jaxrnn.linear_scan(a, b, reset=flags.T.astype(dtype)), jaxrnn.linear_scan(a, b, reset=flags.T))
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_lengths_are_taken_as_a_list():
     gru, xs = nnx_module("GRU"), X.swapaxes(0, 1)
     params, cell = jaxrnn.params_of(gru), gru.stack.cell
@@ -568,6 +592,8 @@ def test_lengths_are_taken_as_a_list():
 # Models -------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_a_models_steps_predict_what_a_call_predicts_of_all_so_far():
     model = LSTMModel(INPUT, HIDDEN, 2, num_layers=2, learn_initial_state=True, rngs=nnx.Rngs(0))
     nnx.update(model, drawn_like(nnx.state(model, nnx.Param)))
@@ -583,6 +609,8 @@ def test_a_models_steps_predict_what_a_call_predicts_of_all_so_far():
         LSTMModel(INPUT, HIDDEN, 2, bidirectional=True, rngs=nnx.Rngs(0)).step(X[:, 0])
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @flavours
 def test_stretches_of_a_sequence_model_are_the_whole(flavour):
     options = {"num_layers": 2, "learn_initial_state": True}

@@ -274,6 +274,8 @@ def test_the_scaler_is_of_the_training_rows_and_takes_the_closer_level(gappy):
     assert train_forecast.fit_scaler(series_of(later), FRAME) == scaler
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_a_gap_is_skipped_whatever_it_holds(gappy):
     scaler = Scaler(True, 2.0, (5.0, -3.0), (1.5, 0.5))
     x, mask = scaler.inputs(gappy, np.array([60, 61, 62, 63]), FRAME)

@@ -79,6 +79,8 @@ def test_values_and_gradients_are_kernels_and_the_rest_is_not():
     assert [count(side_by_side, name) for name in names] == [0, 0, 0, 0, 1]
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
 def test_one_export_serves_all_platforms():
     """With the kernels for CUDA, and the scan for all others."""
@@ -92,6 +94,8 @@ def test_one_export_serves_all_platforms():
     close(exported.call(params), jax.grad(lambda p: jnp.sum(unroll(cell, p, xs, lengths=LENGTHS)[1] ** 2))(params), 1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
 def test_batches_in_parts_over_devices():
     """By hand, where gradients of weights are summed over devices; and as XLA divides them."""
@@ -114,6 +118,8 @@ def test_batches_in_parts_over_devices():
     close(jax.jit(jax.grad(loss), static_argnums=2)(params, divided, "pallas"), want, 1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize("name", FITTING)
 def test_the_kernels_give_the_values_and_gradients_of_the_loops(name, kernels):
     """Lengths, 0 among them, NaN in padding, a loss on the final state too; the batch fills no tile, the units no power of two."""
@@ -124,6 +130,8 @@ def test_the_kernels_give_the_values_and_gradients_of_the_loops(name, kernels):
     alike(results(cell, "pallas", (params, xs, state), **options), results(cell, "xla", (params, xs, state), **options))
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_every_gated_cell_that_fits_is_tested():
     """Whatever else there is says why not."""
     for name, make in CELLS.items():
@@ -135,6 +143,8 @@ def test_every_gated_cell_that_fits_is_tested():
             unroll(cell, params, xs, backend="pallas")
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize("options", [{"bias": False}, {"return_states": True}, {"reverse": True, "zoneout": 0.3}], ids=str)
 def test_the_kernels_run_without_biases_with_all_states_and_with_zoneout_rates(options, kernels):
     cell = GRUCell()
@@ -147,6 +157,8 @@ def test_the_kernels_run_without_biases_with_all_states_and_with_zoneout_rates(o
     alike(results(cell, "pallas", (params, xs, state), **options), results(cell, "xla", (params, xs, state), **options))
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_the_kernels_compute_products_in_bfloat16_and_the_rest_in_float32(kernels):
     """As the scan that they stand for, which `vmap` is given: both round alike."""
     cell = LSTMCell()
@@ -184,6 +196,8 @@ class _DividesCell(GatedCell):
         return Hidden(jnp.sin(sum_) / sum_)
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_units_and_rows_that_fill_a_tile_change_nothing(kernels):
     cell = _DividesCell()
     arrays = setting(cell)
@@ -212,6 +226,8 @@ def test_what_update_makes_of_its_parameters_is_made_of_the_units_that_there_are
     alike(*(results(cell, backend, arrays) for backend in ("pallas", "xla")))
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_what_is_too_large_to_count_runs_in_pieces(kernels, monkeypatch):
     cell = RNNCell()
     arrays = setting(cell, batch=3)
@@ -251,6 +267,8 @@ def _without_jit(loss, params):
         return loss(params, 0.7)
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize("name", TRANSFORMATIONS)
 def test_every_transformation_is_that_of_the_scan(name, kernels):
     cell = GRUCell()
@@ -264,6 +282,8 @@ def test_every_transformation_is_that_of_the_scan(name, kernels):
     close(transformed("pallas"), transformed("xla"), 2e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize("options", [{"remat": True}, {"truncate": 2}, {"remat": True, "truncate": 3}], ids=str)
 def test_pieces_of_time_run_as_kernels(options, kernels):
     cell = LSTMCell()
@@ -280,6 +300,8 @@ def test_layers_and_directions_are_not_joined_on_a_gpu(bidirectional, loops, mon
     assert (count(program, "rnn_forward"), count(program, "scan")) == (loops, 0)
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_both_directions_and_all_layers_of_a_stack_run_as_kernels(kernels):
     stack = Stack(LSTMCell(), INPUT, HIDDEN, num_layers=2, bidirectional=True, backend="pallas")
     plain = Stack(LSTMCell(), INPUT, HIDDEN, num_layers=2, bidirectional=True)
@@ -427,6 +449,8 @@ def reference_for_cudnn(monkeypatch):
 MASK = jnp.asarray(np.random.default_rng(3).random((TIME, BATCH)) < 0.6).at[:, 2].set(False)
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("options", [{}, {"lengths": LENGTHS}, {"mask": MASK}], ids=["all", "lengths", "mask"])
 def test_cudnn_is_given_what_it_reads(options, reverse, reference_for_cudnn):
@@ -438,6 +462,8 @@ def test_cudnn_is_given_what_it_reads(options, reverse, reference_for_cudnn):
     alike(*(results(cell, backend, arrays, reverse=reverse, **options) for backend in ("cudnn", "xla")))
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_cudnn_runs_layers_and_directions_without_biases(reference_for_cudnn):
     make = partial(Stack, LSTMCell(), INPUT, HIDDEN, num_layers=2, bidirectional=True, bias=False)
     stack, plain = make(backend="cudnn"), make()

@@ -79,6 +79,7 @@ def test_the_arrays_are_copies_and_keep_their_dtype():
     assert not module.stack.bias
 
 
+@pytest.mark.slow
 def test_a_module_taken_apart_and_put_together_is_the_same(x64):
     """Seen through the keys of PyTorch, which name every array."""
     theirs = jaxrnn.LSTM(2, 3, num_layers=2, bidirectional=True, param_dtype=jnp.float64, rngs=nnx.Rngs(0))

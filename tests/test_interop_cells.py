@@ -411,6 +411,7 @@ def test_cells_compute_the_same_in_float32_too():
         assert_computes(module, step, carry, carry_order=order, tolerance=1e-6, dtype=jnp.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_narrow_dtypes_are_kept(dtype):
     for cell, there, back in [

@@ -98,6 +98,7 @@ def test_a_module_with_two_biases_goes_to_keras(cell, kind, options):
     np.testing.assert_allclose(run(module, x, None)[0], layer(x), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["SimpleRNN", "LSTM", "GRU", "GRU reset before"])
 def test_float64_is_kept(kind, x64):
     """Keras on JAX computes its own tanh of float64 in float32, so it is given JAX's."""

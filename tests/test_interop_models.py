@@ -396,6 +396,7 @@ def test_a_state_dict_of_computed_weights_is_refused_with_the_way_on(case):
         to_torch(ours, target=theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_other_layers_with_computed_weights_come_over_too():
     theirs = shaken(TorchTagger())

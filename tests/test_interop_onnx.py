@@ -499,6 +499,7 @@ def test_nodes_are_layers_only_if_the_axes_between_them_are(perm, is_chain):
             from_onnx(model)
 
 
+@pytest.mark.slow
 def test_a_constant_initial_state_becomes_the_modules():
     """Also one that the graph expands over the batch; one row for all is learned, more are not a module's."""
     arrays = random_arrays("LSTM", ALL, directions=2)
@@ -719,6 +720,7 @@ def test_options_of_a_module_are_exported(options):
     assert_close(run_module(module, x), run_onnxruntime(to_onnx(module), {"x": x}))
 
 
+@pytest.mark.slow
 def test_layers_of_different_sizes_are_exported():
     module = make_module(jaxrnn.GRUCell(), INPUT, (5, 4), 2, bidirectional=True)
     x = np.random.default_rng(1).standard_normal((BATCH, TIME, INPUT)).astype(np.float32)

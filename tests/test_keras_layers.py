@@ -166,6 +166,7 @@ def test_directions_of_several_cells_are_read_as_a_pair_on_request(merge_mode, t
         from_keras(theirs, merge="sum")
 
 
+@pytest.mark.slow
 def test_what_the_product_of_directions_is_read_as(tmp_path):
     theirs = randomised(layers.Bidirectional(layers.LSTM(4, **ALL), merge_mode="mul", name="it"))
     message = r"(?s)`merge_mode` of layer 'it' should be one of .*, got 'mul'.\nPass merge=\"none\" .* output = forward \* backward"

@@ -260,6 +260,7 @@ def test_where_a_model_feeds_nothing_nothing_is_told(tmp_path):
             from_keras(source, "behind")
 
 
+@pytest.mark.slow
 def test_a_masked_model_is_the_module_with_its_mask():
     """As the warning says."""
     ids = np.array([[3, 1, 2, 5], [4, 0, 0, 0], [2, 6, 0, 0]])
@@ -271,6 +272,7 @@ def test_a_masked_model_is_the_module_with_its_mask():
     assert np.abs(jnp.concatenate(list(module(x)[1]), -1) - model(ids)).max() > 0.01
 
 
+@pytest.mark.slow
 def test_states_fed_by_a_model_are_the_modules_start():
     """An encoder and a decoder, each a module, and the states of the one for the other."""
 
@@ -436,6 +438,7 @@ def test_only_the_last_of_several_layers_puts_out_its_last_step_alone():
     assert from_keras([first, second]).stack.num_layers == 2
 
 
+@pytest.mark.slow
 def test_only_the_first_of_several_layers_goes_backwards(tmp_path):
     """The second would turn round once more what the first has turned round."""
     a, b = layers.LSTM(4, go_backwards=True, name="a", **STEPS), layers.LSTM(4, name="b", **STEPS)
@@ -456,6 +459,7 @@ def test_only_the_first_of_several_layers_goes_backwards(tmp_path):
     near(second(first(X[:, ::-1])[0][:, ::-1])[0], model(X))
 
 
+@pytest.mark.slow
 def test_both_directions_backwards_before_another_layer():
     """All that a layer that goes backwards puts out, of both its directions, has time turned round."""
     a = layers.Bidirectional(

@@ -234,6 +234,8 @@ def test_decay_and_state_stay_wide_in_bfloat16(name):
     np.testing.assert_allclose(run(jnp.bfloat16), run(jnp.float32), atol=0.03 * np.abs(run(jnp.float32)).max())
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize("name", LINEAR)
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
 def test_single_steps_and_the_plain_scan_decay_as_wide(name, dtype):
@@ -274,6 +276,8 @@ class DrivenCell(LinearCell):
         return {"": (a, b), "number": (0.5, b), "vector": (a, memory), "pairs": ((a, a), b)}[self.wrong]
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize("strategy", ["scan_linear", "associative"])
 def test_further_inputs_reach_the_coefficients(strategy, x64):
     cell = DrivenCell()
@@ -421,6 +425,8 @@ def test_closed_gates_of_a_min_lstm_are_no_nan():
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(jax.grad(loss)(params)))
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_an_rg_lru_that_keeps_everything_has_a_finite_gradient():
     cell = CELLS["RGLRU"]()
     params = cell.init(jax.random.key(0), 3, 3)
@@ -578,6 +584,8 @@ def test_newton_falls_back_to_the_loop_where_it_does_not_arrive():
     close(run("newton"), run("scan_diagonal"), 1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize("name", DIAGONAL)
 def test_an_nan_of_the_data_is_the_same_nan_by_newton(name):
     cell = CELLS[name]()

@@ -245,6 +245,8 @@ def test_copies_are_equal_and_apart(copied):
     assert np.abs(module.params[0][0].w_ih.get_value()).max() > 0
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_seeds_decide_everything_and_no_two_gates_start_alike():
     one, same, other = (arrays(make("LSTM", INPUT, HIDDEN, 2, seed=s, randomize=False, **BOTH).params) for s in (0, 0, 1))
     equal(one, same)
@@ -270,6 +272,8 @@ def test_a_warm_call_moves_nothing_between_devices_and_host(gru):
         run(gru, X, LENGTHS)
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_optax_takes_the_parameters_as_they_are():
     stack = jaxrnn.Stack(jaxrnn.GRUCell(), INPUT, HIDDEN, 2, bias=False)
     params = stack.init(jax.random.key(0))
@@ -458,6 +462,8 @@ def test_dropout_of_a_single_layer_does_nothing():
     equal(nnx.jit(lambda m: m(X))(module), nnx.jit(lambda m: m(X))(make("GRU", INPUT, HIDDEN)))
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_linen_draws_from_the_stream_dropout():
     module = jaxrnn.linen.GRU(INPUT, HIDDEN, 2, dropout=0.5)
     variables = {"params": jaxrnn.trees.to_dict(module.stack.init(jax.random.key(0)))}

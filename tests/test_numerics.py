@@ -325,6 +325,8 @@ def test_export_with_symbolic_batch_and_time(setting, batch, time):
     close(export.deserialize(exported.serialize()).call(leaves, *data), jit(run)(leaves, *data), 1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_a_module_is_scanned_by_hand():
     """`lax.scan` over `step`, the state the carry: the stream inside a larger loop."""
     module = jaxrnn.LSTM(INPUT, HIDDEN, 2, rngs=nnx.Rngs(0))

@@ -341,6 +341,8 @@ GIVEN = {
 }
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize(("kind", "argument"), [*(("LSTM", argument) for argument in GIVEN), ("RNN", "h_0"), ("GRU", "reset")])
 def test_every_argument_of_a_call_does_what_it_does_in_unroll(kind, argument):
     """Two directions, one layer, by hand; through both flavours, and through the model, whose head reads the ends."""

@@ -120,6 +120,7 @@ def test_a_missing_package_is_named(script, package, monkeypatch):
         script.main([])
 
 
+@pytest.mark.slow
 @needs_silero
 def test_the_stream_gives_what_the_whole_gives(x64):
     """Frame by frame through `step`, and all frames at once through the module."""

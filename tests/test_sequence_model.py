@@ -130,6 +130,8 @@ def test_dropout_acts_in_training_alone_and_both_times():
     close(draw(0), draw(0), 0)
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_a_step_draws_nothing_in_training():
     model, x = SequenceModel(jaxrnn.MinGRUCell(), INPUT, HIDDEN, OUTPUT, dropout=0.5, rngs=nnx.Rngs(0)), normal(2, INPUT)
     first, (again, _) = model.step(x)[0], model.step(x)
@@ -138,6 +140,8 @@ def test_a_step_draws_nothing_in_training():
     close(first, model(x[:, None])[:, 0], 2e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_a_model_refuses_what_does_not_fit():
     make = partial(SequenceModel, jaxrnn.LRUCell(), INPUT, HIDDEN, OUTPUT)
     with pytest.raises(ValueError, match=r"SequenceModel: `output_size` should be"):

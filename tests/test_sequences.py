@@ -62,6 +62,8 @@ def stacked(cell=None, **options):
 # Masks -------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_lengths_are_a_mask():
     stack, params = stacked(bidirectional=True)
     xs, lengths = normal(TIME, BATCH, INPUT), jnp.array([9, 0, 4, 1])
@@ -108,6 +110,8 @@ def test_nan_and_infinity_where_the_mask_is_false_reach_nothing(connection):
     assert (np.asarray(clean[0][1])[~mask] == 0).all()
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_nan_in_a_valid_step_shows_in_its_row_and_in_no_other():
     stack, params = stacked()
     xs = normal(TIME, BATCH, INPUT)
@@ -121,6 +125,8 @@ def test_nan_in_a_valid_step_shows_in_its_row_and_in_no_other():
 # Resets ------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_a_reset_returns_to_zeros_unless_told_otherwise_and_never_to_the_start():
     cell = CELLS["GRU"]()
     params, xs, state, _ = setting(cell)
@@ -130,6 +136,8 @@ def test_a_reset_returns_to_zeros_unless_told_otherwise_and_never_to_the_start()
     close(unroll(cell, params, xs[:4], state)[1], ys[:4])
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @two_kinds
 def test_a_reset_clears_a_nan_state(name):
     """By selection, not by multiplication: in the state, and in every gradient."""
@@ -165,6 +173,8 @@ def test_a_bidirectional_stack_reads_packed_sequences_as_if_each_were_alone():
 # A learned start ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_a_learned_start_is_a_start_and_what_a_reset_returns_to():
     cell = CELLS["LSTM"]()
     params, xs, state, initial = setting(cell)
@@ -210,6 +220,8 @@ def test_gradients_reach_a_learned_start(flavour):
 # Every state -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @two_kinds
 @both_directions
 def test_every_state_is_the_final_state_of_a_shorter_sequence(name, reverse):
@@ -261,6 +273,8 @@ def test_steps_of_a_stream_are_the_whole(name, options):
     close((jnp.concatenate([y, z], axis=time_axis), state), (output, h_n))
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_a_stream_of_one_sequence_and_linens_step():
     options = {"num_layers": 2, "param_dtype": jnp.float64}
     module = jaxrnn.GRU(INPUT, HIDDEN, **options, rngs=nnx.Rngs(0))
@@ -315,6 +329,8 @@ def test_truncation_of_a_module_is_the_loop_written_by_hand():
 # Every cell --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize("name", CELLS)
 def test_every_cell_takes_masks_resets_and_a_learned_start_both_ways_in_a_module(name):
     """All at once; each direction is what the paper's equations give, step by step."""
@@ -345,6 +361,8 @@ def test_every_cell_takes_masks_resets_and_a_learned_start_both_ways_in_a_module
     close(jax.tree.map(np.asarray, h_n), stacked if len(stacked) > 1 else stacked[0])
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize("name", ["SLSTM", "ConvLSTM1D"])
 def test_steps_of_a_stack_are_the_whole_whatever_the_state_and_the_axes_of_x(name):
     stack, params = stacked(CELLS[name](), learn_initial_state=True)

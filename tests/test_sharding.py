@@ -246,6 +246,8 @@ def test_side_inputs_on_an_explicit_mesh(cell, placed):
     assert got[1].sharding.spec[1] == "data"
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize("name", ["LSTM", "MGU"])
 def test_a_mesh_for_the_batch_alone_need_not_be_entered(name):
     """Inputs lie on it, parameters anywhere. (Hidden axes and convolutions do want `jax.set_mesh`, from jax 0.12 on.)"""
@@ -296,6 +298,8 @@ def specs_of(stack, params, initial):
     return layers, tuple((jaxrnn.LSTMState(P("model"), P("model")),) for _ in initial)
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_rules_make_specs_of_the_names_for_nnx():
     module = lstm()
     want = specs_of(module.stack, module.params, module.learned)

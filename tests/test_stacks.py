@@ -46,6 +46,8 @@ UNEQUAL, EQUAL = (HIDDEN, 4, 6), (HIDDEN,) * 3
 CONNECTIONS = [({}, UNEQUAL), (RESIDUAL, EQUAL), (SKIP, UNEQUAL)]
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize(
     ("merge", "connection", "hidden"),
     [
