@@ -16,7 +16,7 @@ from jax.experimental import rnn
 from support import close, count, drawn_like, equal, jit, normal, weighted
 
 import jaxrnn
-from jaxrnn import GRUCell, LSTMCell, RNNCell, SLSTMCell, Stack, unroll
+from jaxrnn import GRUCell, LiGRUCell, LSTMCell, RNNCell, SLSTMCell, Stack, unroll
 from jaxrnn.cells import CELLS, GatedCell, Hidden
 from jaxrnn.engine import cudnn, fused, fused_kernels, fused_loops
 
@@ -509,3 +509,28 @@ def test_what_cudnn_does_not_know_is_refused(cell, options, text):
 def test_a_transformation_that_cudnn_does_not_know_is_refused(name, reference_for_cudnn):
     with pytest.raises(ValueError, match=r"only where cuDNN can run: .* no `jax.vmap`, no `jax.jvp`, no derivative of higher"):
         TRANSFORMATIONS[name](*loss_of(LSTMCell(), "cudnn", setting(LSTMCell())))
+
+
+def test_what_update_reads_from_outside_is_what_it_was_when_unroll_was_called():
+    """Loops are lowered, and transposed, after their call; another value by then is refused, and in a new call seen."""
+    scale = 1.0
+
+    @dataclass(frozen=True)
+    class Scaled(GatedCell):
+        gates: ClassVar = ("n",)
+
+        def update(self, state, x_gates, h_gates):
+            return Hidden(jnp.tanh(scale * (x_gates[0] + h_gates[0])))
+
+    cell, arrays = Scaled(), setting(LiGRUCell())
+    params = jax.tree.map(lambda a: a[..., :1, :], arrays[0])
+    gradient = lambda backend: jax.grad(lambda p: weighted(unroll(cell, p, *arrays[1:], backend=backend)))(params)
+    first = gradient("xla")
+    traced = jax.jit(gradient, static_argnums=0).trace("pallas")
+    _, pull = jax.vjp(lambda p: weighted(unroll(cell, p, *arrays[1:], backend="pallas")), params)
+    scale = 3.0
+    for late in (traced.lower, lambda: pull(jnp.ones(()))):
+        with pytest.raises(ValueError, match=r"Scaled: `update` should read from outside what it read when it was called, got an"):
+            late()
+    close(gradient("pallas"), gradient("xla"), 1e-5)
+    assert not np.allclose(gradient("pallas").w_hh, first.w_hh)

@@ -14,6 +14,7 @@ from jaxrnn.engine import fused_kernels, scan_gated
 from jaxrnn.engine.fused_loops import Form, forward
 from jaxrnn.engine.fused_update import TILE, not_elementwise, power_of_two
 from jaxrnn.engine.gates import additive_gates
+from jaxrnn.engine.outside import read_from_outside
 from jaxrnn.engine.problem import Semantics, Steps, Weights
 from jaxrnn.engine.segments import over_segments
 from jaxrnn.engine.transition import output, zero_invalid
@@ -59,7 +60,7 @@ def run(what: Semantics, tuned: Tuning, weights: Weights, state, steps: Steps):
             got = "masks" if argument == "zoneout" else "a symbolic number of steps"
             should = "rates" if argument == "zoneout" else "a known number of steps"
             raise ValueError(f"unroll: `{argument}` should have {should} where `backend` is 'pallas', got {got}.")
-    form = Form(what, additive_gates(what, weights, state, steps))
+    form = Form(what, additive_gates(what, weights, state, steps), read_from_outside(what.cell))
     _, w_hh, _, b_hh, *extra = cast(weights.params, what.dtype)
     extra, b_hh = cast((tuple(extra), b_hh), jnp.float32)
     batch, rows = state.h.shape[:-1], state.h.size // state.h.shape[-1]

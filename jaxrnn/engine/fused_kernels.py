@@ -117,7 +117,7 @@ def _forward_kernel(interpret: bool, store: bool, form: Form, weights, state, x,
     w_hh, b_hh, extra = weights
     time, rows, gates, hidden = x.shape
     tiles = _Tiles(time, rows, gates, hidden)
-    make, update = in_two(form.what.cell, hidden, extra)
+    make, update = in_two(form.cell, hidden, extra)
     w_hh = jnp.pad(w_hh, ((0, tiles.width - hidden),) + ((0, 0),) * 2)
     inputs = {
         "w": (jnp.moveaxis(tiles.pad(w_hh, None), 1, 0), None), "b": (tiles.pad(b_hh, None), None),
@@ -156,7 +156,7 @@ def _forward_kernel(interpret: bool, store: bool, form: Form, weights, state, x,
 def _backward_kernel(interpret: bool, form: Form, known: Known, cotangents):
     time, rows, gates, hidden = known.pre.shape
     tiles = _Tiles(time, rows, gates, hidden)
-    make, update = in_two(form.what.cell, hidden, known.extra)
+    make, update = in_two(form.cell, hidden, known.extra)
     made, from_made = jax.vjp(make, known.extra)
     made = tiles.pad(made, None)
     w = jnp.pad(jnp.moveaxis(known.w_hh, 0, -1), ((0, 0), (0, tiles.width - hidden), (0, 0)))

@@ -11,6 +11,7 @@ from jax import lax
 
 from jaxrnn._arrays import contract
 from jaxrnn.cells.base import split_gates
+from jaxrnn.engine.outside import read_from_outside
 from jaxrnn.engine.primitives import Loop
 from jaxrnn.engine.problem import Semantics, Steps
 from jaxrnn.engine.transition import after
@@ -22,6 +23,17 @@ class Form(NamedTuple):
     what: Semantics
     additive: tuple[bool, ...]
     """For each gate, whether `update` reads x and h only as their sum."""
+    outside: tuple
+    """What the cell's class reads beside its arguments: another value is another loop."""
+
+    @property
+    def cell(self):
+        """The cell. Loops are lowered and transposed after their call, and its equations have to be those of the call."""
+        cell = self.what.cell
+        if read_from_outside(cell) != self.outside:
+            rule = "`update` should read from outside what it read when it was called, got another value by the time it is compiled"
+            raise ValueError(f"{type(cell).__name__}: {rule}.\nMake it a field of the cell, or take backend='xla'.")
+        return cell
 
 
 class Known(NamedTuple):
@@ -47,7 +59,7 @@ def advance(form: Form, update, valid):
 
 
 def _update(form: Form):
-    return lambda state, x, h, extra: form.what.cell.update(state, x, h, *extra)
+    return lambda state, x, h, extra: form.cell.update(state, x, h, *extra)
 
 
 def _forward(form: Form, weights, state, x, valid, store: bool = False):
