@@ -25,6 +25,15 @@ def states(name: str, state, count: int):
     return state
 
 
+def in_turn(runs, x, starts):
+    """Blocks one after the other, each a function (x, start) -> (x, end): what the last one gives, and the end of each."""
+    ends = []
+    for run, start in zip(runs, starts, strict=True):
+        x, end = run(x, start)
+        ends.append(end)
+    return x, tuple(ends)
+
+
 def residual(x, y, project, dropout):
     """What a block makes of its input `x` and its recurrence's output `y`: x + D(GLU(D(gelu(y)))), D being `dropout`.
 

@@ -131,27 +131,29 @@ class SequenceModel(Checked, kw_only=True):
         checks.flag(name, "return_state", return_state)
         run = lambda rnn, x, start: rnn(x, h_0=start, mask=valid, reset=reset, deterministic=deterministic)
         drop = partial(self.drop, deterministic=deterministic)
-        x, ends = self.encoder(blocks.zero_invalid(valid, x)), []
-        for norm, rnn, glu, start in zip(self.norms, self.rnns, self.glus, starts, strict=True):
-            y, end = run(rnn, norm(x), start)
-            x = blocks.residual(x, y, glu, drop)
-            ends.append(end)
+        x, ends = blocks.in_turn(self._blocks(run, drop), self.encoder(blocks.zero_invalid(valid, x)), starts)
         if self.last:
             output = self.head(self.norm(blocks.at_last_valid(valid, x)))
         else:
             output = blocks.zero_invalid(valid, self.head(self.norm(x)))
-        return (output, tuple(ends)) if return_state else output
+        return (output, ends) if return_state else output
+
+    def _blocks(self, run, drop):
+        """Each block, its layer run by `run`, as a function (x, start) -> (x, end)."""
+
+        def block(norm, rnn, glu, x, start):
+            y, end = run(rnn, norm(x), start)
+            return blocks.residual(x, y, glu, drop), end
+
+        return [partial(block, *parts) for parts in zip(self.norms, self.rnns, self.glus, strict=True)]
 
     @checked()
     def step(self, x, state=None, *, reset=None):
         """As `jaxrnn.models.SequenceModel.step`."""
-        starts, ends = blocks.states(f"{type(self).__name__}.step", state, self.num_layers), []
-        x = self.encoder(x)
-        for norm, rnn, glu, start in zip(self.norms, self.rnns, self.glus, starts, strict=True):
-            y, end = rnn.step(norm(x), start, reset=reset)
-            x = blocks.residual(x, y, glu, lambda y: y)  # nothing is drawn
-            ends.append(end)
-        return self.head(self.norm(x)), tuple(ends)
+        starts = blocks.states(f"{type(self).__name__}.step", state, self.num_layers)
+        one_step = lambda rnn, x, start: rnn.step(x, start, reset=reset)
+        x, ends = blocks.in_turn(self._blocks(one_step, lambda y: y), self.encoder(x), starts)  # nothing is drawn
+        return self.head(self.norm(x)), ends
 
     @checked()
     def initial_state(self, batch_shape=()):

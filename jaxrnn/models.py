@@ -1,5 +1,6 @@
 """Models: recurrent modules between linear layers. No arithmetic may live here."""
 
+from functools import partial
 from typing import Any, ClassVar
 
 from flax import nnx
@@ -224,15 +225,13 @@ class SequenceModel(nnx.Module):
         valid = blocks.valid_steps(name, x, self.encoder.in_features, lengths, mask)
         starts = blocks.states(name, state, len(self.blocks))
         checks.flag(name, "return_state", return_state)
-        x, ends = self.encoder(blocks.zero_invalid(valid, x)), []
-        for block, start in zip(self.blocks, starts, strict=True):
-            x, end = block(x, start, valid, reset)
-            ends.append(end)
+        runs = [partial(block, mask=valid, reset=reset) for block in self.blocks]
+        x, ends = blocks.in_turn(runs, self.encoder(blocks.zero_invalid(valid, x)), starts)
         if self.last:
             output = self.head(self.norm(blocks.at_last_valid(valid, x)))
         else:
             output = blocks.zero_invalid(valid, self.head(self.norm(x)))
-        return (output, tuple(ends)) if return_state else output
+        return (output, ends) if return_state else output
 
     @checked()
     def step(self, x, state=None, *, reset=None):
@@ -242,12 +241,9 @@ class SequenceModel(nnx.Module):
         Raises:
             ValueError: the model is bidirectional.
         """
-        starts, ends = blocks.states(f"{type(self).__name__}.step", state, len(self.blocks)), []
-        x = self.encoder(x)
-        for block, start in zip(self.blocks, starts, strict=True):
-            x, end = block.step(x, start, reset)
-            ends.append(end)
-        return self.head(self.norm(x)), tuple(ends)
+        starts = blocks.states(f"{type(self).__name__}.step", state, len(self.blocks))
+        x, ends = blocks.in_turn([partial(block.step, reset=reset) for block in self.blocks], self.encoder(x), starts)
+        return self.head(self.norm(x)), ends
 
     @checked()
     def initial_state(self, batch_shape=()):
