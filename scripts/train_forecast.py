@@ -10,12 +10,9 @@ backtest from one origin after the other. Killed and started again with the same
 """
 
 import hashlib
-import itertools
 import json
 import sys
-import warnings
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Literal
 
 import forecast_series
@@ -24,6 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from forecast_baselines import baselines
+from forecast_windows import Frame, Scaler, borders, check, fit_scaler, futures, split
 
 from jaxrnn import training
 from jaxrnn.models import GRUModel, LSTMModel, RNNModel
@@ -39,9 +38,6 @@ the validation rows is the least, in the mean over three seeds."""
 
 ORIGINS = 300
 """From how many origins, at most, a stretch is forecast to validate or to test: evenly spaced, if there are more."""
-
-FEWEST = 10
-"""Windows to train on, at least."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,100 +65,7 @@ class Config(training.RunConfig):
     out: str = option("runs/forecast", "Folder of the run; a run that is there goes on.", saved=False, metavar="FOLDER")
 
 
-# Windows of a series -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Frame:
-    """What is asked of a series: sizes in steps, and the quantiles."""
-
-    window: int
-    horizon: int
-    season: int
-    quantiles: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Scaler:
-    """How values become inputs of the model, and its outputs values again; from the training rows alone.
-
-    Attributes:
-        from_last: whether values count from the window's last known value, or from the mean of the training rows.
-        scale: what one unit of the model's outputs is.
-        mean, deviation: of each column.
-    """
-
-    from_last: bool
-    scale: float
-    mean: tuple[float, ...]
-    deviation: tuple[float, ...]
-
-    def level(self, values, ends):
-        """What the values count from, for each window: (n,)."""
-        return last_known(values[:, 0])[ends] if self.from_last else np.full(len(ends), self.mean[0])
-
-    def inputs(self, values, ends, frame):
-        """Windows that end at `ends`: inputs (n, window, features), and which steps have a value at all (n, window).
-
-        Beside the values a step holds how far it is from the window's end, since steps without a value are skipped; and, where
-        there are several columns, which of them have a value.
-        """
-        past = values[ends[:, None] + np.arange(1 - frame.window, 1)]
-        target = (past[..., 0] - self.level(values, ends)[:, None]) / self.scale
-        others = (past[..., 1:] - self.mean[1:]) / self.deviation[1:]
-        known = ~np.isnan(past)
-        scaled = np.where(known, np.concatenate([target[..., None], others], axis=-1), 0)
-        distance = np.broadcast_to(np.arange(1 - frame.window, 1)[:, None] / frame.window, (*past.shape[:2], 1))
-        features = [scaled, distance] + ([known] if past.shape[-1] > 1 else [])
-        return np.concatenate(features, axis=-1).astype(np.float32), known.any(-1)
-
-    def targets(self, values, ends, frame):
-        """What is to be forecast, (n, horizon), 0 where no value is known; and where one is known."""
-        future = (futures(values, ends, frame) - self.level(values, ends)[:, None]) / self.scale
-        return np.where(np.isnan(future), 0, future).astype(np.float32), (~np.isnan(future)).astype(np.float32)
-
-    def restored(self, outputs, values, ends):
-        """The model's outputs (n, horizon, quantiles) as values."""
-        return np.asarray(outputs, np.float64) * self.scale + self.level(values, ends)[:, None, None]
-
-
-def fit_scaler(series, frame):
-    """From the windows whose futures lie in the training rows."""
-    values, (train, _, _) = series.values, split(series, frame)
-    past = values[: borders(len(values))[0]]
-    mean, deviation = np.nanmean(past, 0), np.nanstd(past, 0)
-    future = futures(past, train, frame)
-    spreads = [np.nanstd(future - last_known(past[:, 0])[train][:, None]), np.nanstd(future - mean[0])]
-    from_last = bool(spreads[0] < spreads[1])
-    return Scaler(from_last, float(min(spreads)), tuple(mean.tolist()), tuple(deviation.tolist()))
-
-
-def last_known(target):
-    """At each step the last value so far; NaN before the first."""
-    places = np.maximum.accumulate(np.where(np.isnan(target), -1, np.arange(len(target))))
-    return np.where(places < 0, np.nan, target[places])
-
-
-def futures(values, ends, frame):
-    """What followed each window: (n, horizon)."""
-    return values[ends[:, None] + np.arange(1, frame.horizon + 1), 0]
-
-
-def borders(rows):
-    """Where the validation rows begin, and where the test rows do."""
-    return int(rows * 0.70), int(rows * 0.85)
-
-
-def split(series, frame):
-    """The last indices of the windows whose futures lie in the training, validation and test rows, where there are values."""
-    values, rows = series.values, len(series.values)
-    first, second = borders(rows)
-    ends = np.arange(frame.window - 1, rows - frame.horizon)
-    known = np.cumsum(np.concatenate([[0], ~np.isnan(values[:, 0])]))
-    ends = ends[known[ends + 1] > known[ends + 1 - frame.window]]
-    ends = ends[known[ends + 1 + frame.horizon] > known[ends + 1]]
-    last = ends + frame.horizon
-    return ends[last < first], ends[(ends + 1 >= first) & (last < second)], ends[ends + 1 >= second]
+# Series ----------------------------------------------------------------------------------------------------------------
 
 
 def spaced(ends):
@@ -188,41 +91,6 @@ def make_frame(series, config, known):
     usual = max(8, min(2 * max(season, horizon), int(0.35 * rows) - horizon))
     window = config.window or known.get("window") or usual
     return Frame(window, horizon, season, config.quantiles)
-
-
-def check(series, frame):
-    """Refuse what cannot be split, trained on or scaled.
-
-    Raises:
-        Failure: there are too few rows, or they hold too little.
-    """
-    what, rows, column = series.source, len(series.values), series.columns[0]
-    sizes = f"a window of {frame.window} and a horizon of {frame.horizon} steps"
-    if rows < (least := fewest_rows(frame)):
-        text = f"{what}: {rows} steps are too few for {sizes}, which need {least}: choose a smaller --horizon or --window"
-        raise training.Failure(text, code=2)
-    for part, ends, needed in zip(("training", "validation", "test"), split(series, frame), (FEWEST, 1, 1), strict=True):
-        if len(ends) < needed:
-            text = f"{what}: in the {part} rows of {column!r} there are too few values for {sizes}: {len(ends)}, not {needed}"
-            raise training.Failure(text, code=2)
-    first, _ = borders(rows)
-    for name, values in zip(series.columns, series.values[:first].T, strict=True):
-        known = values[~np.isnan(values)]
-        if not len(known) or np.ptp(known) == 0:
-            how = "does not change" if len(known) else "has no value"
-            text = f"{what}: the column {name!r} {how} in the first 70 % of the rows, which are trained on"
-            raise training.Failure(text, code=2)
-    if not 0 < fit_scaler(series, frame).scale < np.inf:
-        raise training.Failure(f"{what}: {column!r} never changes within {sizes} of the first 70 % of the rows", code=2)
-
-
-def fewest_rows(frame):
-    """The smallest number of rows that can be split."""
-    for rows in itertools.count(1):
-        first, second = borders(rows)
-        windows = first - frame.window - frame.horizon + 1
-        if windows >= FEWEST and min(second - first, rows - second) >= frame.horizon:
-            return rows
 
 
 # What is kept with the run -----------------------------------------------------------------------------------------------
@@ -267,78 +135,7 @@ def digest(series):
     return hashlib.sha256(json.dumps([series.columns, times, series.values.tolist()]).encode()).hexdigest()
 
 
-# Baselines -----------------------------------------------------------------------------------------------------------------
-
-
-def last_value(values, ends, frame):
-    return np.repeat(last_known(values[:, 0])[ends][:, None], frame.horizon, axis=1)
-
-
-def seasonal_naive(values, ends, frame):
-    """The value a season ago; where there is none, two seasons ago, and so on; else the last value."""
-    ahead = np.arange(1, frame.horizon + 1)
-    places = ends[:, None] + ahead - frame.season * -(-ahead // frame.season)
-    while (missing := np.isnan(values[places, 0]) & (places >= frame.season)).any():
-        places = np.where(missing, places - frame.season, places)
-    return np.where(np.isnan(values[places, 0]), last_value(values, ends, frame), values[places, 0])
-
-
-def naive(guess, values, ends, train, frame):
-    """A guess, and its quantiles by its errors in the training rows: (n, horizon), (n, horizon, quantiles)."""
-    errors = futures(values, train, frame) - guess(values, train, frame)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # at a step of the horizon that is never known, NaN
-        quantiles = np.nanquantile(errors, frame.quantiles, axis=0).T
-    point = guess(values, ends, frame)
-    return point, point[..., None] + quantiles
-
-
-def exponential_smoothing(values, ends, second, frame):
-    """ETS with additive errors, its trend and season by AIC, fitted to the rows before the test rows; then led up to each origin.
-
-    It knows no gaps: for it alone, those before the last known value are drawn through in a straight line.
-    """
-    import pandas as pd
-    from scipy.stats import norm
-    from statsmodels.tsa.exponential_smoothing.ets import ETSModel
-
-    def known(end):
-        steps = np.flatnonzero(~np.isnan(values[: end + 1, 0]))
-        return pd.Series(np.interp(np.arange(steps[0], steps[-1] + 1), steps, values[steps, 0])), end - steps[-1]
-
-    seasons = (False, True) if frame.season > 1 and second >= 3 * frame.season + 10 else (False,)
-    trends = ({"trend": None}, {"trend": "add"}, {"trend": "add", "damped_trend": True})
-    fits = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a fit that did not settle; its AIC speaks
-        for trend, seasonal in itertools.product(trends, seasons):
-            more = {"seasonal": "add", "seasonal_periods": frame.season} if seasonal else {}
-            make = partial(ETSModel, error="add", initialization_method="heuristic", **trend, **more)
-            fit = make(known(second - 1)[0]).fit(disp=False)
-            fits += [(fit.aic, make, fit.params)] if np.isfinite(fit.aic) else []
-        if not fits:
-            raise ValueError("no fit has a finite likelihood")
-        _, make, params = min(fits, key=lambda fit: fit[0])
-        points, quantiles = [], []
-        for end in ends:
-            past, since = known(end)
-            ahead = make(past).smooth(params).get_prediction(start=len(past), end=len(past) + since + frame.horizon - 1)
-            mean, spread = np.asarray(ahead.predicted_mean)[since:], np.sqrt(np.asarray(ahead.forecast_variance))[since:]
-            points.append(mean)
-            quantiles.append(mean[:, None] + spread[:, None] * norm.ppf(frame.quantiles))
-    return np.stack(points), np.stack(quantiles)
-
-
-def baselines(values, ends, train, second, frame):
-    """What each says from each origin: a point and its quantiles."""
-    found = {"last value": naive(last_value, values, ends, train, frame)}
-    if frame.season > 1:
-        found["seasonal naive"] = naive(seasonal_naive, values, ends, train, frame)
-    try:
-        found["ETS"] = exponential_smoothing(values, ends, second, frame)
-    except (ValueError, np.linalg.LinAlgError) as reason:
-        training.say(f"no ETS: {str(reason).splitlines()[0]}")
-    return found
+# Scores ----------------------------------------------------------------------------------------------------------------
 
 
 def scores(point, quantiles, truth, levels):

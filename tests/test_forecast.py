@@ -9,7 +9,9 @@ import json
 import shutil
 from datetime import datetime, timedelta
 
+import forecast_baselines
 import forecast_series
+import forecast_windows
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -229,13 +231,13 @@ def series_of(values):
 
 
 def test_windows_are_parted_by_time_and_know_a_value_before_and_after(gappy):
-    parts = [set(part.tolist()) for part in train_forecast.split(series_of(gappy), FRAME)]
+    parts = [set(part.tolist()) for part in forecast_windows.split(series_of(gappy), FRAME)]
     for end in range(100):
         past, future = gappy[max(0, end - 6) : end + 1, 0], gappy[end + 1 : end + 5, 0]
         usable = end >= 6 and end + 4 < 100 and not np.isnan(past).all() and not np.isnan(future).all()
         wanted = [usable and end + 4 < 70, usable and end + 1 >= 70 and end + 4 < 85, usable and end + 1 >= 85]
         assert [end in part for part in parts] == wanted
-    np.testing.assert_array_equal(train_forecast.futures(gappy, np.array([9]), FRAME)[0], gappy[10:14, 0])
+    np.testing.assert_array_equal(forecast_windows.futures(gappy, np.array([9]), FRAME)[0], gappy[10:14, 0])
 
 
 @pytest.mark.parametrize("from_last", [True, False])
@@ -257,21 +259,21 @@ def test_inputs_and_targets_are_the_values_and_back(from_last, gappy):
         np.testing.assert_array_equal(known[row], ~np.isnan(future))
         np.testing.assert_allclose(y[row], np.nan_to_num((future - level) / 2), rtol=1e-6)
     back = scaler.restored(y[..., None], gappy, ends)[..., 0]
-    truth = train_forecast.futures(gappy, ends, FRAME)
+    truth = forecast_windows.futures(gappy, ends, FRAME)
     np.testing.assert_allclose(back[known == 1], truth[known == 1], rtol=1e-6)
     assert 0 < known.mean() < 1 and not mask.all()
 
 
 def test_the_scaler_is_of_the_training_rows_and_takes_the_closer_level(gappy):
-    scaler = train_forecast.fit_scaler(series_of(gappy), FRAME)
+    scaler = forecast_windows.fit_scaler(series_of(gappy), FRAME)
     np.testing.assert_allclose(scaler.mean, np.nanmean(gappy[:70], 0))
     np.testing.assert_allclose(scaler.deviation, np.nanstd(gappy[:70], 0))
     assert not scaler.from_last  # noise about a mean
     walk = np.cumsum(np.random.default_rng(0).standard_normal((100, 1)), 0)
-    assert train_forecast.fit_scaler(series_of(walk), FRAME).from_last
+    assert forecast_windows.fit_scaler(series_of(walk), FRAME).from_last
     later = gappy.copy()
     later[70:] *= 9
-    assert train_forecast.fit_scaler(series_of(later), FRAME) == scaler
+    assert forecast_windows.fit_scaler(series_of(later), FRAME) == scaler
 
 
 @pytest.mark.slow
@@ -305,20 +307,20 @@ def test_the_loss_is_of_the_steps_that_are_known(gappy):
 
 def test_the_seasonal_naive_is_the_last_known_season(gappy):
     ends = np.arange(10, 90)
-    guess = train_forecast.seasonal_naive(gappy, ends, FRAME)
+    guess = forecast_baselines.seasonal_naive(gappy, ends, FRAME)
     for row, end in enumerate(ends):
         known = [gappy[k, 0] for k in range(end + 1) if not np.isnan(gappy[k, 0])]
         for h in range(1, 5):
             earlier = [gappy[k, 0] for k in range((end + h) % 5, end + 1, 5) if not np.isnan(gappy[k, 0])]
             assert guess[row, h - 1] == (earlier or known)[-1]
-    short = train_forecast.seasonal_naive(gappy, ends, Frame(7, 12, 5, (0.5,)))
+    short = forecast_baselines.seasonal_naive(gappy, ends, Frame(7, 12, 5, (0.5,)))
     np.testing.assert_array_equal(short[:, 5:10], short[:, :5])
 
 
 def test_the_quantiles_of_a_naive_forecast_are_of_its_errors_in_training(gappy):
-    train, _, test = train_forecast.split(series_of(gappy), FRAME)
-    point, quantiles = train_forecast.naive(train_forecast.last_value, gappy, test, train, FRAME)
-    errors = [gappy[end + 3, 0] - train_forecast.last_known(gappy[:, 0])[end] for end in train]
+    train, _, test = forecast_windows.split(series_of(gappy), FRAME)
+    point, quantiles = forecast_baselines.naive(forecast_baselines.last_value, gappy, test, train, FRAME)
+    errors = [gappy[end + 3, 0] - forecast_windows.last_known(gappy[:, 0])[end] for end in train]
     wanted = np.nanquantile(errors, [0.1, 0.5, 0.9])
     np.testing.assert_allclose(quantiles[:, 2] - point[:, 2, None], np.tile(wanted, (len(test), 1)))
 
@@ -330,7 +332,7 @@ def test_ets_continues_season_and_trend_and_sees_nothing_after_an_origin():
     values = (10 + 0.5 * steps + np.tile(PATTERN, 30) + 0.05 * rng.standard_normal(120))[:, None]
     values[[20, 50, 51, 101], 0] = np.nan
     frame, ends = Frame(8, 6, 4, (0.1, 0.5, 0.9)), np.array([101, 104])
-    point, quantiles = train_forecast.exponential_smoothing(values, ends, 100, frame)
+    point, quantiles = forecast_baselines.exponential_smoothing(values, ends, 100, frame)
     for row, end in enumerate(ends):
         future = np.arange(end + 1, end + 7)
         np.testing.assert_allclose(point[row], 10 + 0.5 * future + PATTERN[future % 4], atol=1)
@@ -338,7 +340,7 @@ def test_ets_continues_season_and_trend_and_sees_nothing_after_an_origin():
     assert (np.diff(quantiles, axis=-1) > 0).all()
     later = values.copy()
     later[102:] = 1000
-    again, _ = train_forecast.exponential_smoothing(later, ends[:1], 100, frame)
+    again, _ = forecast_baselines.exponential_smoothing(later, ends[:1], 100, frame)
     np.testing.assert_array_equal(again[0], point[0])
 
 

@@ -1,0 +1,81 @@
+"""What `train_forecast.py` compares a network with: the last value, the value a season ago, exponential smoothing."""
+
+import itertools
+import warnings
+from functools import partial
+
+import numpy as np
+from forecast_windows import futures, last_known
+
+from jaxrnn import training
+
+
+def last_value(values, ends, frame):
+    return np.repeat(last_known(values[:, 0])[ends][:, None], frame.horizon, axis=1)
+
+
+def seasonal_naive(values, ends, frame):
+    """The value a season ago; where there is none, two seasons ago, and so on; else the last value."""
+    ahead = np.arange(1, frame.horizon + 1)
+    places = ends[:, None] + ahead - frame.season * -(-ahead // frame.season)
+    while (missing := np.isnan(values[places, 0]) & (places >= frame.season)).any():
+        places = np.where(missing, places - frame.season, places)
+    return np.where(np.isnan(values[places, 0]), last_value(values, ends, frame), values[places, 0])
+
+
+def naive(guess, values, ends, train, frame):
+    """A guess, and its quantiles by its errors in the training rows: (n, horizon), (n, horizon, quantiles)."""
+    errors = futures(values, train, frame) - guess(values, train, frame)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # at a step of the horizon that is never known, NaN
+        quantiles = np.nanquantile(errors, frame.quantiles, axis=0).T
+    point = guess(values, ends, frame)
+    return point, point[..., None] + quantiles
+
+
+def exponential_smoothing(values, ends, second, frame):
+    """ETS with additive errors, its trend and season by AIC, fitted to the rows before the test rows; then led up to each origin.
+
+    It knows no gaps: for it alone, those before the last known value are drawn through in a straight line.
+    """
+    import pandas as pd
+    from scipy.stats import norm
+    from statsmodels.tsa.exponential_smoothing.ets import ETSModel
+
+    def known(end):
+        steps = np.flatnonzero(~np.isnan(values[: end + 1, 0]))
+        return pd.Series(np.interp(np.arange(steps[0], steps[-1] + 1), steps, values[steps, 0])), end - steps[-1]
+
+    seasons = (False, True) if frame.season > 1 and second >= 3 * frame.season + 10 else (False,)
+    trends = ({"trend": None}, {"trend": "add"}, {"trend": "add", "damped_trend": True})
+    fits = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a fit that did not settle; its AIC speaks
+        for trend, seasonal in itertools.product(trends, seasons):
+            more = {"seasonal": "add", "seasonal_periods": frame.season} if seasonal else {}
+            make = partial(ETSModel, error="add", initialization_method="heuristic", **trend, **more)
+            fit = make(known(second - 1)[0]).fit(disp=False)
+            fits += [(fit.aic, make, fit.params)] if np.isfinite(fit.aic) else []
+        if not fits:
+            raise ValueError("no fit has a finite likelihood")
+        _, make, params = min(fits, key=lambda fit: fit[0])
+        points, quantiles = [], []
+        for end in ends:
+            past, since = known(end)
+            ahead = make(past).smooth(params).get_prediction(start=len(past), end=len(past) + since + frame.horizon - 1)
+            mean, spread = np.asarray(ahead.predicted_mean)[since:], np.sqrt(np.asarray(ahead.forecast_variance))[since:]
+            points.append(mean)
+            quantiles.append(mean[:, None] + spread[:, None] * norm.ppf(frame.quantiles))
+    return np.stack(points), np.stack(quantiles)
+
+
+def baselines(values, ends, train, second, frame):
+    """What each says from each origin: a point and its quantiles."""
+    found = {"last value": naive(last_value, values, ends, train, frame)}
+    if frame.season > 1:
+        found["seasonal naive"] = naive(seasonal_naive, values, ends, train, frame)
+    try:
+        found["ETS"] = exponential_smoothing(values, ends, second, frame)
+    except (ValueError, np.linalg.LinAlgError) as reason:
+        training.say(f"no ETS: {str(reason).splitlines()[0]}")
+    return found
