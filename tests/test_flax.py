@@ -313,7 +313,7 @@ def test_orbax_restores_without_a_target(flavour, tmp_path):
 
 
 def test_numpyro_samples_the_parameters_of_a_linen_module():
-    numpyro = pytest.importorskip("numpyro")
+    import numpyro
     from numpyro.contrib.module import random_flax_module
     from numpyro.distributions import Normal
 
