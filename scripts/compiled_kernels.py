@@ -30,7 +30,8 @@ TIME, BATCH, INPUT = 20, 32, 8
 def sizes(name: str, dtype: str) -> list[int]:
     """Hidden sizes: a little less than each power of two, which is padded to it, up to the largest; and that as it is."""
     cell, hidden, found = CELLS[name], TILE, []
-    largest = largest_hidden(len(cell.gates), len(cell.State._fields), dtype)
+    own = jax.eval_shape(lambda: cell().init(jax.random.key(0), INPUT, 1))[4:]
+    largest = largest_hidden(len(cell.gates), len(cell.State._fields) + sum(a.size for a in own), dtype)
     while hidden <= largest:
         found.append(hidden - 3)
         hidden *= 2

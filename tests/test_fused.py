@@ -16,7 +16,7 @@ from jax.experimental import rnn
 from support import close, count, drawn_like, equal, jit, normal, weighted
 
 import jaxrnn
-from jaxrnn import GRUCell, LiGRUCell, LSTMCell, RNNCell, SLSTMCell, Stack, unroll
+from jaxrnn import GRUCell, LiGRUCell, LSTMCell, PeepholeLSTMCell, RNNCell, SLSTMCell, Stack, unroll
 from jaxrnn.cells import CELLS, GatedCell, Hidden
 from jaxrnn.engine import cudnn, fused, fused_kernels, fused_loops
 
@@ -332,6 +332,8 @@ def test_an_array_on_an_explicit_mesh_is_refused():
         (RNNCell(), "float32", 64),
         (LSTMCell(), "float32", 64),
         (SLSTMCell(), "float32", 32),
+        (PeepholeLSTMCell(), "float32", 32),
+        (PeepholeLSTMCell(), "bfloat16", 128),
     ],
     ids=str,
 )

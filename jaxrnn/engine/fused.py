@@ -47,7 +47,7 @@ def refuses(what: Semantics, weights: Weights, state, platform: str) -> str | No
     reason = not_elementwise(cell, hidden, weights.params[4:])
     if reason is not None:
         return f"`update` of the {kind} {reason}"
-    most = fused_kernels.largest_hidden(gates, len(state), what.dtype)
+    most = fused_kernels.largest_hidden(gates, len(state) + sum(own.size // hidden for own in weights.params[4:]), what.dtype)
     if hidden > most:
         return f"hidden_size={hidden} is too large to stay on one multiprocessor: a {kind} in {what.dtype} may have up to {most}"
     return None

@@ -20,16 +20,18 @@ from jaxrnn._arrays import gpu_at_hand_or_described, same_varying_axes, select, 
 from jaxrnn.engine.fused_loops import Form, Known, add_wanted, advance, backward, forward, forward_shapes, stored, wanted
 from jaxrnn.engine.fused_update import TILE, in_two, power_of_two
 
-LARGEST = {"float32": (64, 2**16, 448), "bfloat16": (256, 2**17, 1024)}
-"""Hidden units, bytes of `w_hh`, and numbers in gates and state of one example, that stay on one multiprocessor of an H100, by
-dtype: what compiles for it, forward and backward, with no register in memory (`scripts/compiled_kernels.py`). Products in float32
-are IEEE's, not on tensor cores, and take more registers. Other GPUs may hold less: there, XLA refuses what does not fit."""
+LARGEST = {"float32": (64, 2**16, 448), "bfloat16": (256, 2**17, 1152)}
+"""Hidden units, bytes of `w_hh`, and numbers of one example (gates, state, the cell's own parameters) that stay on one
+multiprocessor of an H100, by dtype: what compiles for it, forward and backward, with no register in memory
+(`scripts/compiled_kernels.py`). Products in float32 are IEEE's, not on tensor cores, and take more registers. Other GPUs may hold
+less: there, XLA refuses what does not fit."""
 
 
-def largest_hidden(gates: int, fields: int, dtype) -> int:
-    """The largest hidden size, a power of two, for so many gates, and fields of a state."""
+def largest_hidden(gates: int, arrays: int, dtype) -> int:
+    """The largest hidden size, a power of two, for so many gates, and other arrays that `update` reads: the fields of a state, and
+    the cell's own parameters."""
     units, most_bytes, most_numbers = LARGEST[jnp.dtype(dtype).name]
-    while gates * units**2 * jnp.dtype(dtype).itemsize > most_bytes or (gates + fields) * units > most_numbers:
+    while gates * units**2 * jnp.dtype(dtype).itemsize > most_bytes or (gates + arrays) * units > most_numbers:
         units //= 2
     return units
 
