@@ -1,4 +1,4 @@
-"""The README and the guides: every Python example runs, each as a program of its own; commands, pictures and links are of what is there."""
+"""The README and the guides: every Python example runs, as a program of its own; commands, pictures and links are right."""
 
 import importlib.util
 import re
@@ -50,7 +50,8 @@ def test_the_readme_is_a_page():
 def test_a_training_script_is_shown_and_its_commands_are_right(script):
     """Those of the pages, and those of its own first lines."""
     text = "\n".join(TEXTS.values())
-    commands = re.findall(rf"^ *python scripts/{script.name}\b([^#\n]*)", text + script.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    own = script.read_text(encoding="utf-8")
+    commands = re.findall(rf"^ *python scripts/{script.name}\b([^#\n]*)", text + own, flags=re.MULTILINE)
     assert f"python scripts/{script.name}" in text
     assert len(commands) >= 2
     for words in commands:
