@@ -127,6 +127,7 @@ class CharModel(nnx.Module):
         return "".join(self.symbols[int(token)] for token in np.asarray(tokens))
 
     def _embedded(self, name: str, argument: str, tokens):
+        tokens = np.asarray(tokens) if isinstance(tokens, np.generic) else tokens
         tokens, count = checks.integers(name, argument, tokens), len(self.symbols)
         if checks.concrete(tokens):
             values = np.asarray(tokens)

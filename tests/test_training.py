@@ -28,6 +28,7 @@ from training.checkpoints import Checkpoints
 from training.config import differences, to_json
 
 import jaxrnn
+from jaxrnn.models import LSTMModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,7 +330,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     assert failure.value.code == 2
     with pytest.raises(Failure, match=r"cannot write to the folder .*a\\x00b': embedded null"):
         training.make_folder(tmp_path / "a\0b")
-    with pytest.raises(Failure, match=r"cannot write to the folder .*aaa': File name too long"):
+    with pytest.raises(Failure, match=r"cannot write to the folder .*aaa: File name too long"):
         training.make_folder(tmp_path / ("a" * 300))
 
 
@@ -667,7 +668,7 @@ def test_whichever_file_is_damaged_a_run_ends_the_same_or_says_what_to_do(damage
             assert re.search(r"take it away|put a copy of it back|[Nn]ame another folder", str(refused)), name
         assert theirs.read_text() == "important", name
         shutil.rmtree(out)
-    assert went_on >= len(files) // 3
+    assert went_on >= sum("14" in name.parts for name in files) > 10
 
 
 def test_old_checkpoints_are_taken_away(tmp_path):
@@ -870,7 +871,7 @@ def test_without_a_terminal_a_line_comes_now_and_then(monkeypatch, capsys, folde
     metrics = [json.loads(line) for line in (folder.path / "toy/metrics.jsonl").read_text().splitlines()]
     out, err = capsys.readouterr()
     assert out == "something\n"
-    said = [(step, f"toy: {step} of 20, loss {metrics[step - 1]['loss']:.4g}, rows") for step in (4, 7, 10, 15, 18)]
+    said = [(step, f"toy: {step} of 20, loss {metrics[step - 1]['loss']:.4g}, rows") for step in (4, 7, 10, 16, 19)]
     assert [line.split(" (")[0].rsplit(" ", 1)[0] for line in err.splitlines()] == [line for _, line in said]
     monkeypatch.setattr(training.console, "speaking", False)
     go(make(folder, "silent", save_every=100), 20, at=wait)

@@ -32,9 +32,10 @@ def make_folder(path: str | Path) -> Path:
             return path
     except FileExistsError:
         raise Failure(f"{path} is a file: name a folder with --out", code=2) from None
-    except (OSError, ValueError) as reason:  # ValueError: NUL in the name
-        why = reason.strerror if isinstance(reason, OSError) else reason
-        raise Failure(f"cannot write to the folder {str(path)!r}: {why}", code=2) from None
+    except OSError as reason:
+        raise Failure(f"cannot write to the folder {path}: {reason.strerror}", code=2) from None
+    except ValueError as reason:  # NUL in its name
+        raise Failure(f"cannot write to the folder {str(path)!r}: {reason}", code=2) from None
 
 
 def check_own(path: Path, kind: str = "file"):
