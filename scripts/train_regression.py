@@ -1,15 +1,18 @@
-"""Train an RNN, an LSTM and a GRU on a small regression, and compare them.
+"""Train an RNN, an LSTM and a GRU on a small regression, and compare them; then on a series with something to learn.
 
     python scripts/train_regression.py
     python scripts/train_regression.py --cell LSTM GRU --num-layers 2 --epochs 500 --out runs/deep
 
-Random data: 5 sequences of 3 steps of 10 features, 2 targets each; mean squared error, Adam. Writes
-`loss.png` and the trained models to the output folder: `jaxrnn.runs.load_run("runs/regression/LSTM-0")`.
+First random data: 5 sequences of 3 steps of 10 features, 2 targets each; mean squared error, Adam. Then the sunspots of the next
+year from the 22 years before (`sunspots.csv`, yearly means from 1700 to 2008): trained on the years before 1950, and compared with
+the truth, and with a repetition of the last year, in the years since. Writes `loss.png`, `sunspots.png` and the models of the first
+part to the output folder: `jaxrnn.runs.load_run("runs/regression/LSTM-0")`.
 """
 
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import jax
@@ -24,6 +27,8 @@ from jaxrnn.models import GRUModel, LSTMModel, RNNModel
 
 MODELS = {"RNN": RNNModel, "LSTM": LSTMModel, "GRU": GRUModel}
 BATCH, TIME, INPUT, OUTPUT = 5, 3, 10, 2
+YEARS, HELD_OUT_FROM = 22, 1950
+SERIES = Path(__file__).with_name("sunspots.csv")  # SILSO, Royal Observatory of Belgium
 
 
 @dataclass(frozen=True)
@@ -48,8 +53,8 @@ def step(model, optimizer, x, y):
     return loss
 
 
-def train(name, model, x, y, *, learning_rate, epochs):
-    """The loss of every epoch, and its time in seconds."""
+def train(name, model, x, y, *, learning_rate, epochs, report=True):
+    """The loss of every epoch, and its time in seconds; a line every ten epochs, if they are to be reported."""
     optimizer = nnx.Optimizer(model, optax.adam(learning_rate), wrt=nnx.Param)
     one_step = nnx.cached_partial(step, model, optimizer)
     losses, seconds = [], []
@@ -61,7 +66,7 @@ def train(name, model, x, y, *, learning_rate, epochs):
         if not np.isfinite(losses[-1]):
             raise training.Failure(f"the loss of {name} is {losses[-1]} in epoch {epoch}: choose a smaller --learning-rate")
         progress.show(epoch, loss=losses[-1])
-        if epoch % 10 == 0:
+        if report and epoch % 10 == 0:
             training.log(f"{name} Epoch [{epoch}/{epochs}], Loss: {losses[-1]:.4f}")
     return losses, seconds
 
@@ -71,6 +76,36 @@ def plot(curves, path):
         for name, losses in curves.items():
             axes.plot(range(1, len(losses) + 1), losses, label=name)
         axes.set(xlabel="epoch", ylabel="mean squared error", title="Training on random data")
+        axes.legend()
+
+
+def sunspots():
+    """Windows of `YEARS` years, the year after each, and its number of sunspots; numbers as √ / 10, between 0 and 1.4."""
+    years, numbers = np.loadtxt(SERIES, delimiter=",", skiprows=1, unpack=True)
+    scaled = (np.sqrt(numbers) / 10).astype(np.float32)
+    windows = np.lib.stride_tricks.sliding_window_view(scaled[:-1], YEARS)
+    return jnp.asarray(windows[..., None]), years[YEARS:], numbers[YEARS:]
+
+
+def forecast(config, path):
+    """Train each cell on the early years; a table of its errors in the late ones, and a picture of what it predicts there."""
+    x, years, numbers = sunspots()
+    early = years < HELD_OUT_FROM
+    predicted = {"last year": np.square(10 * np.asarray(x[~early, -1, 0]))}
+    for cell in config.cell:
+        model = MODELS[cell](1, config.hidden_size, 1, rngs=nnx.Rngs(config.seed[0]))
+        y = jnp.sqrt(jnp.asarray(numbers[early], jnp.float32))[:, None] / 10
+        train(cell, model, x[early], y, learning_rate=0.01, epochs=200, report=False)
+        predicted[cell] = np.square(10 * np.maximum(np.asarray(nnx.jit(model)(x[~early]))[:, 0], 0))
+
+    training.log(f"\nsunspots, the next year from {YEARS} years: root mean squared error since {HELD_OUT_FROM}")
+    for name, numbers_of in predicted.items():
+        training.log(f"{name:10}{np.sqrt(np.mean((numbers_of - numbers[~early]) ** 2)):7.1f}")
+    with training.figure(path, width=8) as axes:
+        axes.plot(years[~early], numbers[~early], "k.", label="truth")
+        for name, numbers_of in predicted.items():
+            axes.plot(years[~early], numbers_of, "--" if name == "last year" else "-", label=name, lw=1)
+        axes.set(xlabel="year", ylabel="sunspots", title="Years that the networks have not seen")
         axes.legend()
 
 
@@ -99,7 +134,8 @@ def main(arguments=None):
     training.log("\ncell   parameters    final loss      time per step")
     training.log("\n".join(table))
     plot(curves, out / "loss.png")
-    training.log(f"\nplot and models: {out}")
+    forecast(config, out / "sunspots.png")
+    training.log(f"\nplots and models: {out}")
 
 
 if __name__ == "__main__":

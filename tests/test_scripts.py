@@ -98,7 +98,7 @@ def test_every_loss_of_the_regression_is_pytorchs(name, num_layers, precision, t
 
 
 @pytest.mark.slow
-def test_the_regression_prints_lines_and_a_table_and_saves_a_plot(tmp_path, capsys):
+def test_the_regression_prints_lines_and_tables_and_saves_plots(tmp_path, capsys):
     train_regression.main(["--epochs", "20", "--bidirectional", "--out", str(tmp_path / "new/folder")])
     out, err = capsys.readouterr()
     lines = out.splitlines()
@@ -106,7 +106,12 @@ def test_the_regression_prints_lines_and_a_table_and_saves_a_plot(tmp_path, caps
     assert [line.split(",")[0] for line in lines[:6]] == [f"{n} Epoch [{k}/20]" for n in ("RNN", "LSTM", "GRU") for k in (10, 20)]
     assert [line.split()[:2] for line in lines[8:11]] == [["RNN", "1,362"], ["LSTM", "5,202"], ["GRU", "3,922"]]
     assert [line.split()[-1] for line in lines[8:11]] == ["ms"] * 3
-    assert (tmp_path / "new/folder/loss.png").read_bytes().startswith(b"\x89PNG")
+    assert lines[13] == "sunspots, the next year from 22 years: root mean squared error since 1950"
+    errors = {line[:10].strip(): float(line[10:]) for line in lines[14:18]}
+    assert errors["last year"] == 33.2
+    assert max(errors[name] for name in ("RNN", "LSTM", "GRU")) < 0.75 * errors["last year"]
+    for name in ("loss.png", "sunspots.png"):
+        assert (tmp_path / "new/folder" / name).read_bytes().startswith(b"\x89PNG")
     words = "--cell RNN --epochs 1 --bidirectional --out"  # the only step compiles
     train_regression.main([*words.split(), str(tmp_path)])
     assert capsys.readouterr().out.splitlines()[2].split()[-1] == "–"
