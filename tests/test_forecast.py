@@ -264,7 +264,7 @@ def test_inputs_and_targets_are_the_values_and_back(from_last, gappy):
         future = gappy[end + 1 : end + 5, 0]
         np.testing.assert_array_equal(known[row], ~np.isnan(future))
         np.testing.assert_allclose(y[row], np.nan_to_num((future - level) / 2), rtol=1e-6)
-    back = scaler.restored(y[..., None], gappy, ends)[..., 0]
+    back = scaler.restored(np.repeat(y[..., None], len(scaler.quantiles), -1), gappy, ends)[..., 0]
     truth = forecast_windows.futures(gappy, ends, FRAME)
     np.testing.assert_allclose(back[known == 1], truth[known == 1], rtol=1e-6)
     assert 0 < known.mean() < 1 and not mask.all()
