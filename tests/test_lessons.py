@@ -1,5 +1,5 @@
-"""Recurrent layers as five lessons write them out by hand: 000 equations and a regression, 001 models, 002 layers with start states,
-003 variants, directions and stacks, 004 the signature of `torch.nn.GRU`."""
+"""Recurrent layers as five lessons write them out by hand: 000 equations and a regression, 001 models, 002 layers with start
+states, 003 variants, directions and stacks, 004 the signature of `torch.nn.GRU`."""
 
 import inspect
 
