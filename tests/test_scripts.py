@@ -102,7 +102,7 @@ def test_the_regression_prints_lines_and_tables_and_saves_plots(tmp_path, capsys
     train_regression.main(["--epochs", "20", "--bidirectional", "--out", str(tmp_path / "new/folder")])
     out, err = capsys.readouterr()
     lines = out.splitlines()
-    assert err == ""
+    assert all(" of 200, loss " in line for line in err.splitlines())  # on a slow machine, a line every ten seconds
     assert [line.split(",")[0] for line in lines[:6]] == [f"{n} Epoch [{k}/20]" for n in ("RNN", "LSTM", "GRU") for k in (10, 20)]
     assert [line.split()[:2] for line in lines[8:11]] == [["RNN", "1,362"], ["LSTM", "5,202"], ["GRU", "3,922"]]
     assert [line.split()[-1] for line in lines[8:11]] == ["ms"] * 3
