@@ -635,8 +635,8 @@ CALLS = {
     "from_onnx": (lambda ours: interop.from_onnx("file"), "onnx", "jaxrnn[interop]"),
     "onnx_node": (lambda ours: interop.onnx_node("file"), "onnx", "jaxrnn[interop]"),
     "to_onnx": (interop.to_onnx, "onnx", "jaxrnn[interop]"),
-    "from_keras": (lambda ours: interop.from_keras("file.keras"), "h5py", "h5py"),
-    "load_keras": (lambda ours: interop.load_keras(ours, __file__), "h5py", "h5py"),
+    "from_keras": (lambda ours: interop.from_keras("file.keras"), "h5py", "jaxrnn[interop]"),
+    "load_keras": (lambda ours: interop.load_keras(ours, __file__), "h5py", "jaxrnn[interop]"),
     "from_equinox": (lambda ours: interop.from_equinox(3), "equinox", "equinox"),
     "to_equinox": (interop.to_equinox, "equinox", "equinox"),
 }

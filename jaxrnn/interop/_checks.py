@@ -29,7 +29,7 @@ class Unknown(NamedTuple):
 Arrays = dict[str, np.ndarray | Unknown]
 
 
-EXTRA = ("safetensors", "onnx")  # those that the extra `interop` of jaxrnn installs
+EXTRA = ("safetensors", "onnx", "h5py")  # those that the extra `interop` of jaxrnn installs
 
 
 def require(caller: str, package: str):
