@@ -3,6 +3,7 @@
     python scripts/train_chars.py
     python scripts/train_chars.py --compare          # and a PyTorch LSTM of the same size, trained the same way
     python scripts/train_chars.py --cell lru --num-layers 2 --out runs/chars-lru
+    python scripts/train_chars.py --generate 400 --temperature 0.5 --prompt class --out runs/chars-lru    # when it is trained
 
 The text is cut into as many streams as a batch has rows; each step reads the next stretch of all of
 them and starts from the state in which the step before ended. RNN, LSTM and GRU are plain layers;
@@ -10,11 +11,16 @@ linear and diagonal cells, and with `--blocks` these three too, stand in the res
 `jaxrnn.models.SequenceModel`. Reported are bits per character on the last tenth of the text, the CPU
 time of a training step (the median), and a sample. Killed and started again with the same command, it
 goes on and ends the same.
+
+With `--generate` nothing is trained: the run in the folder reads the prompt and writes on.
 """
 
+import json
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Literal
 
@@ -48,7 +54,9 @@ class Config(training.RunConfig):
     steps: int = option(1600, "Batches to train on.", least=1)
     characters: int | None = option(None, "How many characters of the text to use, from its start. Default: all.", least=1000)
     sample: int = option(300, "Characters to write at the end.", least=1)
-    temperature: float = option(0.7, "Temperature of what is written.", above=0)
+    temperature: float = option(0.7, "Temperature of what is written; at 0 always the likeliest character.", least=0, saved=False)
+    generate: int | None = option(None, "Characters to write on from --prompt with the trained run in --out.", least=1, saved=False)
+    prompt: str | None = option(None, "What --generate reads first. Default: a new line.", saved=False)
     report_every: int = option(200, "Steps between looks at the held-out text.", least=1)
     compare: bool = option(False, "Train PyTorch's layers too, in the same way.", saved=False)
     save_every: int = option(200, "Steps between checkpoints.", least=1)
@@ -102,11 +110,15 @@ def per_step(seconds):
     return f", {1000 * np.median(seconds[1:]):.1f} ms of CPU time a step" if seconds[1:] else ""
 
 
+def optimizer_of(config):
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(config.learning_rate))
+
+
 def train(config, mesh, folder):
     symbols, learn, held_out = load(config)
     model = CharModel(config, len(symbols), rngs=nnx.Rngs(config.seed))
     graph, params, rest = nnx.split(model, nnx.Param, ...)
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(config.learning_rate))
+    optimizer = optimizer_of(config)
 
     def cross_entropy(params, state, x, y):
         logits, state = nnx.merge(graph, params, rest)(x, state)
@@ -157,19 +169,69 @@ def train(config, mesh, folder):
     return run, nnx.merge(graph, jax.device_get(params), rest), symbols
 
 
-def write(model, symbols, config):
-    """Text by the model, a character at a time, each drawn from what it expects after the one before."""
+# Writing ------------------------------------------------------------------------------------------------------------------------
+
+
+@partial(jax.jit, static_argnames="count")
+def generate(model, prompt, key, count, temperature):
+    """`count` tokens after those of the prompt (time,), each drawn from softmax(logits / temperature) and read by the next step.
+
+    The Gumbel-max trick draws them: with Gumbel noise times the temperature added, the largest of the logits is such a draw. At
+    temperature 0 it is the likeliest, greedy decoding.
+    """
 
     def one(carry, key):
-        token, state = carry
-        logits, state = model.step(token, state)
-        token = jax.random.categorical(key, logits / config.temperature)
-        return (token, state), token
+        logits, state = carry
+        token = jnp.argmax(logits + temperature * jax.random.gumbel(key, logits.shape))
+        return model.step(token, state), token
 
-    keys = jax.random.split(jax.random.key(config.seed), config.sample)
-    token = jnp.asarray(symbols.index("\n"))
-    _, tokens = jax.lax.scan(one, (token, model.rnn.initial_state()), keys)
-    return "".join(symbols[t] for t in np.asarray(tokens))
+    logits, state = model(prompt)
+    _, tokens = jax.lax.scan(one, (logits[-1], state), jax.random.split(key, count))
+    return tokens
+
+
+def write(model, symbols, config, count, prompt="\n"):
+    """`count` characters after those of the prompt."""
+    unknown = [character for character in prompt if character not in symbols]
+    if unknown or not prompt:
+        came = f"{unknown[0]!r}" if unknown else "nothing"
+        raise training.Failure(f"--prompt should hold the {len(symbols)} characters that the model knows, got {came}", code=2)
+    read = np.array([symbols.index(character) for character in prompt], np.int32)
+    tokens = generate(model, read, jax.random.key(config.seed), count, config.temperature)
+    return "".join(symbols[token] for token in np.asarray(tokens))
+
+
+def trained(config):
+    """The model of the run in the folder, and the characters that it knows."""
+    nothing = training.Failure(f"{config.out} holds no trained run: train one with --out {config.out}", code=2)
+    file = Path(config.out) / "config.json"
+    try:
+        before = Config(**json.loads(file.read_text(encoding="utf-8")), out=config.out)
+    except OSError:
+        raise nothing from None
+    except (TypeError, ValueError):
+        raise training.Failure(f"{file} is damaged, or of another script: name another folder with --out", code=2) from None
+    symbols, _, _ = load(before)
+    model = CharModel(before, len(symbols), rngs=nnx.Rngs(0))
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    with training.open_folder(before) as folder:
+        run = training.Run(folder, before.cell, save_every=before.save_every)
+        start = model.rnn.initial_state(before.batch_size)
+        params, _, _ = run.restore((params, optimizer_of(before).init(params), start))
+        if not run.step:
+            raise nothing
+    return nnx.merge(graph, params, rest), symbols
+
+
+def write_on(config, words):
+    """What `--generate` does: the prompt, and what the trained run writes after it."""
+    others = {word.split("=")[0] for word in words if word.startswith("--")}
+    others -= {"--generate", "--prompt", "--temperature", "--seed", "--out"}
+    if others:
+        raise training.Failure(f"--generate takes the run as it was trained: leave out {', '.join(sorted(others))}", code=2)
+    model, symbols = trained(config)
+    prompt = "\n" if config.prompt is None else config.prompt
+    training.say(prompt + write(model, symbols, config, config.generate, prompt))
 
 
 def train_with_torch(config):
@@ -223,6 +285,10 @@ def plot(run, path):
 
 def main(arguments=None):
     config = training.parse(Config, arguments, description=__doc__)
+    if config.generate is not None:
+        return write_on(config, sys.argv[1:] if arguments is None else arguments)
+    if config.prompt is not None:
+        raise training.Failure("--prompt should come with --generate", code=2)
     training.require("matplotlib", "jaxrnn[train]")
     if config.compare:
         if config.blocks or config.cell not in LAYERS:
@@ -234,7 +300,7 @@ def main(arguments=None):
         run, model, symbols = train(config, mesh, folder)
         if training.chief():
             plot(run, folder.path / "loss.png")
-            sample = write(model, symbols, config)
+            sample = write(model, symbols, config, config.sample)
             training.write_whole(folder.path / "sample.txt", sample)
             training.say(f"\n{sample}\n\nplot, sample and metrics: {config.out}")
     if config.compare and training.chief():
