@@ -1,5 +1,7 @@
 """Text: what `scripts/train_chars.py` writes with a model, and with the trained run of a folder."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,7 @@ from support import drawn_like
 from jaxrnn import training
 
 SYMBOLS = 11
-TINY = "--characters 4000 --embed-size 4 --hidden-size 5 --batch-size 6 --stretch 7 --steps 4 --sample 30"
+TINY = "--characters 4000 --embed-size 4 --hidden-size 9 --batch-size 6 --stretch 7 --steps 80 --learning-rate 3e-2 --sample 30"
 
 
 @pytest.fixture(autouse=True)
@@ -36,26 +38,26 @@ def model_of(words, symbols=SYMBOLS):
     "words",
     ["--cell LSTM", "--cell GRU", "--cell RNN", "--cell LSTM --blocks", "--cell LRU", "--cell RGLRU", "--cell ParaLSTM", "--cell MinGRU"],
 )
-def test_at_temperature_0_each_character_is_the_likeliest_after_all_before_it(words):
-    """The whole of what was read and written is read again for each character."""
-    model, prompt, count = model_of(words), np.array([3, 1, 4, 1, 5]), 20
-    written = train_chars.generate(model, prompt, jax.random.key(0), count, 0.0)
+def test_each_character_is_the_likeliest_after_all_before_it(words):
+    """At temperature 0, and with the same noise above it: the whole of what was read and written is read again for each."""
+    model, prompt, count, key = model_of(words), np.array([3, 1, 4, 1, 5]), 20, jax.random.key(0)
+    noise = [np.asarray(jax.random.gumbel(k, (SYMBOLS,))) for k in jax.random.split(key, count)]
     whole = jax.jit(lambda model, tokens: model(tokens)[0])
-    tokens = np.zeros(len(prompt) + count, int)
-    tokens[: len(prompt)] = prompt
-    for place in range(len(prompt), len(tokens)):
-        tokens[place] = whole(model, tokens)[place - 1].argmax()  # which what comes later does not change
-    np.testing.assert_array_equal(written, tokens[len(prompt) :])
-    assert len(set(written.tolist())) > 2
-    other = train_chars.generate(model, np.array([3, 1, 4, 1, 6]), jax.random.key(0), count, 0.0)
-    assert (other != written).any()
+    for temperature in (0.0, 4.0):
+        written = train_chars.generate(model, prompt, key, count, temperature)
+        tokens = np.concatenate([prompt, np.zeros(count, int)])
+        for place in range(count):
+            logits = np.asarray(whole(model, tokens))[len(prompt) + place - 1]  # which what comes later does not change
+            tokens[len(prompt) + place] = (logits + temperature * noise[place]).argmax()
+        np.testing.assert_array_equal(written, tokens[len(prompt) :])
+    assert len(set(written.tolist())) > 4
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("temperature", [0.4, 1.0, 2.5])
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 2.5])
 def test_characters_are_drawn_with_their_probabilities_at_a_temperature(temperature):
-    """The first two, 20,000 times: each pair as often as softmax(logits / temperature) of the one and, after it, the other says."""
-    symbols, draws, prompt = 4, 20_000, jnp.array([2, 0, 1])
+    """The first two, 30,000 times: each pair as often as softmax(logits / temperature) of the one and, after it, the other says."""
+    symbols, draws, prompt = 4, 30_000, jnp.array([2, 0, 1])
     model = model_of("--cell GRU", symbols)
     keys = jax.random.split(jax.random.key(1), draws)
     first, second = jax.vmap(lambda key: train_chars.generate(model, prompt, key, 2, temperature))(keys).T
@@ -63,7 +65,8 @@ def test_characters_are_drawn_with_their_probabilities_at_a_temperature(temperat
     np.add.at(counts, (np.asarray(first), np.asarray(second)), 1)
     after = jnp.concatenate([jnp.tile(prompt, (symbols, 1)), jnp.arange(symbols)[:, None]], axis=1)
     expected = jax.nn.softmax(model(prompt)[0][-1] / temperature)[:, None] * jax.nn.softmax(model(after)[0][:, -1] / temperature)
-    expected = np.asarray(expected, np.float64) / expected.sum() * draws
+    expected = np.asarray(expected, np.float64)
+    expected *= draws / expected.sum()
     assert expected.min() > 5
     assert stats.chisquare(counts.ravel(), expected.ravel()).pvalue > 1e-3
 
@@ -73,17 +76,17 @@ def files(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", ["--cell LSTM --num-layers 2", "--cell GRU --blocks", "--cell LRU"])
+@pytest.mark.parametrize("words", ["--cell LSTM", "--cell GRU --blocks", "--cell LRU"])
 def test_a_trained_run_writes_on(words, tmp_path, capsys):
     """By its folder alone: what it wrote when it had been trained, then something else for another seed or prompt."""
     out = tmp_path / "run"
-    train_chars.main([*TINY.split(), *words.split(), "--temperature", "0.9", "--out", str(out)])
+    train_chars.main([*TINY.split(), *words.split(), "--temperature", "0.6", "--out", str(out)])
     sample, kept = (out / "sample.txt").read_text(), files(out)
 
     def written(*words):
         capsys.readouterr()
-        train_chars.main(["--generate", "30", "--temperature", "0.9", *words, "--out", str(out)])
-        return capsys.readouterr().out.split(": going on after step 4\n")[-1].removesuffix("\n")
+        train_chars.main(["--generate", "30", "--temperature", "0.6", *words, "--out", str(out)])
+        return capsys.readouterr().out.split(": going on after step 80\n")[-1].removesuffix("\n")
 
     assert len(sample) == 30
     assert written() == "\n" + sample
@@ -108,7 +111,8 @@ def test_what_cannot_be_written_is_refused_in_a_line(tmp_path):
         assert "\n" not in str(failure.value)
         return str(failure.value)
 
-    assert "--prompt should hold the 72 characters that the model knows, got 'é'" in refused("--generate", "9", "--prompt", "café")
+    said = r"--prompt should hold the \d\d characters that the model knows, got 'é'"
+    assert re.fullmatch(said, refused("--generate", "9", "--prompt", "café"))
     assert "got nothing" in refused("--generate", "9", "--prompt", "")
     assert "--prompt should come with --generate" in refused("--prompt", "a")
     said = "--generate takes the run as it was trained: leave out --blocks, --cell"
