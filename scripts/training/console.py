@@ -70,10 +70,17 @@ class Progress:
         if speaking and sys.stderr.isatty() and importlib.util.find_spec("tqdm"):
             from tqdm import tqdm
 
-            self.bar = tqdm(steps, desc=label, leave=False, dynamic_ncols=True, initial=steps.start - 1, total=steps.stop - 1)
+            self.bar = tqdm(desc=label, leave=False, dynamic_ncols=True, initial=steps.start - steps.step, total=steps.stop - 1)
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self.steps if self.bar is None else self.bar)
+        try:
+            for step in self.steps:
+                yield step
+                if self.bar is not None:
+                    self.bar.update(step - self.bar.n)
+        finally:
+            if self.bar is not None:
+                self.bar.close()
 
     @property
     def due(self) -> bool:
@@ -89,6 +96,7 @@ class Progress:
         self.shown = time.monotonic()
         text = ", ".join(f"{name} {float(value):.4g}" for name, value in numbers.items())
         if self.bar is not None:
+            self.bar.update(step - self.bar.n)
             self.bar.set_postfix_str(text)
         else:
             seconds = self.shown - self.begun
