@@ -1,4 +1,6 @@
-"""Models of text. No arithmetic and no data may live here."""
+"""Models of text, and how they write. No data and no training may live here."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +35,7 @@ class CharModel(nnx.Module):
         ValueError: a character is twice among the symbols. TypeError: an argument is of the wrong kind.
 
     Example:
+        >>> import jax
         >>> from flax import nnx
         >>> from jaxrnn import GRUCell
         >>> from jaxrnn.text import CharModel
@@ -43,6 +46,8 @@ class CharModel(nnx.Module):
         >>> logits, state = model.step(model.encode("a")[0], model.initial_state())
         >>> model.decode([2, 1, 4])
         'a c'
+        >>> len(model.generate("cab", 10, temperature=0.5, key=jax.random.key(0)))
+        10
     """
 
     @checked()
@@ -108,23 +113,66 @@ class CharModel(nnx.Module):
         return self.rnn.initial_state(batch_shape)
 
     @checked()
+    def generate(self, prompt: str, count: int, *, temperature: float = 1.0, key=None) -> str:
+        """Write on from a prompt, a character after the other, each drawn from softmax(logits / temperature).
+
+        The prompt is read in one call; the state that it leaves is then carried through a `lax.scan` of `step`. The program is
+        compiled once for each length of the prompt and each `count`.
+
+        Args:
+            prompt: the text to write on from, at least one character.
+            count: characters to write.
+            temperature: 1 draws with the model's own probabilities, less keeps to what is likely, and 0 always takes the
+                likeliest (greedy decoding).
+            key: the source of the draws. Not needed at temperature 0.
+
+        Returns:
+            What follows the prompt, `count` characters.
+
+        Raises:
+            ValueError: the prompt is empty or holds a character that the model does not know; `count` is below 1;
+                `temperature` is below 0 or not finite; or the logits are NaN. TypeError: an argument is of the wrong kind.
+        """
+        name = f"{type(self).__name__}.generate"
+        tokens = self._tokens(name, "prompt", prompt)
+        if not prompt:
+            raise ValueError(f"{name}: `prompt` should hold at least one character, got none.")
+        checks.size(name, "count", count)
+        checks.number(name, "temperature", temperature)
+        if not 0 <= temperature < float("inf"):  # also False for NaN
+            raise ValueError(f"{name}: `temperature` should be at least 0 and finite, got {temperature}.")
+        if temperature > 0 or key is not None:
+            checks.prng_key(name, key)
+        key = jax.random.key(0) if key is None else key
+        written, numbers = _write(self, tokens, key, int(count), float(temperature))
+        if not numbers.all():
+            place = int(np.argmin(numbers))
+            raise ValueError(f"{name}: the logits should be numbers, got NaN for character {place}. Has the training diverged?")
+        return self.decode(written)
+
+    @checked()
     def encode(self, text: str) -> np.ndarray:
         """The tokens of a text, (time,).
 
         Raises:
             ValueError: the model does not know a character.
         """
-        number = {symbol: k for k, symbol in enumerate(self.symbols)}
-        unknown = next((symbol for symbol in text if symbol not in number), None)
-        if unknown is not None:
-            known = f"the {len(self.symbols)} characters of the model"
-            raise ValueError(f"{type(self).__name__}.encode: `text` should hold {known} only, got {unknown!r}.")
-        return np.array([number[symbol] for symbol in text], np.int32)
+        return self._tokens(f"{type(self).__name__}.encode", "text", text)
 
     @checked()
     def decode(self, tokens) -> str:
         """The text of tokens (time,)."""
         return "".join(self.symbols[int(token)] for token in np.asarray(tokens))
+
+    def _tokens(self, name: str, argument: str, text) -> np.ndarray:
+        if not isinstance(text, str):
+            raise TypeError(f"{name}: `{argument}` should be a text, got {checks.called(text)}.")
+        number = {symbol: k for k, symbol in enumerate(self.symbols)}
+        unknown = next((symbol for symbol in text if symbol not in number), None)
+        if unknown is not None:
+            known = f"the {len(self.symbols)} characters of the model"
+            raise ValueError(f"{name}: `{argument}` should hold {known} only, got {unknown!r}.")
+        return np.array([number[symbol] for symbol in text], np.int32)
 
     def _embedded(self, name: str, argument: str, tokens):
         tokens = np.asarray(tokens) if isinstance(tokens, np.generic) else tokens
@@ -135,3 +183,21 @@ class CharModel(nnx.Module):
             if wrong.size:
                 raise ValueError(f"{name}: `{argument}` should be from 0 to {count - 1}, the model's characters, got {wrong[0]}.")
         return self.embed(jnp.asarray(tokens))
+
+
+@partial(jax.jit, static_argnames="count")
+def _write(model, prompt, key, count, temperature):
+    """The tokens (count,) that follow those of the prompt (time,), and for each whether the logits were numbers.
+
+    The Gumbel-max trick: the largest of the logits + temperature · Gumbel noise is a draw from softmax(logits / temperature). At
+    temperature 0 it is the likeliest.
+    """
+
+    def one(carry, key):
+        logits, state = carry
+        noise = jax.random.gumbel(key, logits.shape, jnp.promote_types(logits.dtype, jnp.float32))
+        token = jnp.argmax(logits.astype(noise.dtype) + temperature * noise)
+        return model.step(token, state), (token, ~jnp.isnan(logits).any())
+
+    logits, state = model(prompt)
+    return jax.lax.scan(one, (logits[-1], state), jax.random.split(key, count))[1]

