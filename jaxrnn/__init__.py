@@ -18,7 +18,7 @@ __all__ = [
 
 
 def __getattr__(name: str):
-    """Import `jaxrnn.interop` where it is first used."""
-    if name == "interop":
-        return import_module("jaxrnn.interop")
+    """Import what is not the core where it is first used."""
+    if name in ("data_parallel", "descriptions", "interop", "padding", "runs", "scaling", "text"):
+        return import_module(f"jaxrnn.{name}")
     raise AttributeError(f"module 'jaxrnn' has no attribute {name!r}")

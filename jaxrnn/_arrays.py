@@ -154,6 +154,11 @@ def same_varying_axes(*trees):
     return jax.tree.map(vary, trees)
 
 
+def varying_over(tree, axes):
+    """Every array of `tree` made to vary over manual axes of `jax.shard_map`: its gradient is that of each device's part alone."""
+    return jax.tree.map(lambda a: lax.pcast(a, axes, to="varying"), tree)
+
+
 def shape_like(a, like):
     """The shape and dtype of `a`, of an array that varies over the manual axes of `like`."""
     return jax.ShapeDtypeStruct(a.shape, a.dtype, manual_axis_type=jax.typeof(like).mat)

@@ -5,9 +5,10 @@ import warnings
 from functools import partial
 
 import numpy as np
-from forecast_windows import futures, last_known
+import training
+from forecast_windows import futures
 
-from jaxrnn import training
+from jaxrnn.scaling import last_known
 
 
 def last_value(values, ends, frame):
@@ -77,5 +78,5 @@ def baselines(values, ends, train, second, frame):
     try:
         found["ETS"] = exponential_smoothing(values, ends, second, frame)
     except (ValueError, np.linalg.LinAlgError) as reason:
-        training.say(f"no ETS: {str(reason).splitlines()[0]}")
+        training.log(f"no ETS: {str(reason).splitlines()[0]}")
     return found

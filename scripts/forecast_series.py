@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-
-from jaxrnn.training import Failure
+from training.console import Failure
 
 GAPS = {"", "na", "n/a", "nan", "null", "none"}
 """Cells that are read as a gap, in any case of their letters."""

@@ -4,8 +4,9 @@ import itertools
 from dataclasses import dataclass
 
 import numpy as np
+import training
 
-from jaxrnn import training
+from jaxrnn.scaling import Scaler, last_known
 
 FEWEST = 10
 """Windows to train on, at least."""
@@ -21,50 +22,6 @@ class Frame:
     quantiles: tuple[float, ...]
 
 
-@dataclass(frozen=True)
-class Scaler:
-    """How values become inputs of the model, and its outputs values again; from the training rows alone.
-
-    Attributes:
-        from_last: whether values count from the window's last known value, or from the mean of the training rows.
-        scale: what one unit of the model's outputs is.
-        mean, deviation: of each column.
-    """
-
-    from_last: bool
-    scale: float
-    mean: tuple[float, ...]
-    deviation: tuple[float, ...]
-
-    def level(self, values, ends):
-        """What the values count from, for each window: (n,)."""
-        return last_known(values[:, 0])[ends] if self.from_last else np.full(len(ends), self.mean[0])
-
-    def inputs(self, values, ends, frame):
-        """Windows that end at `ends`: inputs (n, window, features), and which steps have a value at all (n, window).
-
-        Beside the values a step holds how far it is from the window's end, since steps without a value are skipped; and, where
-        there are several columns, which of them have a value.
-        """
-        past = values[ends[:, None] + np.arange(1 - frame.window, 1)]
-        target = (past[..., 0] - self.level(values, ends)[:, None]) / self.scale
-        others = (past[..., 1:] - self.mean[1:]) / self.deviation[1:]
-        known = ~np.isnan(past)
-        scaled = np.where(known, np.concatenate([target[..., None], others], axis=-1), 0)
-        distance = np.broadcast_to(np.arange(1 - frame.window, 1)[:, None] / frame.window, (*past.shape[:2], 1))
-        features = [scaled, distance] + ([known] if past.shape[-1] > 1 else [])
-        return np.concatenate(features, axis=-1).astype(np.float32), known.any(-1)
-
-    def targets(self, values, ends, frame):
-        """What is to be forecast, (n, horizon), 0 where no value is known; and where one is known."""
-        future = (futures(values, ends, frame) - self.level(values, ends)[:, None]) / self.scale
-        return np.where(np.isnan(future), 0, future).astype(np.float32), (~np.isnan(future)).astype(np.float32)
-
-    def restored(self, outputs, values, ends):
-        """The model's outputs (n, horizon, quantiles) as values."""
-        return np.asarray(outputs, np.float64) * self.scale + self.level(values, ends)[:, None, None]
-
-
 def fit_scaler(series, frame):
     """From the windows whose futures lie in the training rows."""
     values, (train, _, _) = series.values, split(series, frame)
@@ -73,13 +30,9 @@ def fit_scaler(series, frame):
     future = futures(past, train, frame)
     spreads = [np.nanstd(future - last_known(past[:, 0])[train][:, None]), np.nanstd(future - mean[0])]
     from_last = bool(spreads[0] < spreads[1])
-    return Scaler(from_last, float(min(spreads)), tuple(mean.tolist()), tuple(deviation.tolist()))
-
-
-def last_known(target):
-    """At each step the last value so far; NaN before the first."""
-    places = np.maximum.accumulate(np.where(np.isnan(target), -1, np.arange(len(target))))
-    return np.where(places < 0, np.nan, target[places])
+    sizes = {"window": frame.window, "horizon": frame.horizon, "quantiles": frame.quantiles}
+    of_rows = {"scale": float(min(spreads)), "mean": tuple(mean.tolist()), "deviation": tuple(deviation.tolist())}
+    return Scaler(tuple(series.columns), **sizes, from_last=from_last, **of_rows)
 
 
 def futures(values, ends, frame):

@@ -2,14 +2,15 @@
 
     python scripts/train_chars.py
     python scripts/train_chars.py --compare          # and a PyTorch LSTM of the same size, trained the same way
-    python scripts/train_chars.py --cell lru --num-layers 2 --out runs/chars-lru
+    python scripts/train_chars.py --cell lstm gru lru --seed 0 1 2 --out runs/chars-cells
 
-The text is cut into as many streams as a batch has rows; each step reads the next stretch of all of
-them and starts from the state in which the step before ended. RNN, LSTM and GRU are plain layers;
-linear and diagonal cells, and with `--blocks` these three too, stand in the residual blocks of
+The text is cut into as many streams as a batch has rows; each step reads the next `--length` characters
+of all of them and starts from the state in which the step before ended. RNN, LSTM and GRU are plain
+layers; linear and diagonal cells, and with `--blocks` these three too, stand in the residual blocks of
 `jaxrnn.models.SequenceModel`. Reported are bits per character on the last tenth of the text, the CPU
 time of a training step (the median), and a sample. Killed and started again with the same command, it
-goes on and ends the same.
+goes on and ends the same; with more `--steps` it goes on for longer. The trained model is
+`jaxrnn.runs.load_run("runs/chars/LSTM-0").model`, a `jaxrnn.text.CharModel`.
 """
 
 import sys
@@ -22,64 +23,45 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import training
 from flax import nnx
 from jax.sharding import PartitionSpec as P
+from training import option
 
-import jaxrnn
-from jaxrnn import training
 from jaxrnn.cells import CELLS, DiagonalCell, LinearCell
-from jaxrnn.models import SequenceModel
-from jaxrnn.training import option
+from jaxrnn.data_parallel import value_and_grad
+from jaxrnn.text import CharModel
 
-LAYERS = {"RNN": jaxrnn.RNN, "LSTM": jaxrnn.LSTM, "GRU": jaxrnn.GRU}
+LAYERS = ("RNN", "LSTM", "GRU")
 NAMES = (*LAYERS, *(name for name, cell in CELLS.items() if issubclass(cell, LinearCell | DiagonalCell)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(training.RunConfig):
-    cell: Literal[NAMES] = option("LSTM", "Kind of the recurrent layers, in upper or lower case.")
+    cell: tuple[Literal[NAMES], ...] = option(("LSTM",), "Cells of the recurrent layers.", each=True)
     blocks: bool = option(False, "Put RNN, LSTM and GRU too into residual blocks, as linear and diagonal cells always are.")
     embed_size: int = option(32, "Width of a character's embedding.", least=1)
     hidden_size: int = option(128, "Width of the hidden state.", least=1)
     num_layers: int = option(1, "Recurrent layers.", least=1)
     batch_size: int = option(32, "Streams that are read at once.", least=1)
-    stretch: int = option(64, "Characters to backpropagate through.", least=1)
+    length: int = option(64, "Characters of a step: the gradient goes no further back.", least=1)
     learning_rate: float = option(4e-3, "Step size of Adam.", above=0)
-    steps: int = option(1600, "Batches to train on.", least=1)
+    steps: int = option(1600, "Batches to train on.", least=1, amount=True)
     characters: int | None = option(None, "How many characters of the text to use, from its start. Default: all.", least=1000)
-    sample: int = option(300, "Characters to write at the end.", least=1)
-    temperature: float = option(0.7, "Temperature of what is written.", above=0)
-    report_every: int = option(200, "Steps between looks at the held-out text.", least=1)
+    sample: int = option(300, "Characters to write at the end.", least=1, saved=False)
+    temperature: float = option(0.7, "Temperature of what is written.", above=0, saved=False)
+    validate_every: int = option(200, "Steps between looks at the held-out text.", least=1)
     compare: bool = option(False, "Train PyTorch's layers too, in the same way.", saved=False)
-    save_every: int = option(200, "Steps between checkpoints.", least=1)
-    seed: int = option(0, "Seed of everything random.", least=0)
+    save_every: int = option(200, "Steps between checkpoints.", least=1, saved=False)
+    seed: tuple[int, ...] = option((0,), "Seeds of everything random.", least=0, each=True)
     out: str = option("runs/chars", "Folder of the run; a run that is there goes on.", saved=False, metavar="FOLDER")
 
 
-class CharModel(nnx.Module):
-    """Embedding, recurrent layers, linear: the logits of the next character. Blocks have their linear layer within."""
-
-    def __init__(self, config, symbols, *, rngs):
-        # as PyTorch's; Flax draws embeddings so much smaller that these few steps do not make up for it
-        wide = jax.nn.initializers.normal(1.0)
-        self.embed = nnx.Embed(symbols, config.embed_size, embedding_init=wide, rngs=rngs)
-        sizes, layers = (config.embed_size, config.hidden_size), {"num_layers": config.num_layers, "rngs": rngs}
-        if config.blocks or config.cell not in LAYERS:
-            self.rnn, self.fc = SequenceModel(CELLS[config.cell](), *sizes, symbols, **layers), None
-        else:
-            self.rnn = LAYERS[config.cell](*sizes, **layers)
-            self.fc = nnx.Linear(config.hidden_size, symbols, rngs=rngs)
-
-    def __call__(self, tokens, state=None):
-        if self.fc is None:
-            return self.rnn(self.embed(tokens), state=state, return_state=True)
-        output, state = self.rnn(self.embed(tokens), h_0=state)
-        return self.fc(output), state
-
-    def step(self, token, state=None):
-        """One character further."""
-        output, state = self.rnn.step(self.embed(token), state)
-        return (output if self.fc is None else self.fc(output)), state
+def make(symbols, cell, config, *, seed):
+    """The model of a cell: RNN, LSTM and GRU in plain layers, unless blocks are asked for; all others in blocks."""
+    sizes = {"embed_size": config.embed_size, "hidden_size": config.hidden_size, "num_layers": config.num_layers}
+    blocks = config.blocks or cell not in LAYERS
+    return CharModel("".join(symbols), CELLS[cell](), **sizes, blocks=blocks, rngs=nnx.Rngs(seed))
 
 
 def load(config):
@@ -102,9 +84,9 @@ def per_step(seconds):
     return f", {1000 * np.median(seconds[1:]):.1f} ms of CPU time a step" if seconds[1:] else ""
 
 
-def train(config, mesh, folder):
+def train(cell, seed, config, mesh, folder):
     symbols, learn, held_out = load(config)
-    model = CharModel(config, len(symbols), rngs=nnx.Rngs(config.seed))
+    model = make(symbols, cell, config, seed=seed)
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(config.learning_rate))
 
@@ -114,7 +96,7 @@ def train(config, mesh, folder):
 
     @jax.jit
     def step(params, opt_state, state, x, y):
-        gradient = training.value_and_grad(cross_entropy, mesh, carry=P(None, training.ROWS))
+        gradient = value_and_grad(cross_entropy, mesh, carry=P(None, training.ROWS))
         (loss, state), grads = gradient(params, state, x, y)
         updates, opt_state = optimizer.update(grads, opt_state, params)
         return optax.apply_updates(params, updates), opt_state, state, loss
@@ -124,40 +106,40 @@ def train(config, mesh, folder):
         return cross_entropy(params, None, x, y)[0] / jnp.log(2.0)
 
     texts, nexts = streams(learn, config.batch_size)
-    stretches = texts.shape[1] // config.stretch
+    stretches = texts.shape[1] // config.length
     if not stretches:
-        raise training.Failure(f"--stretch should be at most {texts.shape[1]}, the length of a stream", code=2)
+        raise training.Failure(f"--length should be at most {texts.shape[1]}, the length of a stream", code=2)
     x_held_out, y_held_out = training.place(mesh, streams(held_out, 8))
-    start = jax.device_get(model.rnn.initial_state(config.batch_size))
+    start = jax.device_get(model.initial_state(config.batch_size))
     start = training.place(mesh, start, P(None, training.ROWS))
     params, opt_state = training.place(mesh, (params, optimizer.init(params)))
 
-    run = training.Run(folder, config.cell, save_every=config.save_every, tensorboard=config.tensorboard)
-    params, opt_state, state = run.restore((params, opt_state, start))
+    run = training.Run(folder, f"{cell}-{seed}", save_every=config.save_every, tensorboard=config.tensorboard, model=model)
+    params, opt_state, state = run.restore(params=params, optimizer=opt_state, state=start)
     seconds = []
     for number in run.steps(config.steps):
-        place = (number - 1) % stretches * config.stretch
+        place = (number - 1) % stretches * config.length
         if place == 0:
             state = start  # a new epoch
-        x, y = training.deal(mesh, *(a[:, place : place + config.stretch] for a in (texts, nexts)))
+        x, y = training.shard_batch(mesh, *(a[:, place : place + config.length] for a in (texts, nexts)))
         before = time.process_time()
         params, opt_state, state, loss = jax.block_until_ready(step(params, opt_state, state, x, y))
         seconds.append(time.process_time() - before)
         metrics = {"loss": loss}
-        if number % config.report_every == 0 or number == config.steps:
+        if number % config.validate_every == 0 or number == config.steps:
             metrics["held_out_bits"] = score = float(bits(params, x_held_out, y_held_out))
-            training.say(f"{config.cell} step {number}/{config.steps}: {score:.4f} bits per character on the held-out text")
+            training.log(f"{run.name} step {number}/{config.steps}: {score:.4f} bits per character on the held-out text")
         run.log(number, **metrics)
-        run.checkpoint(number, (params, opt_state, state))
+        run.checkpoint(number, params=params, optimizer=opt_state, state=state)
 
     score = float(bits(params, x_held_out, y_held_out))
     count = sum(a.size for a in jax.tree.leaves(params))
-    label = f"{config.cell}{' in blocks' if isinstance(model.rnn, SequenceModel) else ''}, {count:,} parameters"
-    training.say(f"\n{label}: {score:.4f} bits per character on the held-out text{per_step(seconds)}")
-    return run, nnx.merge(graph, jax.device_get(params), rest), symbols
+    label = f"{run.name}{' in blocks' if model.blocks else ''}, {count:,} parameters"
+    training.log(f"\n{label}: {score:.4f} bits per character on the held-out text{per_step(seconds)}")
+    return run, nnx.merge(graph, jax.device_get(params), rest)
 
 
-def write(model, symbols, config):
+def write(model, seed, config):
     """Text by the model, a character at a time, each drawn from what it expects after the one before."""
 
     def one(carry, key):
@@ -166,21 +148,21 @@ def write(model, symbols, config):
         token = jax.random.categorical(key, logits / config.temperature)
         return (token, state), token
 
-    keys = jax.random.split(jax.random.key(config.seed), config.sample)
-    token = jnp.asarray(symbols.index("\n"))
-    _, tokens = jax.lax.scan(one, (token, model.rnn.initial_state()), keys)
-    return "".join(symbols[t] for t in np.asarray(tokens))
+    keys = jax.random.split(jax.random.key(seed), config.sample)
+    token = jnp.asarray(model.symbols.index("\n"))
+    _, tokens = jax.lax.scan(one, (token, model.initial_state()), keys)
+    return model.decode(tokens)
 
 
-def train_with_torch(config):
+def train_with_torch(cell, seed, config):
     """Bits per character of PyTorch's layers: the same sizes, text, order, optimiser, clipping and number of steps."""
     import torch
 
     symbols, learn, held_out = load(config)
     torch.set_num_threads(1)  # no slower at this size, and much faster where others work too
-    torch.manual_seed(config.seed)
+    torch.manual_seed(seed)
     embed = torch.nn.Embedding(len(symbols), config.embed_size)
-    rnn = getattr(torch.nn, config.cell)(config.embed_size, config.hidden_size, config.num_layers, batch_first=True)
+    rnn = getattr(torch.nn, cell)(config.embed_size, config.hidden_size, config.num_layers, batch_first=True)
     fc = torch.nn.Linear(config.hidden_size, len(symbols))
     weights = [p for module in (embed, rnn, fc) for p in module.parameters()]
     optimizer = torch.optim.Adam(weights, lr=config.learning_rate)
@@ -191,33 +173,38 @@ def train_with_torch(config):
         return torch.nn.functional.cross_entropy(logits, y), state
 
     texts, nexts = streams(learn, config.batch_size)
-    stretches, seconds = texts.shape[1] // config.stretch, []
-    for number in training.progress(range(1, config.steps + 1), "torch"):
-        place = (number - 1) % stretches * config.stretch
+    stretches, seconds = texts.shape[1] // config.length, []
+    progress = training.Progress(range(1, config.steps + 1), f"torch {cell}-{seed}")
+    for number in progress:
+        place = (number - 1) % stretches * config.length
         if place == 0:
             state = None
         start = time.process_time()
-        loss, state = cross_entropy(*(a[:, place : place + config.stretch] for a in (texts, nexts)), state)
+        loss, state = cross_entropy(*(a[:, place : place + config.length] for a in (texts, nexts)), state)
         state = jax.tree.map(lambda s: s.detach(), state)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         seconds.append(time.process_time() - start)
+        if progress.due:
+            progress.show(number, loss=loss.item())
     with torch.no_grad():
         score = cross_entropy(*streams(held_out, 8), None)[0].item() / np.log(2)
     count = sum(p.numel() for p in weights)
-    training.say(f"torch.nn.{config.cell}, {count:,} parameters: {score:.4f} bits per character{per_step(seconds)}")
+    training.log(f"torch.nn.{cell}, seed {seed}, {count:,} parameters: {score:.4f} bits per character{per_step(seconds)}")
     return score
 
 
-def plot(run, path):
-    metrics = run.metrics()
-    steps, losses = metrics["loss"]
+def plot(runs, path):
     with training.figure(path) as axes:
-        axes.plot(steps, losses / np.log(2), lw=0.5, label="training batch")
-        axes.plot(*metrics["held_out_bits"], "o-", ms=4, label="held-out text")
-        axes.set(xlabel="step", ylabel="bits per character", title=f"{run.name} on Python's documentation")
+        for run in runs:
+            metrics = run.metrics()
+            axes.plot(*metrics["held_out_bits"], "o-", ms=4, label=f"{run.name}, held-out text")
+            if len(runs) == 1:
+                steps, losses = metrics["loss"]
+                axes.plot(steps, losses / np.log(2), lw=0.5, color="gray", label="training batch")
+        axes.set(xlabel="step", ylabel="bits per character", title="Python's documentation")
         axes.legend()
 
 
@@ -225,20 +212,28 @@ def main(arguments=None):
     config = training.parse(Config, arguments, description=__doc__)
     training.require("matplotlib", "jaxrnn[train]")
     if config.compare:
-        if config.blocks or config.cell not in LAYERS:
-            came = f"{config.cell}{' --blocks' if config.blocks else ''}"
+        others = [cell for cell in config.cell if config.blocks or cell not in LAYERS]
+        if others:
+            came = f"{others[0]}{' --blocks' if config.blocks else ''}"
             raise training.Failure(f"--compare should come with --cell {', '.join(LAYERS)} in plain layers, got {came}", code=2)
         training.require("torch", "torch")
     mesh = training.start(config, batch_size=config.batch_size)
+    both = [(cell, seed) for cell in config.cell for seed in config.seed]
     with training.open_folder(config) as folder:
-        run, model, symbols = train(config, mesh, folder)
-        if training.chief():
-            plot(run, folder.path / "loss.png")
-            sample = write(model, symbols, config)
-            training.write_whole(folder.path / "sample.txt", sample)
-            training.say(f"\n{sample}\n\nplot, sample and metrics: {config.out}")
-    if config.compare and training.chief():
-        train_with_torch(config)
+        runs = []
+        for cell, seed in both:
+            run, model = train(cell, seed, config, mesh, folder)
+            runs.append(run)
+            if training.is_main_process():
+                sample = write(model, seed, config)
+                training.write_whole(run.path / "sample.txt", sample)
+                training.log(f"\n{sample}\n")
+        if training.is_main_process():
+            plot(runs, folder.path / "loss.png")
+            training.log(f"plot, samples and metrics: {config.out}")
+    if config.compare and training.is_main_process():
+        for cell, seed in both:
+            train_with_torch(cell, seed, config)
 
 
 if __name__ == "__main__":

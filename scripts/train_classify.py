@@ -1,11 +1,12 @@
 """Classify Japanese vowels by their speaker, and digits read row by row, with RNN, LSTM, GRU and a bidirectional LSTM.
 
     python scripts/train_classify.py
-    python scripts/train_classify.py --data vowels --cell BiLSTM --seeds 0 1 2 3 4 --out runs/vowels
+    python scripts/train_classify.py --task vowels --cell BiLSTM --seed 0 1 2 3 4 --out runs/vowels
 
-The vowels are 7 to 29 frames long: they are dealt into buckets of similar length, so that a run
+The vowels are 7 to 29 frames long: they are put into buckets of similar length, so that a run
 compiles a handful of shapes. Every model is trained once for each seed. Killed and started again with
-the same command, it goes on and ends the same.
+the same command, it goes on and ends the same; with more `--epochs` it goes on for longer. A trained
+model is `jaxrnn.runs.load_run("runs/classify/vowels/LSTM-0").model`.
 """
 
 import importlib.util
@@ -19,11 +20,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import training
 from flax import nnx
+from training import option
 
-from jaxrnn import training
+from jaxrnn.data_parallel import value_and_grad
 from jaxrnn.models import GRUModel, LSTMModel, RNNModel
-from jaxrnn.training import option
+from jaxrnn.padding import pad
 
 MODELS = {"RNN": RNNModel, "LSTM": LSTMModel, "GRU": GRUModel, "BiLSTM": partial(LSTMModel, bidirectional=True)}
 EPOCHS = {"vowels": 60, "digits": 25}
@@ -31,17 +34,20 @@ EPOCHS = {"vowels": 60, "digits": 25}
 
 @dataclass(frozen=True, kw_only=True)
 class Config(training.RunConfig):
-    data: tuple[Literal["vowels", "digits"], ...] = option(tuple(EPOCHS), "Tasks.")
-    cell: tuple[Literal["RNN", "LSTM", "GRU", "BiLSTM"], ...] = option(tuple(MODELS), "Models to train on each.")
-    seeds: tuple[int, ...] = option((0, 1, 2), "Seeds of the weights and of the order of the data, each a run of its own.", least=0)
+    task: tuple[Literal["vowels", "digits"], ...] = option(tuple(EPOCHS), "What to classify.", each=True)
+    cell: tuple[Literal["RNN", "LSTM", "GRU", "BiLSTM"], ...] = option(tuple(MODELS), "Models to train on each.", each=True)
+    seed: tuple[int, ...] = option((0, 1, 2), "Seeds of the weights and of the order of the data.", least=0, each=True)
     hidden_size: int = option(64, "Width of the hidden state.", least=1)
     batch_size: int = option(32, "Sequences in a batch.", least=1)
     buckets: int = option(4, "Different lengths to pad to, at most.", least=1)
     learning_rate: float = option(3e-3, "Step size of Adam.", above=0)
     epochs: int | None = option(
-        None, f"Times through the data. Default: {EPOCHS['vowels']} for vowels, {EPOCHS['digits']} for digits.", least=1
+        None,
+        f"Times through the data. Default: {EPOCHS['vowels']} for vowels, {EPOCHS['digits']} for digits.",
+        least=1,
+        amount=True,
     )
-    save_every: int = option(500, "Steps between checkpoints.", least=1)
+    save_every: int = option(20, "Epochs between checkpoints.", least=1, saved=False)
     out: str = option("runs/classify", "Folder of the run; a run that is there goes on.", saved=False, metavar="FOLDER")
 
 
@@ -80,9 +86,9 @@ def load(name):
     return (x, y.astype(np.int32)), (x_test, y_test.astype(np.int32))
 
 
-def train(data, cell, config, mesh, folder):
+def train(task, cell, config, mesh, folder):
     """The accuracy on the test set for each seed, and the metrics of each."""
-    (sequences, labels), (sequences_test, labels_test) = load(data)
+    (sequences, labels), (sequences_test, labels_test) = load(task)
     lengths, lengths_test = (np.array([len(s) for s in part], np.int32) for part in (sequences, sequences_test))
     sizes = (sequences[0].shape[1], config.hidden_size, int(labels.max()) + 1)
     graph = nnx.graphdef(MODELS[cell](*sizes, rngs=nnx.Rngs(0)))
@@ -96,7 +102,7 @@ def train(data, cell, config, mesh, folder):
     @jax.jit
     def step(params, opt_state, x, y, lengths):
         shapes.append(x.shape)
-        loss, grads = training.value_and_grad(cross_entropy, mesh)(params, x, y, lengths)
+        loss, grads = value_and_grad(cross_entropy, mesh)(params, x, y, lengths)
         updates, opt_state = optimizer.update(grads, opt_state, params)
         return optax.apply_updates(params, updates), opt_state, loss
 
@@ -104,35 +110,37 @@ def train(data, cell, config, mesh, folder):
     def accuracy(params, x, y, lengths):
         return jnp.mean(nnx.merge(graph, params)(x, lengths=lengths).argmax(-1) == y)
 
-    test = (training.pad(sequences_test, int(lengths_test.max())), labels_test, lengths_test)
+    test = (pad(sequences_test).x, labels_test, lengths_test)
     accuracies, curves = [], []
-    for seed in config.seeds:
-        params = nnx.state(MODELS[cell](*sizes, rngs=nnx.Rngs(seed)))
-        order = training.Order(lengths, config.batch_size, seed=seed, buckets=config.buckets)
-        run = training.Run(folder, f"{data}/{cell}-{seed}", save_every=config.save_every, tensorboard=config.tensorboard)
+    for seed in config.seed:
+        model = MODELS[cell](*sizes, rngs=nnx.Rngs(seed))
+        sampler = training.BatchSampler(lengths, config.batch_size, seed=seed, buckets=config.buckets)
+        epoch, options = sampler.batches, {"tensorboard": config.tensorboard, "model": model}
+        run = training.Run(folder, f"{task}/{cell}-{seed}", save_every=config.save_every * epoch, **options)
+        params = nnx.state(model)
         params, opt_state = training.place(mesh, (params, optimizer.init(params)))
-        params, opt_state, order.state = run.restore((params, opt_state, order.state))
-        for number in run.steps(order.batches * (config.epochs or EPOCHS[data])):
-            rows, limit = order.next()
-            x = training.pad([sequences[row] for row in rows], limit)
-            params, opt_state, loss = step(params, opt_state, *training.deal(mesh, x, labels[rows], lengths[rows]))
+        params, opt_state, sampler.state = run.restore(params=params, optimizer=opt_state, sampler=sampler.state)
+        for number in run.steps(epoch * (config.epochs or EPOCHS[task])):
+            rows, limit = sampler.next()
+            x, steps = pad([sequences[row] for row in rows], to=limit)
+            params, opt_state, loss = step(params, opt_state, *training.shard_batch(mesh, x, labels[rows], steps))
             run.log(number, loss=loss)
-            run.checkpoint(number, (params, opt_state, order.state))
+            run.checkpoint(number, params=params, optimizer=opt_state, sampler=sampler.state)
         accuracies.append(float(accuracy(params, *training.place(mesh, test))))
-        curves.append(run.metrics() if training.chief() else {})
+        curves.append(run.metrics() if training.is_main_process() else {})
 
-    if len(shapes) > len(order.limits):
-        raise AssertionError(f"{len(order.limits)} buckets, but these shapes were compiled: {shapes}")
-    scores = "  ".join(f"{score:.3f}" for score in accuracies)
-    training.say(f"{data:8}{cell:8}{scores}   padded to {order.limits}: {len(shapes)} shapes, {order.waste:.1%} padding")
+    if len(shapes) > len(sampler.limits):
+        raise AssertionError(f"{len(sampler.limits)} buckets, but these shapes were compiled: {shapes}")
+    scores, padding = "  ".join(f"{score:.3f}" for score in accuracies), f"{sampler.padding_fraction:.1%} padding"
+    training.log(f"{task:8}{cell:8}{scores}   padded to {sampler.limits}: {len(shapes)} shapes, {padding}")
     return accuracies, curves
 
 
 def plot(results, folder):
-    tasks = list(dict.fromkeys(data for data, _ in results))
+    tasks = list(dict.fromkeys(task for task, _ in results))
     with training.figure(folder.path / "accuracy.png", len(tasks), width=5 * len(tasks)) as all_axes:
         for axes, task in zip(np.ravel(all_axes), tasks, strict=True):
-            cells = [cell for data, cell in results if data == task]
+            cells = [cell for name, cell in results if name == task]
             for k, cell in enumerate(cells):
                 scores = results[task, cell][0]
                 axes.plot([k] * len(scores), scores, "o", alpha=0.6)
@@ -141,7 +149,7 @@ def plot(results, folder):
             axes.grid(axis="y", alpha=0.3)
     with training.figure(folder.path / "loss.png", len(tasks), width=5 * len(tasks)) as all_axes:
         for axes, task in zip(np.ravel(all_axes), tasks, strict=True):
-            for cell in [cell for data, cell in results if data == task]:
+            for cell in [cell for name, cell in results if name == task]:
                 steps, losses = results[task, cell][1][0]["loss"]
                 axes.semilogy(steps, losses, lw=0.7, label=cell)
             axes.set(title=task, xlabel="step", ylabel="cross-entropy of the batch, nats")
@@ -151,16 +159,15 @@ def plot(results, folder):
 def main(arguments=None):
     config = training.parse(Config, arguments, description=__doc__)
     training.require("matplotlib", "jaxrnn[train]")
-    tasks = [(data, cell) for data in dict.fromkeys(config.data) for cell in dict.fromkeys(config.cell)]
-    for data in config.data:
-        load(data)  # a missing package is said before anything is made
+    for task in config.task:
+        load(task)  # a missing package is said before anything is made
     mesh = training.start(config, batch_size=config.batch_size)
     with training.open_folder(config) as folder:
-        training.say(f"accuracy on the test set, seeds {config.seeds}")
-        results = {(data, cell): train(data, cell, config, mesh, folder) for data, cell in tasks}
-        if training.chief():
+        training.log(f"accuracy on the test set, seeds {' '.join(map(str, config.seed))}")
+        results = {(task, cell): train(task, cell, config, mesh, folder) for task in config.task for cell in config.cell}
+        if training.is_main_process():
             plot(results, folder)
-            training.say(f"plots and metrics: {config.out}")
+            training.log(f"plots and metrics: {config.out}")
 
 
 if __name__ == "__main__":

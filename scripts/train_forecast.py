@@ -1,12 +1,13 @@
 """Forecast a column of your own CSV file, or weekly CO2 and yearly sunspots, with a recurrent network beside three baselines.
 
     python scripts/train_forecast.py
-    python scripts/train_forecast.py --data sunspots --cell GRU --out runs/sunspots
+    python scripts/train_forecast.py --task sunspots --cell lstm gru --seed 0 1 2 --out runs/sunspots
     python scripts/train_forecast.py --csv sales.csv --time day --column sold --with price --horizon 14 --predict --out runs/sales
 
 A window of the past goes in; quantiles of every step of the horizon come out. Steps without a value are masked, not filled in.
 The rows are split in order of time: 70 % to train, 15 % to validate (the best step is chosen on them), 15 % to test, with a
-backtest from one origin after the other. Killed and started again with the same command, it goes on and ends the same.
+backtest from one origin after the other. Killed and started again with the same command, it goes on and ends the same; with more
+`--steps` it goes on for longer. `jaxrnn.runs.load_run("runs/forecast/co2/LSTM-0")` gives the model of the best step and its scaler.
 """
 
 import hashlib
@@ -20,13 +21,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import training
 from flax import nnx
 from forecast_baselines import baselines
-from forecast_windows import Frame, Scaler, borders, check, fit_scaler, futures, split
+from forecast_pictures import plot, predict
+from forecast_windows import Frame, borders, check, fit_scaler, futures, split
+from training import option
 
-from jaxrnn import training
+from jaxrnn.data_parallel import value_and_grad
 from jaxrnn.models import GRUModel, LSTMModel, RNNModel
-from jaxrnn.training import option
+from jaxrnn.scaling import Scaler
 
 MODELS = {"RNN": RNNModel, "LSTM": LSTMModel, "GRU": GRUModel}
 BUILT_IN = {
@@ -46,22 +50,22 @@ class Config(training.RunConfig):
     column: str | None = option(None, "The column of the file to forecast.", metavar="NAME")
     time: str | None = option(None, "The column of its times: numbers or ISO dates, ascending.", metavar="NAME")
     with_: tuple[str, ...] = option((), "More columns to look at, of which only the past is known.")
-    data: tuple[Literal["co2", "sunspots"], ...] | None = option(
-        None, "Series that come with statsmodels, in place of a file: co2, sunspots. Default: both."
+    task: tuple[Literal["co2", "sunspots"], ...] | None = option(
+        None, "Series that come with statsmodels, in place of a file: co2, sunspots. Default: both.", each=True
     )
     horizon: int | None = option(None, "Steps to forecast. Default: none for a file, 52 for co2, 3 for sunspots.", least=1)
     window: int | None = option(None, "Steps of the past to look at. Default: two seasons or two horizons.", least=1)
     season: int | None = option(None, "Steps of a season. Default: by the calendar, if the file has dates.", least=1)
     quantiles: tuple[float, ...] = option((0.1, 0.5, 0.9), "Quantiles to forecast, ascending, the median among them.", above=0)
     predict: bool = option(False, "Forecast what comes after the last row too: prediction.csv, prediction.png.", saved=False)
-    cell: Literal["RNN", "LSTM", "GRU"] = option("LSTM", "Model to train.")
+    cell: tuple[Literal["RNN", "LSTM", "GRU"], ...] = option(("LSTM",), "Models to train.", each=True)
     hidden_size: int = option(16, "Width of the hidden state.", least=1)
     num_layers: int = option(1, "Recurrent layers.", least=1)
     batch_size: int = option(64, "Windows in a batch.", least=1)
     learning_rate: float = option(3e-3, "Step size of Adam.", above=0)
-    steps: int = option(1500, "Batches to train on.", least=1)
+    steps: int = option(1500, "Batches to train on.", least=1, amount=True)
     validate_every: int = option(50, "Steps between looks at the validation rows.", least=1)
-    seed: int = option(0, "Seed of everything random.", least=0)
+    seed: tuple[int, ...] = option((0,), "Seeds of everything random.", least=0, each=True)
     out: str = option("runs/forecast", "Folder of the run; a run that is there goes on.", saved=False, metavar="FOLDER")
 
 
@@ -97,30 +101,32 @@ def make_frame(series, config, known):
 
 
 def keep(path, series, frame, config):
-    """The rows that the run in a folder trains on, their frame and their scaler. They are settled at its start, and kept: a file
+    """The rows that the runs in a folder train on, their frame and their scaler. They are settled at its start, and kept: a file
     may have grown since.
 
     Raises:
         Failure: the rows are other ones, or what was kept cannot be read.
     """
     file = path / "scaler.json"
+    if training.is_main_process():
+        for place, kind in ((path, "folder"), (file, "file")):
+            training.check_own(place, kind)
     if not file.exists():
         check(series, frame)
         scaler = fit_scaler(series, frame)
-        kept = {"rows": len(series.values), "digest": digest(series), "columns": series.columns}
-        if training.chief():
+        kept = {"rows": len(series.values), "digest": digest(series), "season": frame.season, "scaler": asdict(scaler)}
+        if training.is_main_process():
             training.make_folder(path)
-            training.write_whole(file, json.dumps(kept | {"frame": asdict(frame), "scaler": asdict(scaler)}, indent=1) + "\n")
+            training.write_whole(file, json.dumps(kept, indent=1) + "\n")
         return series, frame, scaler
     try:
         kept = json.loads(file.read_text(encoding="utf-8"))
-        rows, before = int(kept["rows"]), kept["digest"]
-        frame, scaler = (
-            kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in kept[name].items()})
-            for name, kind in (("frame", Frame), ("scaler", Scaler))
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise training.Failure(f"{file} is damaged: name another folder with --out", code=2) from None
+        rows, before, season = int(kept["rows"]), kept["digest"], int(kept["season"])
+        scaler = Scaler(**{name: tuple(v) if isinstance(v, list) else v for name, v in kept["scaler"].items()})
+        frame = Frame(scaler.window, scaler.horizon, season, scaler.quantiles)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        text = f"{file} is damaged: put a copy of it back, or name another folder with --out"
+        raise training.Failure(text, code=2) from None
     if len(series.values) < rows or digest(series.first(rows)) != before:
         text = f"{series.source}: the first {rows} steps are not those that the run in {path} trains on"
         raise training.Failure(f"{text}: name another folder with --out", code=2)
@@ -167,84 +173,105 @@ def loss(model, x, mask, y, known, frame):
     return jnp.mean(losses * known)
 
 
-def train(name, series, frame, config, mesh, folder):
-    """Train on one series; report, and return what the plots need."""
-    whole, path = series, folder.path / name
-    series, frame, scaler = keep(path, series, frame, config)
-    values, column, levels = series.values, series.columns[0], frame.quantiles
-    learn, validate, test = split(series, frame)
-    validate, test = spaced(validate), spaced(test)
-    _, second = borders(len(values))
-
-    columns = values.shape[1]
-    sizes = (1 + columns + (columns if columns > 1 else 0), config.hidden_size, frame.horizon * len(levels))
-    model = MODELS[config.cell](*sizes, num_layers=config.num_layers, rngs=nnx.Rngs(config.seed))
+def train(task, cell, seed, data, config, mesh, folder):
+    """Train a model on the rows of a series. The run, and a function from (values, ends) to the quantiles of its best step."""
+    series, frame, scaler, (learn, validate, _) = data
+    values, columns = series.values, len(series.columns)
+    sizes = (1 + columns + (columns if columns > 1 else 0), config.hidden_size, frame.horizon * len(frame.quantiles))
+    model = MODELS[cell](*sizes, num_layers=config.num_layers, rngs=nnx.Rngs(seed))
     graph, params = nnx.split(model)
     params = training.place(mesh, params)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(config.learning_rate))
-
-    def forecast(params, x, mask):
-        return quantiles_of(nnx.merge(graph, params), x, mask, frame)
 
     def loss_of(params, *batch):
         return loss(nnx.merge(graph, params), *batch, frame)
 
     @jax.jit
     def step(params, opt_state, *batch):
-        value, grads = training.value_and_grad(loss_of, mesh)(params, *batch)
+        value, grads = value_and_grad(loss_of, mesh)(params, *batch)
         updates, opt_state = optimizer.update(grads, opt_state, params)
         return optax.apply_updates(params, updates), opt_state, value
 
     def batch(ends):
-        return *scaler.inputs(values, ends, frame), *scaler.targets(values, ends, frame)
-
-    def answers(params, values, ends):
-        x, mask = training.place(mesh, scaler.inputs(values, ends, frame))
-        return scaler.restored(jax.jit(forecast)(params, x, mask), values, ends)
+        return *scaler.inputs(values, ends), *scaler.targets(values, ends)
 
     error = jax.jit(loss_of)
-    order = training.Order(np.full(len(learn), frame.window), config.batch_size, seed=config.seed)
+    sampler = training.BatchSampler(np.full(len(learn), frame.window), config.batch_size, seed=seed)
     validation = training.place(mesh, batch(validate))
-    run = training.Run(folder, name, save_every=config.save_every, tensorboard=config.tensorboard)
+    options = {"save_every": config.save_every, "tensorboard": config.tensorboard}
+    run = training.Run(folder, f"{task}/{cell}-{seed}", model=model, holds="best_params", scaler=scaler, **options)
     opt_state = training.place(mesh, optimizer.init(params))
     best, best_params = np.float32(np.inf), params
-    params, opt_state, order.state, best, best_params = run.restore((params, opt_state, order.state, best, best_params))
+    params, opt_state, sampler.state, best, best_params = run.restore(
+        params=params, optimizer=opt_state, sampler=sampler.state, best=best, best_params=best_params
+    )
     for number in run.steps(config.steps):
-        rows, _ = order.next()
-        params, opt_state, value = step(params, opt_state, *training.deal(mesh, *batch(learn[rows])))
+        rows, _ = sampler.next()
+        params, opt_state, value = step(params, opt_state, *training.shard_batch(mesh, *batch(learn[rows])))
         metrics = {"loss": value}
         if number % config.validate_every == 0 or number == config.steps:
             metrics["validation"] = np.float32(error(params, *validation))
             if metrics["validation"] < best:
                 best, best_params = metrics["validation"], params
         run.log(number, **metrics)
-        run.checkpoint(number, (params, opt_state, order.state, best, best_params))
+        now = {"params": params, "optimizer": opt_state, "sampler": sampler.state, "best": best, "best_params": best_params}
+        run.checkpoint(number, **now)
 
-    steps, losses = run.metrics()["validation"]
-    quantiles = answers(best_params, values, test)
-    found = baselines(values, test, learn, second, frame)
-    found[config.cell] = quantiles[..., levels.index(0.5)], quantiles
-    truth, share = futures(values, test, frame), levels[-1] - levels[0]
-    training.say(
-        f"\n{name}: {column}, {frame.horizon} steps ahead, from {len(test)} origins in the test rows, "
-        f"{series.clock.label(second)} to {series.clock.label(len(values) - 1)}"
+    steps, losses = run.metrics()["validation"] if training.is_main_process() else ([0], np.zeros(1))
+    training.log(
+        f"{run.name}: best step by the validation rows: {steps[losses.argmin()]} of {config.steps}, loss {losses.min():.4f}"
     )
-    training.say(f"best step by the validation rows: {steps[losses.argmin()]} of {config.steps}, loss {losses.min():.4f}")
-    training.say(f"  {'':16}{'RMSE':>10}{'MAE':>10}{'pinball':>10}{f'inside {share:.0%}':>14}")
+    forecast = jax.jit(lambda params, x, mask: quantiles_of(nnx.merge(graph, params), x, mask, frame))
+
+    def answers(values, ends):
+        x, mask = training.place(mesh, scaler.inputs(values, ends))
+        return scaler.restored(forecast(best_params, x, mask), values, ends)
+
+    return run, answers
+
+
+def compare(task, series, frame, config, mesh, folder):
+    """Train every model on one series, and report beside the baselines; return what the plots need."""
+    whole, path = series, folder.path / task
+    series, frame, scaler = keep(path, series, frame, config)
+    values, clock, levels = series.values, series.clock, frame.quantiles
+    learn, validate, test = split(series, frame)
+    data = series, frame, scaler, (learn, spaced(validate), test := spaced(test))
+    _, second = borders(len(values))
+
+    both = [(cell, seed) for cell in config.cell for seed in config.seed]
+    trained = {
+        cell if len(config.seed) == 1 else f"{cell}-{seed}": train(task, cell, seed, data, config, mesh, folder)
+        for cell, seed in both
+    }
+    training.log(f"\n{task}: fitting the baselines")
+    found = baselines(values, test, learn, second, frame)
+    for who, (_, answers) in trained.items():
+        quantiles = answers(values, test)
+        found[who] = quantiles[..., levels.index(0.5)], quantiles
+    truth, share = futures(values, test, frame), levels[-1] - levels[0]
+    training.log(
+        f"\n{task}: {series.columns[0]}, {frame.horizon} steps ahead, from {len(test)} origins in the test rows, "
+        f"{clock.label(second)} to {clock.label(len(values) - 1)}"
+    )
+    training.log(f"  {'':16}{'RMSE':>10}{'MAE':>10}{'pinball':>10}{f'inside {share:.0%}':>14}")
     for who, (point, spread) in found.items():
         *numbers, inside = scores(point, spread, truth, levels)
-        training.say(f"  {who:16}" + "".join(f"{number:10.4g}" for number in numbers) + f"{inside:14.0%}")
+        training.log(f"  {who:16}" + "".join(f"{number:10.4g}" for number in numbers) + f"{inside:14.0%}")
     new = len(whole.values) - len(values)
     if config.predict:
-        predict(path, whole, learn, second, frame, config, answers(best_params, whole.values, last_end(whole, frame))[0])
+        beside = baselines(whole.values, end := last_end(whole, frame), learn, second, frame)
+        for who, (run, answers) in trained.items():
+            predict(run.path, who, whole, frame, end, answers(whole.values, end)[0], beside)
     elif new:
-        training.say(
+        training.log(
             f"{new} steps have come since: --predict forecasts from them; to train on them, name another folder with --out"
         )
-    return series, frame, test, found, run.metrics()
+    metrics = {who: run.metrics() for who, (run, _) in trained.items()} if training.is_main_process() else {}
+    return series, frame, test, found, metrics
 
 
-# The days after, and pictures ---------------------------------------------------------------------------------------------
+# The command ----------------------------------------------------------------------------------------------------------------
 
 
 def last_end(series, frame):
@@ -253,71 +280,6 @@ def last_end(series, frame):
         text = f"{series.source}: the last {frame.window} steps of {series.columns[0]!r} have no value to forecast from"
         raise training.Failure(text, code=2)
     return np.array([len(series.values) - 1])
-
-
-def predict(path, series, train, second, frame, config, quantiles):
-    """Write what comes after the last row: quantiles (horizon, quantiles)."""
-    if not training.chief():
-        return
-    end, levels, clock = last_end(series, frame), frame.quantiles, series.clock
-    text = forecast_series.table(
-        [series.time, *(f"q{level:g}" for level in levels)],
-        ([clock.label(end[0] + 1 + k), *map(repr, row)] for k, row in enumerate(quantiles.tolist())),
-    )
-    training.write_whole(path / "prediction.csv", text)
-    with training.figure(path / "prediction.png", width=9, height=4) as axes:
-        shown = np.arange(max(0, end[0] + 1 - max(frame.window, 3 * frame.horizon)), end[0] + 1)
-        axes.plot([clock.at(k) for k in shown], series.values[shown, 0], "k", lw=1, label="measured")
-        found = baselines(series.values, end, train, second, frame)
-        draw(axes, clock, end[0], found | {config.cell: (quantiles[None, :, levels.index(0.5)], quantiles[None])}, 0, levels)
-        axes.set(title=f"{series.columns[0]}, {config.cell}, {frame.horizon} steps after {clock.label(end[0])}")
-        axes.set(ylabel=series.columns[0])
-        axes.legend(loc="upper left", fontsize="small", ncols=3)
-        axes.margins(y=0.3)
-    training.say(f"prediction: {path / 'prediction.csv'}")
-
-
-COLORS = {"seasonal naive": "C0", "ETS": "C2"}
-
-
-def draw(axes, clock, end, found, row, levels):
-    """What each says from one origin; of the last, the network, its quantiles too. Labelled if it is the first."""
-    times = [clock.at(end + 1 + k) for k in range(found["last value"][0].shape[1])]
-    for who, (point, quantiles) in found.items():
-        if who in COLORS:
-            axes.plot(times, point[row], COLORS[who], lw=0.8, marker="." if len(times) < 3 else None, label=label(who, row))
-        elif who != "last value":
-            share = f"{levels[-1] - levels[0]:.0%} of what may come"
-            axes.fill_between(
-                times, quantiles[row, :, 0], quantiles[row, :, -1], color="C1", alpha=0.3, lw=0, label=label(share, row)
-            )
-            axes.plot(times, point[row], "C1", lw=1.5, marker="." if len(times) < 3 else None, label=label(who, row))
-
-
-def label(text, row):
-    return text if row == 0 else None
-
-
-def plot(results, config, folder):
-    with training.figure(folder.path / "forecast.png", len(results), width=11, height=4) as all_axes:
-        for axes, (name, (series, frame, ends, found, _)) in zip(np.ravel(all_axes), results.items(), strict=True):
-            shown = np.arange(max(0, ends[0] + 1 - frame.window), len(series.values))
-            axes.plot([series.clock.at(k) for k in shown], series.values[shown, 0], "k", lw=1, label="measured")
-            drawn = -1
-            for row, end in enumerate(ends):
-                if row == 0 or end >= drawn + frame.horizon:
-                    draw(axes, series.clock, end, found, row, frame.quantiles)
-                    drawn = end
-            axes.axvline(series.clock.at(ends[0] + 1), color="gray", ls=":", label="test rows begin")
-            axes.set(title=f"{name}, {config.cell}, {frame.horizon} steps ahead", ylabel=series.columns[0])
-            axes.margins(y=0.3)
-            axes.legend(loc="upper left", fontsize="small", ncols=3)
-    with training.figure(folder.path / "loss.png", len(results), width=11, height=4) as all_axes:
-        for axes, (name, (*_, metrics)) in zip(np.ravel(all_axes), results.items(), strict=True):
-            for metric, (steps, losses) in metrics.items():
-                axes.semilogy(steps, losses, label=metric)
-            axes.set(title=name, xlabel="step", ylabel="pinball loss, normalised")
-            axes.legend()
 
 
 def names(config):
@@ -334,12 +296,12 @@ def names(config):
         alone = [flag for flag, value in (("--column", config.column), ("--time", config.time), ("--with", config.with_)) if value]
         if alone:
             raise training.Failure(f"{alone[0]} names a column of your own file: name the file with --csv", code=2)
-        return tuple(dict.fromkeys(config.data or BUILT_IN))
+        return config.task or tuple(BUILT_IN)
     for flag, value in (("--column", config.column), ("--horizon", config.horizon)):
         if value is None:
             raise training.Failure(f"--csv needs {flag} too", code=2)
-    if config.data:
-        raise training.Failure("--csv is for a file of your own, --data for series of statsmodels: give one of them", code=2)
+    if config.task:
+        raise training.Failure("--csv is for a file of your own, --task for series of statsmodels: give one of them", code=2)
     return ("csv",)
 
 
@@ -354,10 +316,10 @@ def main(arguments=None):
             last_end(series, frame)
     mesh = training.start(config, batch_size=config.batch_size)
     with training.open_folder(config) as folder:
-        results = {name: train(name, *job, config, mesh, folder) for name, job in jobs.items()}
-        if training.chief():
-            plot(results, config, folder)
-            training.say(f"\nplots and metrics: {config.out}")
+        results = {task: compare(task, *job, config, mesh, folder) for task, job in jobs.items()}
+        if training.is_main_process():
+            plot(results, folder)
+            training.log(f"\nplots and metrics: {config.out}")
 
 
 if __name__ == "__main__":

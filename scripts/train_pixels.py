@@ -1,7 +1,7 @@
 """Classify digits read pixel by pixel, with any cells in the same residual blocks, and compare accuracy and time.
 
     python scripts/train_pixels.py
-    python scripts/train_pixels.py --permuted --cell lru gru --seeds 0 --epochs 10 --out runs/permuted
+    python scripts/train_pixels.py --permuted --cell lru gru --seed 0 --epochs 10 --out runs/permuted
     python scripts/train_pixels.py --score-on validation --learning-rate 1e-3 --out runs/slower
 
 An image of 8 × 8 pixels (scikit-learn's `load_digits`) is a sequence of 64 steps of one number; the class is
@@ -11,7 +11,8 @@ and seed, so that neighbours are far apart in time. All cells stand in `jaxrnn.m
 360 images are the test set. What is reported is the accuracy after the last epoch, not the best one. To try
 other options, use `--score-on validation`: a fifth of the training images is held out and the test set is not
 read. Seconds are CPU time of the training epochs, without compilation and scoring. Killed and started again
-with the same command, it goes on and ends with the same numbers, times aside.
+with the same command, it goes on and ends with the same numbers, times aside. A trained model is
+`jaxrnn.runs.load_run("runs/pixels/LRU-0").model`.
 """
 
 import contextlib
@@ -29,13 +30,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import training
 from flax import nnx
 from jax.sharding import PartitionSpec as P
+from training import option
 
-from jaxrnn import training
 from jaxrnn.cells import CELLS
+from jaxrnn.data_parallel import value_and_grad
 from jaxrnn.models import SequenceModel
-from jaxrnn.training import option
 
 # what reads vectors, and asks for no size of its own
 NAMES = tuple(name for name, cell in CELLS.items() if cell.event_ndim == 1 and name != "ProjectedLSTM")
@@ -46,8 +48,8 @@ CLASSES = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Config(training.RunConfig):
-    cell: tuple[Literal[NAMES], ...] = option(COMPARED, "Cells to train, in upper or lower case.")
-    seeds: tuple[int, ...] = option((0, 1, 2), "Seeds of the weights and of the order of the data, each a run of its own.", least=0)
+    cell: tuple[Literal[NAMES], ...] = option(COMPARED, "Cells to train.", each=True)
+    seed: tuple[int, ...] = option((0, 1, 2), "Seeds of the weights and of the order of the data.", least=0, each=True)
     permuted: bool = option(False, "Read the pixels in another order, drawn once for all.")
     score_on: Literal["test", "validation"] = option("test", "Images to score on; for choices, validation.")
     hidden_size: int = option(64, "Width of the blocks and of the hidden state.", least=1)
@@ -55,8 +57,8 @@ class Config(training.RunConfig):
     batch_size: int = option(32, "Images in a batch.", least=1)
     learning_rate: float = option(3e-3, "Step size of AdamW at first; it falls to zero along a cosine.", above=0)
     weight_decay: float = option(0.01, "Weight decay of AdamW.", least=0)
-    epochs: int = option(25, "Times through the training images.", least=1)
-    save_every: int = option(5, "Epochs between checkpoints.", least=1)
+    epochs: int = option(25, "Times through the training images.", least=1, amount=True)
+    save_every: int = option(5, "Epochs between checkpoints.", least=1, saved=False)
     out: str = option("runs/pixels", "Folder of the run; a run that is there goes on.", saved=False, metavar="FOLDER")
 
 
@@ -80,19 +82,18 @@ def load(score_on="test", permuted=False):
 
 
 def make(name, config, *, seed):
-    """The model of a cell: its graph, parameters, and what is not trained."""
+    """The model of a cell."""
     cell = CELLS[name](**OPTIONS.get(name, {}))
     sizes = (1, config.hidden_size, CLASSES)
-    model = SequenceModel(cell, *sizes, num_layers=config.num_layers, last=True, rngs=nnx.Rngs(seed))
-    return nnx.split(model, nnx.Param, ...)
+    return SequenceModel(cell, *sizes, num_layers=config.num_layers, last=True, rngs=nnx.Rngs(seed))
 
 
 def train(name, config, mesh, folder):
     """For each seed the accuracy and the seconds after each epoch; and the number of parameters."""
     (images, classes), scored = load(config.score_on, config.permuted)
-    graph, params, rest = make(name, config, seed=0)
+    graph, params, rest = nnx.split(make(name, config, seed=0), nnx.Param, ...)
     lengths = np.full(len(images), images.shape[1])
-    steps = training.Order(lengths, config.batch_size, seed=0).batches
+    steps = training.BatchSampler(lengths, config.batch_size, seed=0).batches
     rate = optax.cosine_decay_schedule(config.learning_rate, config.epochs * steps)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=config.weight_decay))
 
@@ -104,7 +105,7 @@ def train(name, config, mesh, folder):
     def epoch(params, opt_state, x, y):
         def step(carry, batch):
             params, opt_state = carry
-            loss, grads = training.value_and_grad(cross_entropy, mesh)(params, *batch)
+            loss, grads = value_and_grad(cross_entropy, mesh)(params, *batch)
             updates, opt_state = optimizer.update(grads, opt_state, params)
             return (optax.apply_updates(params, updates), opt_state), loss
 
@@ -115,35 +116,42 @@ def train(name, config, mesh, folder):
     def accuracy(params, x, y):
         return jnp.mean(nnx.merge(graph, params, rest)(x).argmax(-1) == y)
 
-    def batches(order):
-        """All of an epoch, the rows of each dealt out to the devices."""
-        rows = np.stack([order.next()[0] for _ in range(order.batches)])
+    def batches(sampler):
+        """All of an epoch, the rows of each spread over the devices."""
+        rows = np.stack([sampler.next()[0] for _ in range(sampler.batches)])
         return training.place(mesh, (images[rows], classes[rows]), P(None, training.ROWS))
 
     scored = training.place(mesh, scored)
     params, opt_state = training.place(mesh, (params, optimizer.init(params)))
-    run_epoch = epoch.lower(params, opt_state, *batches(training.Order(lengths, config.batch_size, seed=0))).compile()
+    run_epoch = epoch.lower(params, opt_state, *batches(training.BatchSampler(lengths, config.batch_size, seed=0))).compile()
 
     curves = []
-    for seed in config.seeds:
-        params = make(name, config, seed=seed)[1]
-        order = training.Order(lengths, config.batch_size, seed=seed)
-        run = training.Run(folder, f"{name}-{seed}", save_every=config.save_every, tensorboard=config.tensorboard)
+    for seed in config.seed:
+        model = make(name, config, seed=seed)
+        params = nnx.state(model, nnx.Param)
+        sampler = training.BatchSampler(lengths, config.batch_size, seed=seed)
+        options = {"save_every": config.save_every, "tensorboard": config.tensorboard}
+        run = training.Run(folder, f"{name}-{seed}", model=model, **options)
         params, opt_state = training.place(mesh, (params, optimizer.init(params)))
-        params, opt_state, order.state = run.restore((params, opt_state, order.state))
-        seconds = float(run.metrics()["seconds"][1][-1]) if run.step and training.chief() else 0.0
+        params, opt_state, sampler.state = run.restore(params=params, optimizer=opt_state, sampler=sampler.state)
+        before = run.config_before.get("epochs", config.epochs)
+        if run.step < config.epochs != before:
+            training.log(
+                f"{run.name}: the learning rate follows the cosine of {config.epochs} epochs from here on, not of {before}"
+            )
+        seconds = float(run.metrics()["seconds"][1][-1]) if run.step and training.is_main_process() else 0.0
         for number in run.steps(config.epochs):
-            x, y = batches(order)
+            x, y = batches(sampler)
             start = time.process_time()
             params, opt_state, loss = jax.block_until_ready(run_epoch(params, opt_state, x, y))
             seconds += time.process_time() - start
             score = float(accuracy(params, *scored))
-            training.say(
+            training.log(
                 f"{run.name} epoch {number}/{config.epochs}: loss {float(loss):.4f}, accuracy {score:.4f}, {seconds:.1f} s"
             )
             run.log(number, loss=loss, accuracy=score, seconds=seconds)
-            run.checkpoint(number, (params, opt_state, order.state))
-        if training.chief():
+            run.checkpoint(number, params=params, optimizer=opt_state, sampler=sampler.state)
+        if training.is_main_process():
             metrics = run.metrics()
             curves.append({key: metrics[key][1].tolist() for key in ("loss", "accuracy", "seconds")})
     return {"parameters": sum(a.size for a in jax.tree.leaves(params)), "seeds": curves}
@@ -151,7 +159,7 @@ def train(name, config, mesh, folder):
 
 def table(results, config):
     """Markdown: the accuracy of each seed after the last epoch, and the mean seconds of a run."""
-    seeds = " ".join(map(str, config.seeds))
+    seeds = " ".join(map(str, config.seed))
     lines = [f"| cell | parameters | {config.score_on} accuracy, seeds {seeds} | seconds |", "|---|---|---|---|"]
     for name, result in results.items():
         scores = " ".join(f"{curve['accuracy'][-1]:.3f}" for curve in result["seeds"])
@@ -195,7 +203,7 @@ def plot(results, config, path):
                 axes.fill_between(x, accuracy.min(0), accuracy.max(0), color=line.get_color(), alpha=0.2, lw=0)
         order = "pixels in another order" if config.permuted else "pixels row by row"
         over_epochs.set(xlabel="epoch", ylabel=f"{config.score_on} accuracy", title=f"Digits, {order}")
-        over_seconds.set(xlabel="seconds of CPU time", title=f"mean and range of {len(config.seeds)} seeds")
+        over_seconds.set(xlabel="seconds of CPU time", title=f"mean and range of {len(config.seed)} seeds")
         over_epochs.legend(loc="lower right")
         for axes in (over_epochs, over_seconds):
             axes.grid(alpha=0.3)
@@ -207,13 +215,13 @@ def main(arguments=None):
     load()  # a missing package is said before anything is made
     mesh = training.start(config, batch_size=config.batch_size)
     with training.open_folder(config) as folder:
-        trained = {name: train(name, config, mesh, folder) for name in dict.fromkeys(config.cell)}
+        trained = {name: train(name, config, mesh, folder) for name in config.cell}
         results = {name: trained[name] for name in NAMES if name in trained}
-        if training.chief():
+        if training.is_main_process():
             plot(results, config, folder.path / "accuracy.png")
             whole = {"header": header(config), "cells": results}
             training.write_whole(folder.path / "pixels.json", json.dumps(whole, indent=1) + "\n")
-            training.say(f"\n{table(results, config)}\n\nplot, numbers and metrics: {config.out}")
+            training.log(f"\n{table(results, config)}\n\nplot, numbers and metrics: {config.out}")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
 """Train policies with memory by recurrent PPO, beside one without, on tasks that cannot be solved without memory.
 
     python scripts/train_policy.py
-    python scripts/train_policy.py --task memory --lengths 100 --cell none slstm lru --rollout 256 --out runs/policy-100
+    python scripts/train_policy.py --task memory --length 100 --cell none slstm lru --rollout 256 --out runs/policy-100
 
 Environments are gymnax's. `memory` is MemoryChain-bsuite: one bit is shown when an episode begins and asked for when it ends, for a
 reward of +1 or -1, so that guessing gives 0 on average. `cartpole` is CartPole-v1 with the velocities hidden: at most 500.
 
 A rollout goes step by step, `policy.step(x, state, reset=…)`; the loss reads it in one call, `policy(x, state, reset=…)`, from the
-state it began in. Rollout, advantages and optimisation are one compiled program of `--updates` updates, called once for each of the
-`--reports` (with `--reports 1`, all of training in one call). Killed and started again with the same command, it goes on and ends
-with the same numbers, times aside.
+state it began in. `--report-every` times rollout, advantages and optimisation are one compiled program (with as many as `--steps`,
+all of training is one call). Killed and started again with the same command, it goes on and ends with the same numbers, times
+aside; with more `--steps` it goes on for longer.
 """
 
 import json
@@ -24,39 +24,39 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import training
 from flax import nnx
 from jax.sharding import PartitionSpec as P
+from training import option
 
 import jaxrnn
-from jaxrnn import training
 from jaxrnn.cells import CELLS
 from jaxrnn.initializers import chrono, zeros
-from jaxrnn.training import option
 
 NAMES = ("none", *(name for name, cell in CELLS.items() if cell.event_ndim == 1))  # what reads vectors
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(training.RunConfig):
-    task: tuple[Literal["memory", "cartpole"], ...] = option(("memory", "cartpole"), "Tasks.")
-    lengths: tuple[int, ...] = option((40,), "Steps to remember the bit for, in the memory task.", least=2)
+    task: tuple[Literal["memory", "cartpole"], ...] = option(("memory", "cartpole"), "Tasks.", each=True)
+    length: tuple[int, ...] = option((40,), "Steps to remember the bit for, in the memory task.", least=2, each=True)
     cell: tuple[Literal[NAMES], ...] = option(
-        ("none", "LSTM", "GRU", "LRU"), "Cells of the memory, in upper or lower case; none is a feed-forward policy."
+        ("none", "LSTM", "GRU", "LRU"), "Cells of the memory; none is a feed-forward policy.", each=True
     )
-    seeds: tuple[int, ...] = option((0, 1, 2), "Seeds, each a training of its own.", least=0)
+    seed: tuple[int, ...] = option((0, 1, 2), "Seeds, each a training of its own.", least=0, each=True)
     hidden_size: int = option(64, "Width of the layers and of the hidden state.", least=1)
     environments: int = option(32, "Environments that run side by side.", least=1)
-    rollout: int = option(128, "Steps of each environment in an update.", least=1)
-    epochs: int = option(4, "Times through a rollout.", least=1)
-    minibatches: int = option(4, "Steps of the optimiser in an epoch, each on its share of the environments.", least=1)
+    rollout: int = option(128, "Steps of each environment in a step of training.", least=1)
+    passes: int = option(4, "Times through a rollout.", least=1)
+    minibatches: int = option(4, "Steps of the optimiser in a pass, each on its share of the environments.", least=1)
     learning_rate: float = option(2e-3, "Step size of Adam.", above=0)
     discount: float = option(0.99, "Discount of rewards, γ.", above=0)
     trace: float = option(0.95, "Decay of the advantage estimates, λ.", least=0)
     clip: float = option(0.2, "Range in which the ratio of probabilities counts.", above=0)
     entropy: float = option(0.01, "Weight of the entropy in the loss.", least=0)
-    updates: int = option(4, "Updates in one call of the compiled program.", least=1)
-    reports: int = option(15, "Calls, each followed by a report.", least=1)
-    save_every: int = option(5, "Reports between checkpoints.", least=1)
+    steps: int = option(60, "Steps of training, each a rollout and passes through it.", least=1, amount=True)
+    report_every: int = option(4, "Steps between reports, compiled into one program.", least=1)
+    save_every: int = option(20, "Steps between checkpoints.", least=1, saved=False)
     out: str = option("runs/policy", "Folder of the run; a run that is there goes on.", saved=False, metavar="FOLDER")
 
 
@@ -217,7 +217,7 @@ def loss(policy, state, steps, advantage, config):
 
 
 def updates(carry, key, graph, environments, optimizer, config):
-    """`config.updates` times: a rollout, then steps of the optimiser. The mean loss, and the mean return of what ended."""
+    """`config.report_every` times: a rollout, then steps of the optimiser. The mean loss, and the mean return of what ended."""
 
     def update(carry, key):
         params, opt_state, before = carry
@@ -233,11 +233,11 @@ def updates(carry, key, graph, environments, optimizer, config):
             return (optax.apply_updates(params, change), opt_state), value
 
         shuffle = lambda key: jax.random.permutation(key, config.environments).reshape(config.minibatches, -1)
-        order = jnp.concatenate(jax.vmap(shuffle)(jax.random.split(key_order, config.epochs)))
+        order = jnp.concatenate(jax.vmap(shuffle)(jax.random.split(key_order, config.passes)))
         (params, opt_state), losses = jax.lax.scan(descend, (params, opt_state), order)
         return (params, opt_state, world), (losses.mean(), ended, steps.done.sum())
 
-    carry, (losses, ended, count) = jax.lax.scan(update, carry, jax.random.split(key, config.updates))
+    carry, (losses, ended, count) = jax.lax.scan(update, carry, jax.random.split(key, config.report_every))
     return carry, {"loss": losses.mean(), "return": ended.sum() / count.sum()}
 
 
@@ -246,6 +246,7 @@ def updates(carry, key, graph, environments, optimizer, config):
 
 def train(task, length, name, config, mesh, folder):
     """For each seed the return and the loss at each report, and the steps of environments in a second."""
+    every = config.report_every
     environments = Environments(task, length)
     optimizer = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(config.learning_rate, eps=1e-5))
     rows = P(training.ROWS)
@@ -259,44 +260,48 @@ def train(task, length, name, config, mesh, folder):
         graph, params = nnx.split(policy)
         world = begin(policy, environments, keys[1], config.environments)
         world = World(*(training.place(mesh, part, place) for part, place in zip(world, places, strict=True)))
-        return graph, (*training.place(mesh, (params, optimizer.init(params))), world)
+        return policy, graph, (*training.place(mesh, (params, optimizer.init(params))), world)
 
-    graph, carry = start(jax.random.key(0))
+    _, graph, carry = start(jax.random.key(0))
     shardings = jax.tree.map(lambda a: a.sharding, carry)
     whole = lambda carry, key: updates(carry, key, graph, environments, optimizer, config)
     program = jax.jit(whole, out_shardings=(shardings, None)).lower(carry, jax.random.key(0)).compile()
 
-    label, steps = f"{task}-{length}" if length else task, config.environments * config.rollout * config.updates
+    label, frames = f"{task}-{length}" if length else task, config.environments * config.rollout
     curves = []
-    for seed in config.seeds:
+    for seed in config.seed:
         key = jax.random.key(seed)
-        run = training.Run(folder, f"{label}/{name}-{seed}", save_every=config.save_every, tensorboard=config.tensorboard)
-        carry = run.restore(start(key)[1])
-        for number in run.steps(config.reports):
+        policy, _, (params, opt_state, world) = start(key)
+        options = {"save_every": config.save_every, "tensorboard": config.tensorboard}
+        run = training.Run(folder, f"{label}/{name}-{seed}", model=policy, **options)
+        carry = run.restore(params=params, optimizer=opt_state, world=world)
+        for number in run.steps(config.steps, every=every):
             begun = time.perf_counter()
-            carry, metrics = jax.block_until_ready(program(carry, jax.random.fold_in(key, number)))
+            carry, metrics = jax.block_until_ready(program(carry, jax.random.fold_in(key, number // every)))
             seconds = time.perf_counter() - begun
-            numbers = f"return {float(metrics['return']):.2f}, loss {float(metrics['loss']):.4f}, {steps / seconds:,.0f} steps/s"
-            training.say(f"{run.name} {number * steps:,} steps: {numbers}")
+            speed = f"{frames * every / seconds:,.0f} steps/s"
+            numbers = f"return {float(metrics['return']):.2f}, loss {float(metrics['loss']):.4f}, {speed}"
+            training.log(f"{run.name} {number * frames:,} steps: {numbers}")
             run.log(number, **metrics, seconds=seconds)
-            run.checkpoint(number, carry)
-        if training.chief():
+            params, opt_state, world = carry
+            run.checkpoint(number, params=params, optimizer=opt_state, world=world)
+        if training.is_main_process():
             curves.append({name: values.tolist() for name, (_, values) in run.metrics().items()})
     return {
         "task": label,
         "cell": name,
         "parameters": sum(a.size for a in jax.tree.leaves(carry[0])),
         "best": environments.best,
-        "steps": [steps * number for number in range(1, config.reports + 1)],
-        "steps_per_second": steps / float(np.median([curve["seconds"] for curve in curves])) if curves else None,
+        "steps": [frames * number for number in range(every, config.steps + 1, every)],
+        "steps_per_second": frames * every / float(np.median([curve["seconds"] for curve in curves])) if curves else None,
         "seeds": curves,
     }
 
 
 def table(results, config):
     """Markdown: the return of each seed over the last tenth of training, and the steps of environments in a second."""
-    last = -max(1, config.reports // 10)
-    lines = [f"| task | cell | parameters | return, seeds {' '.join(map(str, config.seeds))} | steps/s |", "|---|---|---|---|---|"]
+    last = -max(1, config.steps // config.report_every // 10)
+    lines = [f"| task | cell | parameters | return, seeds {' '.join(map(str, config.seed))} | steps/s |", "|---|---|---|---|---|"]
     for result in results:
         returns = " ".join(f"{np.mean(curve['return'][last:]):.2f}" for curve in result["seeds"])
         counts = f"{result['parameters']:,} | {returns} | {result['steps_per_second']:,.0f}"
@@ -324,20 +329,23 @@ def main(arguments=None):
     training.require("matplotlib", "jaxrnn[train]")
     for package in ("gymnax", "six"):
         training.require(package, "jaxrnn[rl]")
-    lengths = {"memory": dict.fromkeys(config.lengths), "cartpole": [None]}
-    tasks = [(task, length) for task in dict.fromkeys(config.task) for length in lengths[task]]
+    lengths = {"memory": config.length, "cartpole": [None]}
+    tasks = [(task, length) for task in config.task for length in lengths[task]]
     for task, length in tasks:
-        between, longest = config.updates * config.rollout, Environments(task, length).longest
+        between, longest = config.report_every * config.rollout, Environments(task, length).longest
         if between < longest:
             rule = f"an episode of {task}, which may take {longest} steps, should end between two reports"
-            raise training.Failure(f"{rule}, but --updates times --rollout is {between}", code=2)
+            raise training.Failure(f"{rule}, but --report-every times --rollout is {between}", code=2)
+    if config.steps % config.report_every:
+        rule = f"--steps should be a multiple of --report-every {config.report_every}"
+        raise training.Failure(f"{rule}, got {config.steps}", code=2)
     if config.environments % config.minibatches:
         rule = f"--environments should be a multiple of --minibatches {config.minibatches}"
         raise training.Failure(f"{rule}, got {config.environments}", code=2)
     mesh = training.start(config, batch_size=config.environments)
     with training.open_folder(config) as folder:
-        results = [train(task, length, name, config, mesh, folder) for task, length in tasks for name in dict.fromkeys(config.cell)]
-        if training.chief():
+        results = [train(task, length, name, config, mesh, folder) for task, length in tasks for name in config.cell]
+        if training.is_main_process():
             plot(results, folder.path / "policy.png")
             versions = {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "gymnax")}
             header = {
@@ -348,7 +356,7 @@ def main(arguments=None):
             }
             whole = {"header": header, "results": results}
             training.write_whole(folder.path / "policy.json", json.dumps(whole, indent=1) + "\n")
-            training.say(f"\n{table(results, config)}\n\nplot, numbers and metrics: {config.out}")
+            training.log(f"\n{table(results, config)}\n\nplot, numbers and metrics: {config.out}")
 
 
 if __name__ == "__main__":

@@ -574,6 +574,13 @@ MAY_IMPORT = {
     "linen_layers": {"checks", "cells", "stack", "calling", "synonyms", "trees"},
     "linen": {"blocks", "checks", "cells", "calling", "linen_layers", "synonyms"},
     "models": {"blocks", "checks", "cells", "calling", "nnx", "synonyms"},
+    "text": {"checks", "cells", "models", "nnx", "synonyms"},
+    "data_parallel": {"_arrays", "checks"},
+    "padding": {"checks"},
+    "scaling": {"checks"},
+    "descriptions": {"checks", "cells", "models", "nnx", "stack", "text"},
+    "_checkpoints": set(),
+    "runs": {"_checkpoints", "checks", "descriptions", "scaling", "synonyms"},
 }
 MESHES = {"typeof", "reshard", "pcast", "get_abstract_mesh", "auto_axes", "AxisType", "out_sharding"}
 

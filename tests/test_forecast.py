@@ -17,11 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import train_forecast
+import training
 from flax import nnx
-from train_forecast import Frame, Scaler
+from forecast_windows import Frame
 
-from jaxrnn import training
 from jaxrnn.models import LSTMModel
+from jaxrnn.runs import load_run
+from jaxrnn.scaling import Scaler, last_known
 
 PATTERN = np.array([0.0, 3.0, 1.0, -2.0])
 TINY = "--column sold --time day --horizon 3 --season 4 --window 8 --hidden-size 8 --batch-size 32 --learning-rate 2e-2 --steps 500"
@@ -116,7 +118,7 @@ def changed(line, *row):
         (GOOD, "--column sold --with sold --horizon 3", "the column 'sold' is asked for twice"),
         (GOOD, "--column sold", "--csv needs --horizon too"),
         (GOOD, "--horizon 3", "--csv needs --column too"),
-        (GOOD, "--column sold --horizon 3 --data co2", "--csv is for a file of your own, --data for series of statsmodels"),
+        (GOOD, "--column sold --horizon 3 --task co2", "--csv is for a file of your own, --task for series of statsmodels"),
         (GOOD, "--column sold --horizon 3 --quantiles 0.9 0.5 0.1", "--quantiles should ascend .* got 0.9 0.5 0.1"),
         (GOOD, "--column sold --horizon 3 --quantiles 0.1 0.9", "--quantiles should ascend .* 0.5 inside"),
         (GOOD, "--column sold --horizon 3 --quantiles 0.5 0.9 1", "--quantiles should ascend between 0 and 1"),
@@ -226,6 +228,10 @@ def gappy():
 FRAME = Frame(window=7, horizon=4, season=5, quantiles=(0.1, 0.5, 0.9))
 
 
+def scaler_of(from_last):
+    return Scaler(("y", "x"), FRAME.window, FRAME.horizon, FRAME.quantiles, from_last, 2.0, (5.0, -3.0), (1.5, 0.5))
+
+
 def series_of(values):
     return forecast_series.Series(("y", "x")[: values.shape[1]], values, forecast_series.Clock(0, 1), "row", "a.csv")
 
@@ -243,10 +249,10 @@ def test_windows_are_parted_by_time_and_know_a_value_before_and_after(gappy):
 @pytest.mark.parametrize("from_last", [True, False])
 def test_inputs_and_targets_are_the_values_and_back(from_last, gappy):
     """One window, written out; the target's level is the last value that is known, or the mean."""
-    scaler = Scaler(from_last, 2.0, (5.0, -3.0), (1.5, 0.5))
+    scaler = scaler_of(from_last)
     ends = np.array([31, 60])
-    x, mask = scaler.inputs(gappy, ends, FRAME)
-    y, known = scaler.targets(gappy, ends, FRAME)
+    x, mask = scaler.inputs(gappy, ends)
+    y, known = scaler.targets(gappy, ends)
     for row, end in enumerate(ends):
         past = gappy[: end + 1, 0]
         level = past[~np.isnan(past)][-1] if from_last else 5.0
@@ -279,8 +285,8 @@ def test_the_scaler_is_of_the_training_rows_and_takes_the_closer_level(gappy):
 @pytest.mark.slow
 @pytest.mark.newest
 def test_a_gap_is_skipped_whatever_it_holds(gappy):
-    scaler = Scaler(True, 2.0, (5.0, -3.0), (1.5, 0.5))
-    x, mask = scaler.inputs(gappy, np.array([60, 61, 62, 63]), FRAME)
+    scaler = scaler_of(True)
+    x, mask = scaler.inputs(gappy, np.array([60, 61, 62, 63]))
     mask[:, 2] = False
     model = LSTMModel(5, 6, 12, rngs=nnx.Rngs(0))
     wanted = train_forecast.quantiles_of(model, x, mask, FRAME)
@@ -292,8 +298,8 @@ def test_a_gap_is_skipped_whatever_it_holds(gappy):
 
 
 def test_the_loss_is_of_the_steps_that_are_known(gappy):
-    scaler = Scaler(False, 2.0, (5.0, -3.0), (1.5, 0.5))
-    x, mask, y, known = *scaler.inputs(gappy, ends := np.arange(50, 59), FRAME), *scaler.targets(gappy, ends, FRAME)
+    scaler = scaler_of(False)
+    x, mask, y, known = *scaler.inputs(gappy, ends := np.arange(50, 59)), *scaler.targets(gappy, ends)
     model = LSTMModel(5, 6, 12, rngs=nnx.Rngs(0))
     said = np.asarray(train_forecast.quantiles_of(model, x, mask, FRAME))
     errors = (y[..., None] - said)[known == 1]
@@ -320,7 +326,7 @@ def test_the_seasonal_naive_is_the_last_known_season(gappy):
 def test_the_quantiles_of_a_naive_forecast_are_of_its_errors_in_training(gappy):
     train, _, test = forecast_windows.split(series_of(gappy), FRAME)
     point, quantiles = forecast_baselines.naive(forecast_baselines.last_value, gappy, test, train, FRAME)
-    errors = [gappy[end + 3, 0] - forecast_windows.last_known(gappy[:, 0])[end] for end in train]
+    errors = [gappy[end + 3, 0] - last_known(gappy[:, 0])[end] for end in train]
     wanted = np.nanquantile(errors, [0.1, 0.5, 0.9])
     np.testing.assert_allclose(quantiles[:, 2] - point[:, 2, None], np.tile(wanted, (len(test), 1)))
 
@@ -392,7 +398,7 @@ def trained(tmp_path_factory):
 
 
 def prediction(folder):
-    rows = list(csv.reader((folder / "run/csv/prediction.csv").read_text(encoding="utf-8").splitlines()))
+    rows = list(csv.reader((folder / "run/csv/LSTM-0/prediction.csv").read_text(encoding="utf-8").splitlines()))
     return rows[0], [row[0] for row in rows[1:]], np.array([row[1:] for row in rows[1:]], float)
 
 
@@ -413,8 +419,22 @@ def test_a_file_is_forecast_scored_and_continued(trained):
     assert times == ["2025-02-04", "2025-02-05", "2025-02-06"]  # 400 days from 2024-01-01
     np.testing.assert_allclose(quantiles[:, 1], 100 + 10 * PATTERN[:3], atol=6)
     assert (quantiles[:, 2] - quantiles[:, 0] > 4).all()
-    for picture in ("forecast.png", "loss.png", "csv/prediction.png"):
+    for picture in ("forecast.png", "loss.png", "csv/LSTM-0/prediction.png"):
         assert (folder / "run" / picture).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_several_networks_share_rows_scaler_and_baselines(tmp_path, capsys):
+    """A row of the table and a prediction for each; the same as alone, whichever others there are."""
+    path, words = sales(tmp_path, 400), TINY.replace("--steps 500", "--steps 20") + " --predict"
+    run(path, tmp_path / "run", words + " --cell gru rnn --seed 0 1")
+    out = capsys.readouterr().out
+    assert [line.split()[0] for line in out.splitlines() if line.startswith("  ")][-4:] == ["GRU-0", "GRU-1", "RNN-0", "RNN-1"]
+    run(path, tmp_path / "run", words + " --cell gru --seed 2")  # one more, in the same folder
+    run(path, tmp_path / "alone", words + " --cell rnn --seed 1")
+    files = [(tmp_path / name / "csv/RNN-1/prediction.csv").read_text() for name in ("run", "alone")]
+    assert files[0] == files[1]
+    assert len({(tmp_path / f"run/csv/{name}/prediction.csv").read_text() for name in ("GRU-0", "GRU-1", "GRU-2", "RNN-0")}) == 4
 
 
 @pytest.mark.slow
@@ -422,7 +442,7 @@ def test_nothing_learns_from_the_rows_it_is_tested_on(trained, tmp_path):
     """Another test stretch: every loss, and the scaler, stay the same to the bit."""
     folder, _ = trained
     run(sales(tmp_path, 400, test_rows=lambda numbers: 5 * numbers[::-1] + 1000), tmp_path / "run", TINY + " --with price")
-    assert (tmp_path / "run/csv/metrics.jsonl").read_bytes() == (folder / "run/csv/metrics.jsonl").read_bytes()
+    assert (tmp_path / "run/csv/LSTM-0/metrics.jsonl").read_bytes() == (folder / "run/csv/LSTM-0/metrics.jsonl").read_bytes()
     one, two = (json.loads((path / "run/csv/scaler.json").read_text()) for path in (folder, tmp_path))
     assert one["scaler"] == two["scaler"]
     assert one["digest"] != two["digest"]
@@ -442,20 +462,30 @@ def test_a_file_may_grow_and_is_forecast_from_its_new_end_by_the_scaler_that_was
     assert times == ["2025-02-26", "2025-02-27", "2025-02-28"]
     np.testing.assert_allclose(after[:, 1], 100 + 10 * PATTERN[[2, 3, 0]], atol=6)
     assert np.abs(after - before).min() > 0
-    for kept in ("scaler.json", "metrics.jsonl"):
+    for kept in ("scaler.json", "LSTM-0/metrics.jsonl"):
         assert (tmp_path / "run/csv" / kept).read_bytes() == (folder / "run/csv" / kept).read_bytes()
 
-    kept = json.loads((tmp_path / "run/csv/scaler.json").read_text())  # what is kept is what is used
+    model, scaler, config = load_run(tmp_path / "run/csv/LSTM-0")  # without the script
+    values = forecast_series.read(str(grown), "sold", time="day", others=("price",)).values
+    x, mask = scaler.inputs(values)
+    np.testing.assert_allclose(scaler.restored(model(x, mask=mask), values)[0], after, rtol=1e-5)
+    assert (scaler.columns, config["horizon"]) == (("sold", "price"), 3)
+
+    whole = (tmp_path / "run/csv/scaler.json").read_text()
+    kept = json.loads(whole)
     kept["scaler"]["scale"] *= 3
-    (tmp_path / "run/csv/scaler.json").write_text(json.dumps(kept))
-    run(grown, tmp_path / "run", words + " --predict")
-    assert np.abs(prediction(tmp_path)[2] - after).max() > 4
+    (tmp_path / "run/csv/scaler.json").write_text(json.dumps(kept))  # what is kept is what is used, if it is the model's
+    with pytest.raises(training.Failure, match=r"(?s)LSTM-0 is of another run:\n    scaler: .*Name another folder with --out"):
+        run(grown, tmp_path / "run", words + " --predict")
+    (tmp_path / "run/csv/scaler.json").write_text(whole)
 
     for rows, change in ((399, lambda numbers: numbers), (422, lambda numbers: numbers + 1)):
         other = sales(tmp_path, rows, name="other.csv", test_rows=change)
         with pytest.raises(training.Failure, match=r"other\.csv: the first 399 steps are not those .*name another folder"):
             run(other, tmp_path / "run", words)
     (tmp_path / "run/csv/scaler.json").write_text('{"rows": 3')
-    with pytest.raises(training.Failure, match=r"scaler\.json is damaged: name another folder with --out") as failure:
+    with pytest.raises(
+        training.Failure, match=r"scaler\.json is damaged: put a copy of it back, or name another folder with --out"
+    ) as failure:
         run(grown, tmp_path / "run", words)
     assert failure.value.code == 2

@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from jaxrnn import training
+import training
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

@@ -10,10 +10,9 @@ import numpy as np
 import optax
 import pytest
 import train_policy
+import training
 from flax import nnx
 from train_policy import Environments, Policy, Steps
-
-from jaxrnn import training
 
 ROWS, HIDDEN = 5, 6
 
@@ -193,7 +192,7 @@ def test_an_update_reads_every_environment_once_from_the_state_it_began_in():
     environments = Environments("memory", 3)
     policy, world = make("GRU", environments)
     world, *_ = play(policy, environments, world, jax.random.key(2), 6)  # into the middle of episodes
-    words = f"--environments {ROWS} --minibatches {ROWS} --epochs 2 --updates 2 --rollout 9"
+    words = f"--environments {ROWS} --minibatches {ROWS} --passes 2 --report-every 2 --rollout 9"
     config = training.parse(train_policy.Config, words.split(), description="Test.")
     graph, params = nnx.split(policy)
     still = optax.sgd(0.0)
@@ -219,11 +218,11 @@ def test_an_update_reads_every_environment_once_from_the_state_it_began_in():
 def test_two_devices_train_as_one(tmp_path):
     """Until a difference in the last digit makes another action likelier: in the first updates."""
     words = (
-        "--task memory --lengths 2 --cell gru --seeds 4 --hidden-size 3 --environments 4 --rollout 9 --minibatches 2 --updates 1"
+        "--task memory --length 2 --cell gru --seed 4 --hidden-size 3 --environments 4 --rollout 9 --minibatches 2 --report-every 1"
     )
     for devices in (1, 2):
         out = str(tmp_path / str(devices))
-        train_policy.main([*words.split(), "--reports", "3", "--devices", str(devices), "--out", out])
+        train_policy.main([*words.split(), "--steps", "3", "--devices", str(devices), "--out", out])
     one, two = (json.loads((tmp_path / name / "policy.json").read_text())["results"][0]["seeds"][0] for name in "12")
     np.testing.assert_allclose(one["loss"], two["loss"], rtol=0, atol=1e-5)
     assert one["return"] == two["return"]
@@ -232,8 +231,8 @@ def test_two_devices_train_as_one(tmp_path):
 @pytest.mark.slow
 def test_a_policy_with_memory_learns_what_one_without_cannot(tmp_path, capsys):
     """One bit, for six steps. The numbers of the file are those of the metrics and of the table."""
-    words = "--task memory --lengths 6 --cell lru none --seeds 0 --hidden-size 16 --environments 32 --rollout 21 --minibatches 2"
-    train_policy.main(f"{words} --updates 8 --reports 8 --learning-rate 1e-2 --out {tmp_path / 'run'}".split())
+    words = "--task memory --length 6 --cell lru none --seed 0 --hidden-size 16 --environments 32 --rollout 21 --minibatches 2"
+    train_policy.main(f"{words} --report-every 8 --steps 64 --learning-rate 1e-2 --out {tmp_path / 'run'}".split())
     out = capsys.readouterr().out
     whole = json.loads((tmp_path / "run/policy.json").read_text())
     memory, plain = whole["results"]
@@ -252,11 +251,12 @@ def test_a_policy_with_memory_learns_what_one_without_cannot(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--task cartpole --updates 1", "of cartpole, which may take 500 steps, should end between two reports, but --updates"),
+        ("--task cartpole --report-every 1", "of cartpole, which may take 500 steps, should end between two reports, but --report"),
         (
-            "--task memory --lengths 9 --updates 1 --rollout 9",
-            "of memory, which may take 10 steps, .* --updates times --rollout is 9",
+            "--task memory --length 9 --report-every 1 --rollout 9",
+            "of memory, which may take 10 steps, .* --report-every times --rollout is 9",
         ),
+        ("--steps 10 --report-every 4", "--steps should be a multiple of --report-every 4, got 10"),
         ("--environments 6 --minibatches 4", "--environments should be a multiple of --minibatches 4, got 6"),
     ],
 )

@@ -26,20 +26,21 @@ import train_memory
 import train_pixels
 import train_policy
 import train_regression
-from flax import nnx
+import training
+from flax import nnx, traverse_util
 
 import jaxrnn
-from jaxrnn import training
+from jaxrnn.runs import load_run
 
 ROOT = Path(__file__).parents[1]
 TINY = {
-    train_forecast: "--data sunspots --hidden-size 3 --batch-size 6 --validate-every 4",
-    train_classify: "--data vowels --cell GRU --seeds 4 --hidden-size 3 --batch-size 4 --buckets 2",
-    train_chars: "--characters 4000 --embed-size 2 --hidden-size 3 --batch-size 6 --stretch 7 --sample 11",
+    train_forecast: "--task sunspots --hidden-size 3 --batch-size 6 --validate-every 4",
+    train_classify: "--task vowels --cell GRU --seed 4 --hidden-size 3 --batch-size 4 --buckets 2",
+    train_chars: "--characters 4000 --embed-size 2 --hidden-size 3 --batch-size 6 --length 7 --sample 11",
     train_regression: "--cell RNN --hidden-size 3 --epochs 3",
-    train_memory: "--task adding --cell LSTM --lengths 10 --hidden-size 3 --batch-size 6",
-    train_pixels: "--cell lru --seeds 4 --hidden-size 3 --num-layers 1 --batch-size 480",
-    train_policy: "--task memory --lengths 2 --cell gru --seeds 4 --hidden-size 3 --environments 4 --rollout 9 --updates 1",
+    train_memory: "--task adding --cell LSTM --length 10 --hidden-size 3 --batch-size 6",
+    train_pixels: "--cell lru --seed 4 --hidden-size 3 --num-layers 1 --batch-size 480",
+    train_policy: "--task memory --length 2 --cell gru --seed 4 --hidden-size 3 --environments 4 --rollout 9 --report-every 1",
 }
 
 
@@ -124,9 +125,9 @@ def test_the_regression_refuses_bad_options(words, capsys):
 @pytest.mark.parametrize(
     ("script", "words"),
     [
-        (train_forecast, "--data weather"),
+        (train_forecast, "--task weather"),
         (train_forecast, "--steps 0"),
-        (train_classify, "--data vowels mnist"),
+        (train_classify, "--task vowels mnist"),
         (train_classify, "--cell Transformer"),
         (train_classify, "--epochs 0"),
         (train_chars, "--cell Transformer"),
@@ -141,7 +142,7 @@ def test_the_regression_refuses_bad_options(words, capsys):
         (train_pixels, "--weight-decay -1"),
         (train_policy, "--task cartpole pong"),
         (train_policy, "--cell ConvLSTM1D"),
-        (train_policy, "--reports 0"),
+        (train_policy, "--steps 0"),
     ],
 )
 def test_an_unknown_task_cell_or_flag_or_no_step_at_all_is_refused(script, words, tmp_path, capsys):
@@ -221,7 +222,7 @@ def metrics(out):
 
 
 def timeless(text):
-    """The lines that a script printed without the times in them, and without the one that says where it goes on."""
+    """The lines that a script printed to stdout without the times in them, and without the one that says where it goes on."""
     text = re.sub(r", [0-9.,]+ (s|steps/s|ms of CPU time a step)$|(?<=\| )[0-9.,]+ \|$", "", text, flags=re.MULTILINE)
     return [line for line in text.splitlines() if "going on" not in line]
 
@@ -238,7 +239,8 @@ def arrays(out):
     last = {}
     for path in sorted(Path(out).rglob("checkpoints")):
         step = max(int(p.name) for p in path.iterdir() if p.name.isdecimal())
-        for name, array in ocp.StandardCheckpointer().restore(path / str(step) / "arrays").items():
+        tree = ocp.StandardCheckpointer().restore(path / str(step) / "arrays")
+        for name, array in traverse_util.flatten_dict(tree, sep="/").items():
             last[f"{path.parent.name} {step} {name}"] = np.asarray(array)
     return last
 
@@ -251,45 +253,157 @@ def assert_same_end(one, other):
         np.testing.assert_array_equal(ends[0][name], ends[1][name], err_msg=name)
 
 
+RUNS = {
+    train_forecast: "sunspots/LSTM-0",
+    train_classify: "vowels/GRU-4",
+    train_chars: "LSTM-0",
+    train_memory: "adding-10/LSTM-0",
+    train_pixels: "LRU-4",
+    train_policy: "memory-2/GRU-4",
+}
+
+
+def params_of_checkpoint(out, held="params"):
+    """The parameters in the last checkpoint of a folder with one run, by their paths in the model."""
+    found = {}
+    for name, array in arrays(out).items():
+        _, _, path = name.split(" ")
+        if path.startswith(f"{held}/"):
+            found[path.removeprefix(f"{held}/")] = array
+    return found
+
+
+def assert_loads(script, out):
+    """What was trained comes back without the script, if its model is one of jaxrnn; else it fills one of the script."""
+    folder, held = out / RUNS[script], "best_params" if script is train_forecast else "params"
+    wanted = params_of_checkpoint(out, held)
+    assert wanted
+    if script in (train_memory, train_policy):
+        with pytest.raises(ValueError, match=r"is a (Model|Policy) of a script, .*\nMake one with the sizes .* pass it"):
+            load_run(folder)
+        if script is train_memory:
+            cell = train_memory.describe("adding", "LSTM", 10)
+            model = train_memory.Model(cell, (2, 3, 1), 1, rngs=nnx.Rngs(9))
+        else:
+            model = train_policy.Policy("GRU", 3, 3, 2, rngs=nnx.Rngs(9))
+        model, scaler, config = load_run(folder, model=model)
+    else:
+        model, scaler, config = load_run(out if script is train_chars else folder)
+    kind = {
+        train_forecast: jaxrnn.models.LSTMModel,
+        train_classify: jaxrnn.models.GRUModel,
+        train_chars: jaxrnn.text.CharModel,
+        train_pixels: jaxrnn.models.SequenceModel,
+    }
+    assert type(model) is kind.get(script, type(model))
+    state = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    came = {"/".join(map(str, path)): np.asarray(a) for path, a in traverse_util.flatten_dict(state).items()}
+    assert came.keys() == wanted.keys()
+    for name in wanted:
+        np.testing.assert_array_equal(came[name], wanted[name], err_msg=name)
+    assert config["hidden_size"] == 3
+    assert (scaler is not None) == (script is train_forecast)
+
+
 @pytest.mark.slow
 @pytest.mark.newest
 @pytest.mark.parametrize(
-    ("script", "amount", "steps", "files"),
+    ("script", "amount", "first", "steps", "files"),
     [
-        (train_forecast, "--steps 10", 10, {"forecast.png", "loss.png"}),
-        (train_classify, "--epochs 3", 9, {"accuracy.png", "loss.png"}),
-        (train_chars, "--steps 10", 10, {"loss.png", "sample.txt"}),
-        (train_memory, "--steps 10", 10, {"memory.png"}),
-        (train_pixels, "--epochs 10", 10, {"accuracy.png", "pixels.json"}),
-        (train_policy, "--reports 10", 10, {"policy.png", "policy.json"}),
+        (train_forecast, "--steps 10", 4, 10, {"forecast.png", "loss.png"}),
+        (train_classify, "--epochs 5", 12, 15, {"accuracy.png", "loss.png"}),
+        (train_chars, "--steps 10", 4, 10, {"loss.png"}),
+        (train_memory, "--steps 10", 4, 10, {"memory.png"}),
+        (train_pixels, "--epochs 10", 4, 10, {"accuracy.png", "pixels.json"}),
+        (train_policy, "--steps 10", 4, 10, {"policy.png", "policy.json"}),
     ],
 )
-def test_a_script_without_its_last_checkpoints_ends_the_same(script, amount, steps, files, tmp_path, vowels, capsys):
+def test_a_script_without_its_last_checkpoints_ends_the_same(script, amount, first, steps, files, tmp_path, vowels, capsys):
     """Its first run is whole; the second is a copy of it that has lost all but the oldest of its checkpoints."""
     amount += " --save-every 4"
     whole, again = tmp_path / "whole", tmp_path / "again"
     tiny(script, whole, amount)
     shutil.copytree(whole, again)
     (checkpoints,) = again.rglob("checkpoints")
+    assert checkpoints.parent == again / RUNS[script]
     for path in sorted(checkpoints.iterdir(), key=lambda p: int(p.name))[1:]:
         shutil.rmtree(path)
-    first = capsys.readouterr().out
+    before = capsys.readouterr().out
     tiny(script, again, amount)
     second = capsys.readouterr().out
-    assert "going on after step 4" in second
-    lines, lines_again = timeless(first.replace(str(whole), str(again))), timeless(second)
+    assert f"going on after step {first}" in second
+    lines, lines_again = timeless(before.replace(str(whole), str(again))), timeless(second)
     assert len(lines) - len(lines_again) == (4 if script in (train_pixels, train_policy) else 0)  # which print a line for each step
     assert lines_again == lines[-len(lines_again) :]
     assert {p.name for p in whole.iterdir() if p.is_file() and not p.name.startswith(".")} == files | {"config.json"}
     assert_same_end(whole, again)
     if script is train_classify:
-        assert "padded to (6, 9): 2 shapes" in first
-    before = metrics(whole)
-    with pytest.raises(training.Failure, match=r"(?s)another configuration:\n    seeds?: .* before, .* now\nName another"):
-        tiny(script, whole, amount + (" --seeds 5" if script in (train_classify, train_pixels, train_policy) else " --seed 5"))
-    assert metrics(whole) == before
-    (lines,) = before.values()
+        assert "padded to (6, 9): 2 shapes" in before
+    kept = metrics(whole)
+    with pytest.raises(training.Failure, match=r"another configuration:\n    hidden_size: 3 before, 4 now\nName another"):
+        tiny(script, whole, amount + " --hidden-size 4")
+    assert metrics(whole) == kept
+    (lines,) = kept.values()
     assert [json.loads(line)["step"] for line in lines.splitlines()] == list(range(1, steps + 1))
+    assert_loads(script, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "amount"),
+    [
+        (train_forecast, "--steps"),
+        (train_classify, "--epochs"),
+        (train_chars, "--steps"),
+        (train_memory, "--steps"),
+        (train_policy, "--steps"),
+    ],
+)
+def test_a_longer_run_goes_on_and_is_the_long_one(script, amount, tmp_path, vowels, capsys):
+    """Of 4 steps or epochs, then of 8, it is one of 8 from the start. It cannot become shorter; other runs may come beside it."""
+    parts, whole = tmp_path / "parts", tmp_path / "whole"
+    tiny(script, parts, f"{amount} 4")
+    tiny(script, parts, f"{amount} 8")
+    steps = 4 * (3 if script is train_classify else 1)
+    assert f"going on after step {steps}" in capsys.readouterr().out
+    tiny(script, whole, f"{amount} 8")
+    assert_same_end(parts, whole)
+    assert json.loads((parts / "config.json").read_text())[amount.strip("-")] == 8
+    said = rf"is at step {2 * steps} already, and {steps} are asked for: ask for at least as many, or name another folder"
+    with pytest.raises(training.Failure, match=said) as failure:
+        tiny(script, parts, f"{amount} 4")
+    assert failure.value.code == 2
+    assert_same_end(parts, whole)
+    tiny(script, parts, f"{amount} 4 --seed 5")  # a run of its own
+    assert len(metrics(parts)) == 2
+
+
+@pytest.mark.slow
+def test_more_epochs_of_pixels_go_on_and_say_what_the_learning_rate_does(tmp_path, capsys):
+    for epochs in (2, 4):
+        tiny(train_pixels, tmp_path / "run", f"--epochs {epochs}")
+    out = capsys.readouterr().out
+    assert "LRU-4: going on after step 2\nLRU-4: the learning rate follows the cosine of 4 epochs from here on, not of 2\n" in out
+    (lines,) = metrics(tmp_path / "run").values()
+    assert [json.loads(line)["step"] for line in lines.splitlines()] == [1, 2, 3, 4]
+
+
+@pytest.mark.slow
+def test_the_models_of_the_regression_can_be_loaded(tmp_path):
+    """The last loss is theirs, a step of Adam later; a second run takes their place."""
+    words = "--cell GRU --epochs 30 --learning-rate 1e-9 --bidirectional --seed 1 2"
+    for hidden in (3, 4):
+        train_regression.main([*words.split(), "--hidden-size", str(hidden), "--out", str(tmp_path)])
+        model, scaler, config = load_run(tmp_path / "GRU-2")
+        assert (scaler, config["hidden_size"], model.rnn.stack.hidden_size) == (None, hidden, hidden)
+        fresh = jaxrnn.models.GRUModel(10, hidden, 2, bidirectional=True, rngs=nnx.Rngs(2))
+        x = np.random.default_rng(0).standard_normal((5, 3, 10)).astype(np.float32)
+        np.testing.assert_allclose(model(x), fresh(x), rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match=r"holds 2\.\nName one: .*GRU-1, .*GRU-2\."):
+        load_run(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(training.Failure, match="holds a run of another script: name another folder with --out"):
+        train_regression.main([*words.split(), "--out", str(tmp_path)])
 
 
 @pytest.mark.parametrize("task", ["adding", "copy"])
@@ -370,7 +484,7 @@ def test_the_pixels_of_every_digit_are_permuted_alike(score_on):
 def test_cells_are_known_in_any_case_and_a_script_has_those_that_fit():
     read = training.parse(train_pixels.Config, ["--cell", "lru", "PARAGRU", "minLSTM"], description="Test.")
     assert read.cell == ("LRU", "ParaGRU", "MinLSTM")
-    assert training.parse(train_chars.Config, ["--cell", "mingru"], description="Test.").cell == "MinGRU"
+    assert training.parse(train_chars.Config, ["--cell", "mingru"], description="Test.").cell == ("MinGRU",)
     assert set(train_pixels.COMPARED) <= set(train_pixels.NAMES)
     kept = set(jaxrnn.cells.CELLS) - set(train_pixels.NAMES)
     assert kept == {"ProjectedLSTM", "ConvLSTM1D", "ConvLSTM2D", "ConvGRU1D", "ConvGRU2D"}
@@ -379,7 +493,7 @@ def test_cells_are_known_in_any_case_and_a_script_has_those_that_fit():
 @pytest.mark.slow
 def test_digits_are_learned_and_reported(tmp_path, capsys):
     """Better than by guessing, 0.1; the numbers of the file are those of the metrics and of the table, the seconds of both kept."""
-    words = "--cell lru RNN --seeds 0 1 --hidden-size 8 --batch-size 48 --epochs 2 --learning-rate 2e-2"
+    words = "--cell lru RNN --seed 0 1 --hidden-size 8 --batch-size 48 --epochs 2 --learning-rate 2e-2"
     tiny(train_pixels, tmp_path / "run", words)
     out = capsys.readouterr().out
     results = json.loads((tmp_path / "run/pixels.json").read_text())
@@ -401,7 +515,8 @@ def test_digits_are_learned_and_reported(tmp_path, capsys):
 @pytest.mark.parametrize(("name", "more"), [("LRU", ""), ("ParaLSTM", ""), ("LSTM", "--blocks"), ("GRU", "")])
 def test_a_character_model_in_stretches_and_in_steps_is_the_whole(name, more):
     words = f"--cell {name} {more} --embed-size 3 --hidden-size 5 --num-layers 2"
-    model = train_chars.CharModel(training.parse(train_chars.Config, words.split(), description="Test."), 11, rngs=nnx.Rngs(0))
+    config = training.parse(train_chars.Config, words.split(), description="Test.")
+    model = train_chars.make("abcdefghijk", *config.cell, config, seed=0)
     tokens = np.random.default_rng(0).integers(0, 11, (4, 9))
     whole, end = model(tokens)
     first, state = model(tokens[:, :5])
@@ -427,7 +542,7 @@ def test_pytorchs_layers_are_not_compared_with_blocks(tmp_path):
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_a_script(tmp_path):
     """So large a step that the second loss overflows."""
-    said = r"sunspots: loss is (inf|nan) at step [23]\. The last good checkpoint is of step 1, in .*checkpoints/1\."
+    said = r"sunspots/RNN-0: loss is (inf|nan) at step [23]\. The last good checkpoint is of step 1, in .*checkpoints/1\."
     with pytest.raises(training.Failure, match=said) as failure:
         tiny(train_forecast, tmp_path / "run", "--learning-rate 1e38 --steps 10 --save-every 1 --cell RNN")
     assert failure.value.code == 1
@@ -463,7 +578,7 @@ def test_two_devices_train_as_one(tmp_path):
 def test_a_missing_package_is_named_before_anything_is_written(package, script, install, tmp_path, monkeypatch):
     for name in (package, "sktime"):
         monkeypatch.setitem(sys.modules, name, None)
-    words = {("sklearn", train_classify): "--data digits", ("torch", train_chars): "--compare"}.get((package, script), "")
+    words = {("sklearn", train_classify): "--task digits", ("torch", train_chars): "--compare"}.get((package, script), "")
     with pytest.raises(training.Failure, match=install) as failure:
         tiny(script, tmp_path / "run", words)
     assert failure.value.code == 2
@@ -487,11 +602,12 @@ def test_processes_compile_as_users_do():
 class Started:
     """A tiny run of a script in a process of its own, in the working directory `tmp_path`."""
 
-    def __init__(self, script, words, tmp_path):
+    def __init__(self, script, words, tmp_path, more=None):
         self.out = tmp_path / words.split("--out ")[1].split()[0]
         command = [sys.executable, script.__file__, *TINY[script].split(), *words.split()]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        self.process = subprocess.Popen(command, cwd=tmp_path, env=environment(tmp_path / "cache"), text=True, **pipes)
+        env = environment(tmp_path / "cache") | (more or {})
+        self.process = subprocess.Popen(command, cwd=tmp_path, env=env, text=True, **pipes)
 
     def wait_for_progress(self, since, seconds=300):
         """Wait until the metrics are longer than they were: a checkpoint is being written."""
@@ -528,7 +644,35 @@ def test_killed_at_any_moment_and_started_again_it_ends_the_same(tmp_path):
     code, _, err = Started(train_chars, words + "killed", tmp_path).end()
     assert code == 0, err
     assert_same_end(tmp_path / "whole", tmp_path / "killed")
-    assert (tmp_path / "whole/sample.txt").read_text() == (tmp_path / "killed/sample.txt").read_text()
+    assert (tmp_path / "whole/LSTM-0/sample.txt").read_text() == (tmp_path / "killed/LSTM-0/sample.txt").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        (train_forecast, "--steps 60 --save-every 1"),
+        (train_classify, "--epochs 30 --save-every 1"),
+        (train_memory, "--steps 60 --save-every 1"),
+        (train_pixels, "--epochs 40 --save-every 1"),
+        (train_policy, "--steps 40 --save-every 1"),
+    ],
+)
+def test_killed_inside_its_loop_and_started_again_a_script_ends_the_same(script, words, tmp_path, vowels):
+    """By SIGKILL, after a checkpoint and before the end; what was compiled is kept, so that three processes compile once."""
+    (vowels.parents[3] / "sktime").symlink_to("aeon")
+    paths = {"PYTHONPATH": f"{vowels.parents[3]}{os.pathsep}{ROOT}"}
+    killed = Started(script, words + " --out killed", tmp_path, paths)
+    while not list(killed.out.rglob("manifest.json")):
+        assert killed.process.poll() is None, killed.end()
+        time.sleep(0.005)
+    time.sleep(random.Random(time.time_ns()).uniform(0, 0.2))
+    assert killed.end(signal.SIGKILL)[0] == -signal.SIGKILL
+    code, out, err = Started(script, words + " --out killed", tmp_path, paths).end()
+    assert code == 0, err
+    assert "going on after step" in out
+    assert Started(script, words + " --out whole", tmp_path, paths).end()[0] == 0
+    assert_same_end(tmp_path / "whole", tmp_path / "killed")
 
 
 @pytest.mark.slow
@@ -544,19 +688,19 @@ def test_two_processes_train_as_one_and_survive_the_loss_of_one(tmp_path):
         several = f"--num-processes 2 --coordinator {address} --process-id "
         return [Started(train_memory, f"{words}two {several}{k}", tmp_path) for k in range(2)]
 
-    chief, other = pair()
-    chief.wait_for_progress(since=0)
-    while not list(tmp_path.glob("two/*/*/checkpoints/*/seal.json")):
-        assert chief.process.poll() is None
+    main, other = pair()
+    main.wait_for_progress(since=0)
+    while not list(tmp_path.glob("two/*/*/checkpoints/*/manifest.json")):
+        assert main.process.poll() is None
         time.sleep(0.01)
     other.end(signal.SIGKILL)
-    code, _, err = chief.end()
+    code, _, err = main.end()
     assert code == 1, err
     assert "another process of the run has died" in err
     assert "they go on from the last checkpoint" in err
 
-    chief, other = pair()
-    code, out, err = chief.end()
+    main, other = pair()
+    code, out, err = main.end()
     assert (code, other.end()[0]) == (0, 0), err
     assert "going on after step" in out
     one, two = (arrays(tmp_path / name) for name in ("one", "two"))

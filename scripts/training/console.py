@@ -1,17 +1,26 @@
-"""What a run says: lines, a progress bar where there is a terminal, errors without a traceback. Nothing about training."""
+"""What a run says: lines, how far it is, errors without a traceback. Nothing about training."""
 
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 
 LOST = ("Gloo", "NCCL", "coordination", "UNAVAILABLE", "Barrier", "closed by peer")
 """Words in the errors of JAX by which a lost process is known."""
 
+BETWEEN_LINES, BETWEEN_FRAMES = 10.0, 0.5
+"""Seconds between two lines that say how far a run is, where there is no terminal; and between two changes of the bar, where there
+is one."""
+
 speaking = True
-"""Whether `say` prints: of several processes, one does."""
+"""Whether `log` prints: of several processes, one does."""
+
+_last_line = -BETWEEN_LINES
+"""When a line was printed last."""
 
 
 class Failure(Exception):
@@ -32,19 +41,12 @@ def require(package: str, install: str):
         raise Failure(f"the package {package} is missing: pip install {install!r}", code=2)
 
 
-def progress(steps: Iterable, label: str) -> Iterable:
-    """The same steps, with a bar on stderr if that is a terminal and tqdm is installed."""
-    if not (speaking and sys.stderr.isatty()) or importlib.util.find_spec("tqdm") is None:
-        return steps
-    from tqdm import tqdm
-
-    return tqdm(steps, desc=label, leave=False, dynamic_ncols=True)
-
-
-def say(text: str):
+def log(text: str):
     """Print a line at once, above the progress bar if there is one."""
+    global _last_line
     if not speaking:
         return
+    _last_line = time.monotonic()
     if "tqdm" in sys.modules:
         from tqdm import tqdm
 
@@ -52,6 +54,45 @@ def say(text: str):
         sys.stdout.flush()
     else:
         print(text, flush=True)
+
+
+class Progress:
+    """Steps, and how far they are, on stderr: a bar if that is a terminal and tqdm is installed, else a line now and then.
+
+    Args:
+        steps: what to go through.
+        label: what the bar and the lines begin with.
+    """
+
+    def __init__(self, steps: range, label: str):
+        self.steps, self.label, self.bar = steps, label, None
+        self.begun = self.shown = time.monotonic()
+        if speaking and sys.stderr.isatty() and importlib.util.find_spec("tqdm"):
+            from tqdm import tqdm
+
+            self.bar = tqdm(steps, desc=label, leave=False, dynamic_ncols=True, initial=steps.start - 1, total=steps.stop - 1)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.steps if self.bar is None else self.bar)
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to show something again: to ask costs nothing."""
+        if self.bar is not None:
+            return time.monotonic() - self.shown >= BETWEEN_FRAMES
+        return speaking and time.monotonic() - max(self.shown, _last_line) >= BETWEEN_LINES
+
+    def show(self, step: int, **numbers: Any):
+        """Show numbers of a step, if it is time to."""
+        if not self.due:
+            return
+        self.shown = time.monotonic()
+        text = ", ".join(f"{name} {float(value):.4g}" for name, value in numbers.items())
+        if self.bar is not None:
+            self.bar.set_postfix_str(text)
+        else:
+            seconds = self.shown - self.begun
+            print(f"{self.label}: {step} of {self.steps.stop - 1}, {text} ({seconds:.0f} s)", file=sys.stderr, flush=True)
 
 
 def exit_code(main: Callable[[], None]) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxrnn.training.console import Failure, require
+from training.console import Failure, require
 
 
 @contextlib.contextmanager
@@ -28,8 +28,10 @@ def figure(path: Path, columns: int = 1, *, width: float = 6, height: float = 4)
     yield drawing.subplots(1, columns)
     draft = path.with_name("." + path.name)
     try:
+        draft.unlink(missing_ok=True)  # it may be a link
         drawing.savefig(draft, dpi=80)
         os.replace(draft, path)
     except OSError as reason:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
         raise Failure(f"cannot write {path}: {reason.strerror}") from None

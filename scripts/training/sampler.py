@@ -1,12 +1,14 @@
 """Which rows make each batch: a seeded order that can be stopped and taken up again, and buckets for sequences of different
-lengths. Nothing of JAX may be imported here."""
+lengths. Nothing of JAX may be called here."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
+from jaxrnn.padding import bucket_limits
 
-class Order:
+
+class BatchSampler:
     """Batches of row numbers, shuffled anew in each epoch by `seed` and the number of the epoch.
 
     Rows of different lengths are put in buckets, so that a batch holds rows of similar lengths and pads them to the longest
@@ -24,19 +26,18 @@ class Order:
         batches: batches in an epoch.
 
     Example:
-        >>> order = Order([3, 9, 4, 8, 3], batch_size=2, seed=0, buckets=2)
-        >>> order.limits, order.batches
+        >>> sampler = BatchSampler([3, 9, 4, 8, 3], batch_size=2, seed=0, buckets=2)
+        >>> sampler.limits, sampler.batches
         ((4, 9), 3)
-        >>> rows, limit = order.next()
-        >>> rows.shape, limit in order.limits
+        >>> rows, limit = sampler.next()
+        >>> rows.shape, limit in sampler.limits
         ((2,), True)
     """
 
     def __init__(self, lengths: Sequence[int] | np.ndarray, batch_size: int, *, seed: int, buckets: int = 1):
         self.lengths = np.asarray(lengths)
         self.batch_size, self.seed = batch_size, seed
-        shares = np.arange(1, buckets + 1) / buckets
-        self.limits = tuple(int(n) for n in np.unique(np.quantile(self.lengths, shares, method="higher")))
+        self.limits = bucket_limits(self.lengths, buckets)
         self.epoch = self.position = 0
         self._now = self._shuffle()
         self.batches = len(self._now)
@@ -66,7 +67,7 @@ class Order:
 
     @property
     def state(self) -> dict[str, np.ndarray]:
-        """Where the order stands, for a checkpoint."""
+        """Where the sampler stands, for a checkpoint."""
         return {name: np.asarray(getattr(self, name), np.int32) for name in ("epoch", "position")}
 
     @state.setter
@@ -75,21 +76,7 @@ class Order:
         self._now = self._shuffle()
 
     @property
-    def waste(self) -> float:
+    def padding_fraction(self) -> float:
         """The share of the steps of an epoch that is padding."""
         steps = sum(limit * len(rows) for rows, limit in self._now)
         return 1 - sum(int(self.lengths[rows].sum()) for rows, _ in self._now) / steps
-
-
-def pad(sequences: Sequence[np.ndarray], length: int) -> np.ndarray:
-    """Sequences (time, …) of different lengths as one array (rows, length, …), with zeros behind each.
-
-    Example:
-        >>> pad([np.ones((1, 2)), np.ones((3, 2))], 3)[..., 0]
-        array([[1., 0., 0.],
-               [1., 1., 1.]])
-    """
-    padded = np.zeros((len(sequences), length, *sequences[0].shape[1:]), sequences[0].dtype)
-    for row, sequence in zip(padded, sequences, strict=True):
-        row[: len(sequence)] = sequence
-    return padded

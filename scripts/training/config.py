@@ -7,7 +7,7 @@ import math
 import os
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, TypeVar
 
 C = TypeVar("C")
@@ -20,6 +20,8 @@ def option(
     least: float | None = None,
     above: float | None = None,
     saved: bool = True,
+    amount: bool = False,
+    each: bool = False,
     metavar: str | None = None,
     variable: str | None = None,
 ):
@@ -31,18 +33,26 @@ def option(
         least: the smallest number allowed.
         above: the number that the value should be above.
         saved: whether it is part of what the run computes: saved with it, and not to be changed when it goes on.
+        amount: whether it says how long to train: saved, but when the run goes on, there may be more of it.
+        each: whether each of its values is a run of its own: saved, but others may be added later.
         metavar: what its value is called in `--help`.
         variable: an environment variable that is read if the flag is not given.
     """
-    metadata = {"help": help, "least": least, "above": above, "saved": saved, "metavar": metavar, "variable": variable}
-    return dataclasses.field(default=default, metadata=metadata)
+    bounds = {"least": least, "above": above}
+    kind = {"saved": saved, "amount": amount, "each": each}
+    return dataclasses.field(default=default, metadata={"help": help, **bounds, **kind, "metavar": metavar, "variable": variable})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """The flags of every script that keeps checkpoints; a script adds its own in a subclass."""
+    """The flags of every script that keeps checkpoints; a script adds its own in a subclass.
 
-    save_every: int = option(100, "Steps between checkpoints.", least=1)
+    One word means one thing in all of them: `task`, what is trained on; `cell` and `seed`, which, like `task` and `length`, take
+    several values, each a run of its own; `steps`, batches to train on, or `epochs`, times through the data, in which `save_every`
+    and `validate_every` count too.
+    """
+
+    save_every: int = option(100, "Steps between checkpoints.", least=1, saved=False)
     devices: int = option(1, "Local devices to spread each batch over; a CPU is made into this many.", least=1)
     num_processes: int = option(1, "Processes that train together, one per host.", least=1, variable="JAX_NUM_PROCESSES")
     process_id: int = option(0, "Which of them this is, from 0.", least=0, saved=False, variable="JAX_PROCESS_ID")
@@ -87,8 +97,9 @@ def parse(kind: type[C], arguments: Sequence[str] | None = None, *, description:
         default = os.environ.get(variable, field.default) if variable else field.default
         shared = {"dest": field.name, "default": default, "help": _help(field, types_of[field.name])}
         parser.add_argument(flag, **shared, **_argument(types_of[field.name], field.metadata))
-    values = vars(parser.parse_args(arguments))
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in vars(parser.parse_args(arguments)).items()}
+    once = {field.name for field in dataclasses.fields(kind) if field.metadata["each"]}
+    return kind(**{k: tuple(dict.fromkeys(v)) if k in once and isinstance(v, tuple) else v for k, v in values.items()})
 
 
 def _help(field: dataclasses.Field, annotation: Any) -> str:
@@ -150,11 +161,16 @@ def to_json(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(values, default=str))
 
 
-def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """The fields in which two saved configurations differ, a line each."""
+def free_fields(config: Any) -> set[str]:
+    """The names of the saved fields that may be others when the run goes on: how long it is, and which runs there are."""
+    return {f.name for f in dataclasses.fields(config) if f.metadata["amount"] or f.metadata["each"]}
+
+
+def differences(before: dict[str, Any], now: dict[str, Any], *, free: Iterable[str] = ()) -> list[str]:
+    """The fields in which two saved configurations differ, a line each; those that are `free` to are left out."""
     missing = "(no such field)"
     return [
         f"{name}: {before.get(name, missing)} before, {now.get(name, missing)} now"
-        for name in sorted(before.keys() | now.keys())
+        for name in sorted((before.keys() | now.keys()) - set(free))
         if before.get(name, missing) != now.get(name, missing)
     ]

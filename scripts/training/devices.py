@@ -2,7 +2,6 @@
 Nothing here knows a model or a loss."""
 
 import contextlib
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,9 +10,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxrnn.training import console
-from jaxrnn.training.config import RunConfig
-from jaxrnn.training.console import Failure
+from training import console
+from training.config import RunConfig
+from training.console import Failure
 
 ROWS = "rows"
 """The mesh axis that the rows of a batch are spread over."""
@@ -30,7 +29,7 @@ def start(config: RunConfig, *, batch_size: int) -> Mesh:
         The mesh of all devices of all processes, its one axis named `ROWS`.
 
     Raises:
-        Failure: there are not so many devices, the rows cannot be dealt out evenly, or the processes do not meet.
+        Failure: there are not so many devices, the rows cannot be spread over them evenly, or the processes do not meet.
     """
     total = config.devices * config.num_processes
     if batch_size % total:
@@ -83,46 +82,15 @@ def place(mesh: Mesh, tree: Any, spec: P = P()) -> Any:
     return jax.tree.map(put, tree)
 
 
-def deal(mesh: Mesh, *batch: Any) -> tuple:
-    """Arrays with their rows, the first axis, dealt out to the devices."""
+def shard_batch(mesh: Mesh, *batch: Any) -> tuple:
+    """Arrays with their rows, the first axis, spread over the devices."""
     return tuple(place(mesh, array, P(ROWS)) for array in batch)
-
-
-def value_and_grad(loss: Callable, mesh: Mesh, *, carry: P | None = None) -> Callable:
-    """`jax.value_and_grad` of a mean over rows, each device computing its own rows, then one mean over the devices.
-
-    A sharded `jax.jit` would do with the gradient of each segment of time what is done here once per step.
-
-    Args:
-        loss: (params, *batch) -> the mean over the rows of the batch; with `carry`, (params, carried, *batch) ->
-            (mean, carried).
-        mesh: from `start`.
-        carry: how what is carried from batch to batch is spread, for instance `P(None, ROWS)` if its second axis is the rows.
-
-    Returns:
-        A function of the same arguments, (value, gradient); with `carry`, ((value, carried), gradient).
-    """
-
-    def local(params, *batch):
-        own = jax.tree.map(lambda a: jax.lax.pcast(a, ROWS, to="varying"), params)
-        value, gradient = jax.value_and_grad(loss, has_aux=carry is not None)(own, *batch)
-        if carry is None:
-            return jax.lax.pmean((value, gradient), ROWS)
-        mean, gradient = jax.lax.pmean((value[0], gradient), ROWS)
-        return (mean, value[1]), gradient
-
-    def whole(params, *batch):
-        specs = (P(), *(() if carry is None else (carry,)), *(P(ROWS) for _ in batch[carry is not None :]))
-        out = (P() if carry is None else (P(), carry), P())
-        return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=out)(params, *batch)
-
-    return whole
 
 
 # What the processes tell each other ------------------------------------------------------------------------------------
 
 
-def chief() -> bool:
+def is_main_process() -> bool:
     """Whether this process is the one that owns the folder and speaks."""
     return jax.process_index() == 0
 
@@ -132,8 +100,8 @@ def any_process(flag: bool) -> bool:
     return flag if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.asarray(flag)).any())
 
 
-def from_chief(tree: Any) -> Any:
-    """The arrays of the chief, in every process."""
+def from_main_process(tree: Any) -> Any:
+    """The arrays of the main process, in every process."""
     return tree if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(tree)
 
 

@@ -1,0 +1,125 @@
+"""How numbers of a series become inputs of a forecasting model, and its outputs numbers again. NumPy only: no model and no file
+may be known here."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxrnn import checks
+
+
+@dataclass(frozen=True)
+class Scaler:
+    """The way of a series, whose gaps are NaN, through a model that forecasts quantiles of its first column.
+
+    It is fitted to training rows by `scripts/train_forecast.py`, and comes back with the model from `jaxrnn.runs.load_run`.
+
+    Args:
+        columns: names of the columns, the one to forecast first.
+        window: steps of the past that the model reads.
+        horizon: steps that it forecasts.
+        quantiles: which ones, ascending.
+        from_last: whether values count from the window's last known value, or from the mean of the training rows.
+        scale: what one unit of the model's outputs is.
+        mean, deviation: of each column, in the training rows.
+
+    Example:
+        >>> import numpy as np
+        >>> scaler = Scaler(("sold",), 3, 2, (0.1, 0.5, 0.9), True, 2.0, (9.0,), (1.5,))
+        >>> values = np.array([[8.0], [np.nan], [10.0], [12.0]])
+        >>> x, mask = scaler.inputs(values)
+        >>> x[0].tolist(), mask[0].tolist()
+        ([[0.0, -0.6666666865348816], [-1.0, -0.3333333432674408], [0.0, 0.0]], [False, True, True])
+        >>> scaler.restored(np.array([[-1.0, 0.0, 1.0, -2.0, 0.5, 2.0]]), values)[0].tolist()
+        [[10.0, 12.0, 14.0], [8.0, 13.0, 16.0]]
+    """
+
+    columns: tuple[str, ...]
+    window: int
+    horizon: int
+    quantiles: tuple[float, ...]
+    from_last: bool
+    scale: float
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+    def inputs(self, values, ends=None) -> tuple[np.ndarray, np.ndarray]:
+        """Windows as inputs of the model: x (n, window, features), and mask (n, window), whether a step has a value at all.
+
+        Beside the scaled values, 0 in gaps, a step holds how far it is from the window's end, since the model skips steps without a
+        value; and, if there are several columns, which of them have a value.
+
+        Args:
+            values: the series, (time, columns), NaN in gaps.
+            ends: the last row of each window, (n,); `None` means one window, at the end of the series.
+
+        Raises:
+            ValueError: the series is shorter than a window, or has other columns. TypeError: it is no array of numbers.
+        """
+        values, ends = self._checked("Scaler.inputs", values, ends)
+        past = values[ends[:, None] + np.arange(1 - self.window, 1)]
+        target = (past[..., 0] - self.level(values, ends)[:, None]) / self.scale
+        others = (past[..., 1:] - self.mean[1:]) / self.deviation[1:]
+        known = ~np.isnan(past)
+        scaled = np.where(known, np.concatenate([target[..., None], others], axis=-1), 0)
+        distance = np.broadcast_to(np.arange(1 - self.window, 1)[:, None] / self.window, (*past.shape[:2], 1))
+        features = [scaled, distance] + ([known] if past.shape[-1] > 1 else [])
+        return np.concatenate(features, axis=-1).astype(np.float32), known.any(-1)
+
+    def targets(self, values, ends) -> tuple[np.ndarray, np.ndarray]:
+        """What is to be forecast behind each end, scaled, (n, horizon), 0 where no value is known; and 1 where one is known."""
+        values, ends = self._checked("Scaler.targets", values, ends, after=self.horizon)
+        future = values[ends[:, None] + np.arange(1, self.horizon + 1), 0]
+        future = (future - self.level(values, ends)[:, None]) / self.scale
+        return np.where(np.isnan(future), 0, future).astype(np.float32), (~np.isnan(future)).astype(np.float32)
+
+    def restored(self, outputs, values, ends=None) -> np.ndarray:
+        """The model's outputs as values: (n, horizon, quantiles), the quantiles ascending.
+
+        Args:
+            outputs: of the model, (n, horizon * quantiles) or (n, horizon, quantiles), for the inputs of these `values` and `ends`.
+            values, ends: as of `inputs`.
+
+        Raises:
+            ValueError: a shape does not fit.
+        """
+        values, ends = self._checked("Scaler.restored", values, ends)
+        outputs, shape = np.asarray(outputs, np.float64), (len(ends), self.horizon, len(self.quantiles))
+        if outputs.shape not in (shape, (shape[0], shape[1] * shape[2])):
+            rule = f"have shape {shape}, the windows, `horizon` and `quantiles`"
+            raise ValueError(f"Scaler.restored: `outputs` should {rule}, got {outputs.shape}.")
+        return np.sort(outputs.reshape(shape), axis=-1) * self.scale + self.level(values, ends)[:, None, None]
+
+    def level(self, values, ends) -> np.ndarray:
+        """What the values of each window count from: (n,)."""
+        return last_known(values[:, 0])[ends] if self.from_last else np.full(len(ends), self.mean[0])
+
+    def _checked(self, name: str, values: Any, ends: Any, *, after: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        checks.array(name, "values", values, None)
+        values = np.asarray(values)
+        if values.dtype.kind not in "fiu":
+            raise TypeError(f"{name}: `values` should be an array of numbers, got dtype {values.dtype}.")
+        if values.ndim != 2 or values.shape[1] != len(self.columns):
+            shape = f"(time, {len(self.columns)}), the columns {', '.join(self.columns)}"
+            hint = "\nWrite values[:, None] for one column." if values.ndim == 1 and len(self.columns) == 1 else ""
+            raise ValueError(f"{name}: `values` should have shape {shape}, got {values.shape}.{hint}")
+        ends = np.array([len(values) - 1]) if ends is None else np.asarray(ends)
+        least, most = self.window - 1, len(values) - 1 - after
+        if len(values) < self.window + after:
+            parts = f"window={self.window}" + (f" and horizon={after}" if after else "")
+            raise ValueError(f"{name}: `values` should have at least {self.window + after} rows, by {parts}, got {len(values)}.")
+        if ends.ndim != 1 or ends.dtype.kind not in "iu" or (len(ends) and not (least <= ends.min() and ends.max() <= most)):
+            came = f"{ends.min()} to {ends.max()}" if ends.ndim == 1 and len(ends) else f"shape {ends.shape}"
+            raise ValueError(f"{name}: `ends` should be rows from {least} to {most}, got {came}.")
+        if self.from_last and np.isnan(last_known(values[:, 0])[ends]).any():
+            raise ValueError(
+                f"{name}: `values` should have a value of {self.columns[0]!r} by the end of each window, got gaps only."
+            )
+        return values, ends
+
+
+def last_known(target: np.ndarray) -> np.ndarray:
+    """At each step of a series (time,) the last value so far; NaN before the first."""
+    places = np.maximum.accumulate(np.where(np.isnan(target), -1, np.arange(len(target))))
+    return np.where(places < 0, np.nan, target[places])

@@ -1,0 +1,137 @@
+"""Models of text. No arithmetic and no data may live here."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxrnn import checks
+from jaxrnn.cells import Cell
+from jaxrnn.models import SequenceModel
+from jaxrnn.nnx import Recurrent
+from jaxrnn.synonyms import checked
+
+
+class CharModel(nnx.Module):
+    """A language model of characters: embedding, recurrent layers, linear head; the logits of the next character.
+
+    Args:
+        symbols: the characters that the model knows, each once; token k stands for `symbols[k]`.
+        cell: the recurrence, see `jaxrnn.cells.CELLS`.
+        embed_size: width of a character's embedding.
+        hidden_size: width of the hidden state.
+        num_layers: recurrent layers.
+        blocks: put the layers into the residual blocks of `SequenceModel`, as stacks of linear cells need.
+        rngs: the source of the parameters. Not optional.
+
+    Attributes:
+        symbols: the characters.
+        embed: an `nnx.Embed`. rnn: a `Recurrent`, or with `blocks` a `SequenceModel`, which has its head within.
+        fc: the head, an `nnx.Linear`; None with `blocks`.
+
+    Raises:
+        ValueError: a character is twice among the symbols. TypeError: an argument is of the wrong kind.
+
+    Example:
+        >>> from flax import nnx
+        >>> from jaxrnn import GRUCell
+        >>> from jaxrnn.text import CharModel
+        >>> model = CharModel("\\n abc", GRUCell(), embed_size=4, hidden_size=8, rngs=nnx.Rngs(0))
+        >>> logits, state = model(model.encode("a cab")[None])
+        >>> logits.shape
+        (1, 5, 5)
+        >>> logits, state = model.step(model.encode("a")[0], model.initial_state())
+        >>> model.decode([2, 1, 4])
+        'a c'
+    """
+
+    @checked()
+    def __init__(
+        self,
+        symbols: str,
+        cell: Cell,
+        embed_size: int,
+        hidden_size: int,
+        *,
+        num_layers: int = 1,
+        blocks: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ):
+        name = type(self).__name__
+        if not isinstance(symbols, str):
+            raise TypeError(f"{name}: `symbols` should be a text, got {checks.called(symbols)}. Write ''.join(symbols).")
+        twice = [symbol for symbol in symbols if symbols.count(symbol) > 1]
+        if twice or not symbols:
+            came = f"{twice[0]!r} {symbols.count(twice[0])} times" if twice else "none"
+            raise ValueError(f"{name}: `symbols` should hold at least one character, and each once, got {came}.")
+        checks.size(name, "embed_size", embed_size)
+        checks.flag(name, "blocks", blocks)
+        if not isinstance(rngs, nnx.Rngs):
+            raise TypeError(f"{name}: `rngs` should be an nnx.Rngs, got {checks.called(rngs)}. Write rngs=nnx.Rngs(0).")
+        self.symbols, self.blocks = symbols, blocks
+        # As PyTorch's: Flax draws embeddings so much smaller that a short training does not make up for it.
+        self.embed = nnx.Embed(len(symbols), embed_size, embedding_init=jax.nn.initializers.normal(1.0), rngs=rngs)
+        layers = {"num_layers": num_layers, "rngs": rngs}
+        if blocks:
+            self.rnn, self.fc = SequenceModel(cell, embed_size, hidden_size, len(symbols), **layers), None
+        else:
+            self.rnn = Recurrent(cell, embed_size, hidden_size, **layers)
+            self.fc = nnx.Linear(self.rnn.stack.output_size, len(symbols), rngs=rngs)
+
+    @checked()
+    def __call__(self, tokens, state=None):
+        """Logits (batch, time, symbols) of what follows each of the tokens (batch, time), and the state to go on from.
+
+        Args:
+            tokens: numbers of characters, see `encode`.
+            state: where to start, as a call or a step returned it; `None` means the initial state.
+
+        Raises:
+            ValueError: a token is none of the model's characters. TypeError: tokens are no integers.
+        """
+        x = self._embedded(type(self).__name__, "tokens", tokens)
+        if self.blocks:
+            return self.rnn(x, state=state, return_state=True)
+        output, state = self.rnn(x, h_0=state)
+        return self.fc(output), state
+
+    @checked()
+    def step(self, token, state=None):
+        """One character further: tokens (batch,), or one, to (logits, state)."""
+        x = self._embedded(f"{type(self).__name__}.step", "token", token)
+        output, state = self.rnn.step(x, state)
+        return (output if self.blocks else self.fc(output)), state
+
+    @checked()
+    def initial_state(self, batch_shape=()):
+        """See `jaxrnn.Recurrent.initial_state`."""
+        return self.rnn.initial_state(batch_shape)
+
+    @checked()
+    def encode(self, text: str) -> np.ndarray:
+        """The tokens of a text, (time,).
+
+        Raises:
+            ValueError: the model does not know a character.
+        """
+        number = {symbol: k for k, symbol in enumerate(self.symbols)}
+        unknown = next((symbol for symbol in text if symbol not in number), None)
+        if unknown is not None:
+            known = f"the {len(self.symbols)} characters of the model"
+            raise ValueError(f"{type(self).__name__}.encode: `text` should hold {known} only, got {unknown!r}.")
+        return np.array([number[symbol] for symbol in text], np.int32)
+
+    @checked()
+    def decode(self, tokens) -> str:
+        """The text of tokens (time,)."""
+        return "".join(self.symbols[int(token)] for token in np.asarray(tokens))
+
+    def _embedded(self, name: str, argument: str, tokens):
+        tokens = np.asarray(tokens) if isinstance(tokens, np.generic) else tokens
+        tokens, count = checks.integers(name, argument, tokens), len(self.symbols)
+        if checks.concrete(tokens):
+            values = np.asarray(tokens)
+            wrong = values[(values < 0) | (values >= count)]
+            if wrong.size:
+                raise ValueError(f"{name}: `{argument}` should be from 0 to {count - 1}, the model's characters, got {wrong[0]}.")
+        return self.embed(jnp.asarray(tokens))

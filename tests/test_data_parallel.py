@@ -1,0 +1,85 @@
+"""The gradient over several devices is that of one, summed once."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import jaxrnn
+from jaxrnn.data_parallel import value_and_grad
+
+EXPLICIT, AUTO = AxisType.Explicit, AxisType.Auto
+
+
+def mesh(devices, kind=AUTO):
+    return jax.make_mesh((devices,), ("rows",), devices=jax.devices()[:devices], axis_types=(kind,))
+
+
+def lay(where, tree, *spec):
+    return jax.device_put(tree, NamedSharding(where, P(*spec)))
+
+
+@pytest.mark.parametrize("kind", [AUTO, EXPLICIT], ids=["auto", "explicit"])
+@pytest.mark.parametrize("carried", [False, True])
+def test_two_devices_give_the_gradient_of_one_with_one_exchange(carried, kind):
+    """So many steps that the engine cuts time into segments: the exchange is not one for each, as a sharded `jit` has it."""
+    model = jaxrnn.models.GRUModel(3, 64, 2, rngs=nnx.Rngs(0))
+    graph, params = nnx.split(model)
+    rng = np.random.default_rng(0)
+    x, y = (rng.standard_normal(shape).astype(np.float32) for shape in [(4, 700, 3), (4, 2)])
+    h = rng.standard_normal((1, 4, 64)).astype(np.float32)
+
+    def loss(params, *batch):
+        model = nnx.merge(graph, params)
+        if not carried:
+            x, y = batch
+            return jnp.mean((model(x) - y) ** 2)
+        h, x, y = batch
+        output, h = model.rnn(x, h_0=h)
+        return jnp.mean((model.fc(output[:, -1]) - y) ** 2), h
+
+    results, hlo = [], ""
+    for devices in (1, 2):
+        where = mesh(devices, kind)
+        step = jax.jit(value_and_grad(loss, where, carry=P(None, "rows") if carried else None))
+        batch = (*((lay(where, h, None, "rows"),) if carried else ()), *lay(where, (x, y), "rows"))
+        params = lay(where, jax.device_get(params))
+        with jax.set_mesh(where):
+            results.append(jax.device_get(step(params, *batch)))
+            hlo = step.lower(params, *batch).compile().as_text()
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), *results)
+    plain = jax.value_and_grad(loss, has_aux=carried)(jax.device_get(params), *((h,) if carried else ()), x, y)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), results[0], jax.device_get(plain))
+    computations = re.split(r"\n(?=(?:ENTRY )?%?\S+ \()", hlo)
+    exchanges = {c.split(" ")[0]: len(re.findall(r" all-reduce(?:-start)?\(", c)) for c in computations if " all-reduce" in c}
+    assert exchanges == {"ENTRY": 1}
+
+
+def test_an_axis_of_a_mesh_with_several_is_named():
+    where = jax.make_mesh((2, 1), ("data", "model"), axis_types=(AUTO, AUTO))
+    loss = lambda w, x: jnp.mean((x @ w) ** 2)
+    x = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+    w = np.arange(3.0, dtype=np.float32)
+    value, gradient = jax.jit(value_and_grad(loss, where, axis="data"))(lay(where, w), lay(where, x, "data"))
+    np.testing.assert_allclose(value, loss(w, x), rtol=1e-6)
+    np.testing.assert_allclose(gradient, jax.grad(loss)(w, x), rtol=1e-6)
+    with pytest.raises(ValueError, match=r"value_and_grad: `axis` should be one of 'data', 'model', got None\."):
+        value_and_grad(loss, where)
+    with pytest.raises(ValueError, match=r"value_and_grad: `axis` should be one of 'data', 'model', got 'rows'\."):
+        value_and_grad(loss, where, axis="rows")
+
+
+@pytest.mark.parametrize(("shape", "came"), [((5, 3), r"\(5, 3\)"), ((), r"\(\)")])
+def test_rows_that_devices_cannot_share_are_refused(shape, came):
+    step = value_and_grad(lambda w, x: jnp.mean(x) * w, mesh(2))
+    message = rf"`batch`: the first axis of each array should be a multiple of the 2 devices of axis 'rows', got shape {came}\."
+    with pytest.raises(ValueError, match=message):
+        step(jnp.ones(()), jnp.ones(shape))
+    with pytest.raises(TypeError, match="`mesh` should be a Mesh, got int"):
+        value_and_grad(lambda w, x: w, 2)
