@@ -16,8 +16,8 @@ What a model does not have (a stream, if it reads both directions) or ONNX does 
 
 import argparse
 import dataclasses
+import importlib.util
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -28,11 +28,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax import export
 
 from jaxrnn.interop import to_onnx
 from jaxrnn.runs import load_run
+from jaxrnn.text import CharModel
 
 BATCH, TIME = 3, 20
 """Of the random sequences that files and model are compared on."""
@@ -46,7 +46,12 @@ def export_sequences(model, features, platforms=None):
     """Whole sequences as one program, for any batch and time: (x, lengths) -> what a call of the model gives."""
     batch, time = export.symbolic_shape("batch, time")
     x, lengths = jax.ShapeDtypeStruct((batch, time, features), jnp.float32), jax.ShapeDtypeStruct((batch,), jnp.int32)
-    return export.export(jax.jit(lambda x, lengths: model(x, lengths=lengths)), platforms=platforms)(x, lengths)
+
+    def call(x, lengths):
+        found = jax.tree.leaves(model(x, lengths=lengths))
+        return found[0] if len(found) == 1 else tuple(found)
+
+    return export.export(jax.jit(call), platforms=platforms)(x, lengths)
 
 
 def export_step(model, features, platforms=None):
@@ -99,7 +104,8 @@ def load(name):
 
 folder, work, steps = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 given = np.load(work / "given.npz")
-found = {"whole": load("model.stablehlo")(given["x"], given["lengths"])}
+whole = jax.tree.leaves(load("model.stablehlo")(given["x"], given["lengths"]))
+found = {f"whole_{k}": a for k, a in enumerate(whole)}
 
 if (folder / "step.stablehlo").exists():
     step, names = load("step.stablehlo"), np.load(folder / "start.npz").files
@@ -129,12 +135,17 @@ def onnx_session(path):
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def onnx_steps(session, state, x, lengths=None):
-    """Feed (batch, time, features): what the model gives for all that came so far, and the state to go on from."""
-    lengths = np.full(len(x), x.shape[1], np.int32) if lengths is None else lengths
-    prediction, *ends = session.run(None, {"x": x, "lengths": lengths} | state)
+def onnx_runner(path):
+    """model.onnx as a function (x, state, lengths) -> (prediction, state): x (batch, time, features) may be one step or many."""
+    session = onnx_session(path)
     names = [output.name.replace("_n", "_0", 1) for output in session.get_outputs()]  # h_n is the next call's h_0
-    return prediction, dict(zip(names[1:], ends, strict=True))
+
+    def run(x, state, lengths=None):
+        lengths = np.full(len(x), x.shape[1], np.int32) if lengths is None else lengths
+        prediction, *ends = session.run(None, {"x": x, "lengths": lengths} | state)
+        return prediction, dict(zip(names[1:], ends, strict=True))
+
+    return run
 
 
 # Writing, comparing, timing ---------------------------------------------------------------------------------------------------
@@ -143,14 +154,17 @@ def onnx_steps(session, state, x, lengths=None):
 def features_of(model):
     """The width of the input (batch, time, features)."""
     inner = getattr(model, "rnn", model)
-    if hasattr(inner, "stack"):
-        return inner.stack.input_size
-    return model.encoder.in_features
+    if isinstance(model, CharModel) or not getattr(inner, "batch_first", True):
+        came = f"a {type(model).__name__}" if isinstance(model, CharModel) else "a model with batch_first=False"
+        sys.exit(f"the model should take (batch, time, features), got {came}: say what it takes in a copy of this script")
+    return inner.stack.input_size if hasattr(inner, "stack") else model.encoder.in_features
 
 
 def write(model, out, platforms=None):
     """Write the files; what was left out, and why."""
     features, left_out = features_of(model), {}
+    for name in (*TOLERANCES, "start.npz"):  # of another model, perhaps
+        (out / name).unlink(missing_ok=True)
     (out / "model.stablehlo").write_bytes(export_sequences(model, features, platforms).serialize())
     try:
         (out / "step.stablehlo").write_bytes(export_step(model, features, platforms).serialize())
@@ -167,17 +181,22 @@ def write(model, out, platforms=None):
 def describe(out, run):
     """model.json: what goes in and out, and what of the run belongs to it."""
 
-    def of_program(name):
+    def of_program(name, inputs, outputs):
         exported = export.deserialize(bytearray((out / name).read_bytes()))
-        shown = lambda avals: [a.str_short() for a in avals]
-        return {"inputs": shown(exported.in_avals), "outputs": shown(exported.out_avals), "platforms": list(exported.platforms)}
+        shown = lambda names, avals: dict(zip(names, (a.str_short() for a in avals), strict=True))
+        both = {"inputs": shown(inputs, exported.in_avals), "outputs": shown(outputs, exported.out_avals)}
+        return both | {"platforms": list(exported.platforms)}
 
     def of_onnx(path):
         session = onnx_session(path)
         shown = lambda values: {value.name: f"{value.type} {value.shape}" for value in values}
         return {"inputs": shown(session.get_inputs()), "outputs": shown(session.get_outputs())}
 
-    files = {name: of_program(name) for name in ("model.stablehlo", "step.stablehlo") if (out / name).exists()}
+    state = start_of(run.model)
+    given = ["prediction"] if hasattr(run.model, "fc") or hasattr(run.model, "head") else ["output", *state]
+    files = {"model.stablehlo": of_program("model.stablehlo", ["x", "lengths"], given)}
+    if (out / "step.stablehlo").exists():
+        files["step.stablehlo"] = of_program("step.stablehlo", ["x", *state], [given[0], *state])
     if (out / "model.onnx").exists():
         files["model.onnx"] = of_onnx(out / "model.onnx")
     text = json.dumps({"files": files, "scaler": run.scaler, "config": run.config}, indent=1, default=plain)
@@ -196,19 +215,19 @@ def compare(model, out, steps):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((BATCH, TIME, features_of(model))).astype(np.float32)
     lengths = np.array([TIME, 7, 0], np.int32)
-    whole = np.asarray(jax.jit(lambda x, lengths: model(x, lengths=lengths))(x, lengths))
+    whole = [np.asarray(a) for a in jax.tree.leaves(jax.jit(lambda x, lengths: model(x, lengths=lengths))(x, lengths))]
     streams = (out / "step.stablehlo").exists()
     given, seconds, differences = {"x": x, "lengths": lengths}, {}, {}
 
     if streams:
-        state = {name: rng.uniform(-1, 1, a.shape).astype(a.dtype) for name, a in start_of(model, BATCH).items()}
-        structure = jax.tree.structure(model.initial_state(1))
-        step = jax.jit(lambda x, state: model.step(x, state))
-        ys, ends = [], jax.tree.unflatten(structure, list(state.values()))
+        names, step = list(start_of(model)), jax.jit(lambda x, state: model.step(x, state))
+        by_name = lambda state: dict(zip(names, map(np.asarray, jax.tree.leaves(state)), strict=True))
+        _, now = step(-x[:, -1], model.initial_state(BATCH))  # a stream that has begun
+        state, ys = by_name(now), []
         for t in range(TIME):
-            y, ends = step(x[:, t], ends)
+            y, now = step(x[:, t], now)
             ys.append(y)
-        ys, ends = np.stack(ys, axis=1), dict(zip(state, map(np.asarray, jax.tree.leaves(ends)), strict=True))
+        ys, ends = np.stack(ys, axis=1), by_name(now)
         seconds["the module, jitted"] = timed(step, x[:1, 0], model.initial_state(1), steps)
         given |= state
 
@@ -216,28 +235,26 @@ def compare(model, out, steps):
         np.savez(Path(work) / "given.npz", **given)
         subprocess.run([sys.executable, "-c", ALONE, str(out.absolute()), work, str(steps)], check=True)
         found = dict(np.load(Path(work) / "found.npz"))
-    differences["model.stablehlo"] = apart(found["whole"], whole)
+    differences["model.stablehlo"] = np.max([apart(found[f"whole_{k}"], a) for k, a in enumerate(whole)])
     if streams:
         pairs = [(found["ys"], ys), *((found[name], end) for name, end in ends.items())]
-        differences["step.stablehlo"] = max(apart(*pair) for pair in pairs)
+        differences["step.stablehlo"] = np.max([apart(*pair) for pair in pairs])
         seconds["step.stablehlo"] = statistics.median(found["seconds"])
 
-    if (out / "model.onnx").exists():
-        session = onnx_session(out / "model.onnx")
-        put = {p.name: [n for n in p.shape if isinstance(n, int)] for p in session.get_inputs()}
+    if (out / "model.onnx").exists() and not streams:
+        got, *_ = onnx_session(out / "model.onnx").run(None, {"x": x, "lengths": lengths})
+        differences["model.onnx"] = apart(got, whole[0])
+    elif (out / "model.onnx").exists():
+        run = onnx_runner(out / "model.onnx")
         as_onnx = lambda state: {name: a if a.ndim == 3 else a[None] for name, a in state.items()}
-        if not streams:
-            (got,) = session.run(None, {"x": x, "lengths": lengths})
-            differences["model.onnx"] = apart(got, whole)
-        else:
-            got, _ = onnx_steps(session, as_onnx(start_of(model, BATCH)), x, lengths)
-            pairs, now = [(got, whole)], as_onnx(state)
-            for t in range(TIME):
-                y, now = onnx_steps(session, now, x[:, t : t + 1])
-                pairs.append((y, ys[:, t]))
-            pairs += [(now[name], end) for name, end in as_onnx(ends).items()]
-            differences["model.onnx"] = max(apart(*pair) for pair in pairs)
-            seconds["model.onnx"] = timed(lambda x, state: onnx_steps(session, state, x), x[:1, :1], as_onnx(start_of(model)), steps)
+        got, _ = run(x, as_onnx(start_of(model, BATCH)), lengths)
+        pairs, now = [(got, whole[0])], as_onnx(state)
+        for t in range(TIME):
+            y, now = run(x[:, t : t + 1], now)
+            pairs.append((y.reshape(ys[:, t].shape), ys[:, t]))
+        pairs += [(now[name], end) for name, end in as_onnx(ends).items()]
+        differences["model.onnx"] = np.max([apart(*pair) for pair in pairs])
+        seconds["model.onnx"] = timed(run, x[:1, :1], as_onnx(start_of(model)), steps)
     return differences, seconds
 
 
@@ -261,11 +278,22 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, metavar="RUN_FOLDER", help="Folder of a finished run.")
     parser.add_argument("--out", type=Path, default=Path("exported"), metavar="FOLDER", help="Where to write. Default: exported.")
-    parser.add_argument("--platforms", nargs="+", choices=("cpu", "cuda", "rocm", "tpu"), help="To export for. Default: this one's.")
+    parser.add_argument(
+        "--platforms", nargs="+", choices=("cpu", "cuda", "rocm", "tpu"), help="To export for. Default: this one's."
+    )
     parser.add_argument("--steps", type=int, default=1000, metavar="N", help="Steps to time. Default: 1000.")
     options = parser.parse_args(arguments)
 
-    run = load_run(options.run)
+    for package in ("flatbuffers", "onnxruntime"):
+        if importlib.util.find_spec(package) is None:
+            sys.exit(f"the package {package} is missing: pip install 'jaxrnn[production]'")
+    here = export.default_export_platform()
+    if options.platforms and here not in options.platforms:
+        parser.error(f"--platforms should have {here} among them, where the files are compared, got {' '.join(options.platforms)}")
+    try:
+        run = load_run(options.run)
+    except (OSError, ValueError, ImportError) as error:
+        sys.exit(str(error))
     run.model.eval()
     options.out.mkdir(parents=True, exist_ok=True)
     left_out = write(run.model, options.out, options.platforms)

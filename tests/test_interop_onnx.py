@@ -688,7 +688,7 @@ EMPTY = ("Equal", "Unsqueeze", "Where")  # a sequence without steps ends where i
 
 @pytest.mark.parametrize("name", CELLS)
 def test_an_exported_module_runs_in_onnxruntime(name, tmp_path):
-    """Both directions, lengths, 0 too, start states, for an LSTM two layers; for a batch and a time that the model does not hold."""
+    """Both directions, lengths, one of them 0, start states, for an LSTM two layers; for sizes that the model does not hold."""
     layers = 2 if name == "LSTM" else 1
     module = make_module(CELLS[name], INPUT, HIDDEN, layers, bidirectional=True)
     model = to_onnx(module, tmp_path / "m.onnx", lengths=True, states=True)

@@ -56,14 +56,13 @@ def _of_sequential(caller: str, module: nnx.Sequential) -> Parts:
     members = {f"layers.{k}": member for k, member in enumerate(module.layers)}
     recurrent = [name for name, member in members.items() if isinstance(member, Recurrent)]
     if len(recurrent) != 1:
-        rule = "should have one recurrent module among its members, since states go in and out of one"
-        raise ValueError(f"{caller}: a Sequential {rule}, got {len(recurrent)}.\nSeveral layers are one module with num_layers.")
+        rule = "should have one recurrent module among its members, whose states go in and out"
+        raise ValueError(f"{caller}: `module` {rule}, got {len(recurrent)}.\nSeveral layers are one module with num_layers.")
     names, (name,) = list(members), recurrent
     found, _ = _checks.check_exportable(caller, members[name], models=False)
     if not found.output_only and name != names[-1]:
-        raise ValueError(
-            f"{caller}: `output_only` of `module.{name}` should be True, since a Sequential hands all that it gives to the next, got False."
-        )
+        rule = "should be True, since a Sequential hands all that a layer gives to the next"
+        raise ValueError(f"{caller}: `output_only` of `module.{name}` {rule}, got False.")
     widths = []
     for other, member in members.items():
         if other == name:
