@@ -156,16 +156,16 @@ def _output(graph: Graph, parts: Parts, value: str):
 
 def _final_states(graph: Graph, module: Recurrent, finals: list[list[str]]):
     """`h_n` and `c_n`: over layers and directions, or, if hidden sizes differ, for each layer."""
-    stack = module.stack
-    for j, field in enumerate(stack.cell.State._fields):
-        names, directions = [final[j] for final in finals], stack.num_directions
-        if len(set(stack.hidden_sizes)) > 1:
-            for k, (name, hidden) in enumerate(zip(names, stack.hidden_sizes, strict=True)):
+    stack, fields, directions = module.stack, module.stack.cell.State._fields, module.stack.num_directions
+    if len(set(stack.hidden_sizes)) > 1:  # in the order of the inputs, as `_pieces` has them
+        for k, (names, hidden) in enumerate(zip(finals, stack.hidden_sizes, strict=True)):
+            for field, name in zip(fields, names, strict=True):
                 graph.add("Identity", [name], f"{field}_n_l{k}")
                 graph.outputs.append(graph.value(f"{field}_n_l{k}", (directions, "batch", hidden)))
-        else:
-            graph.add("Concat", names, f"{field}_n", axis=0)
-            graph.outputs.append(graph.value(f"{field}_n", (len(names) * directions, "batch", stack.hidden_sizes[0])))
+        return
+    for field, names in zip(fields, zip(*finals, strict=True), strict=True):
+        graph.add("Concat", list(names), f"{field}_n", axis=0)
+        graph.outputs.append(graph.value(f"{field}_n", (len(names) * directions, "batch", stack.hidden_sizes[0])))
 
 
 def _head(graph: Graph, head: Any, final: str):
