@@ -83,12 +83,16 @@ def check_exportable(caller: str, module: Any, *, models: bool = True) -> tuple[
     if isinstance(module, MODULES):
         return module, None
     recurrent, _ = check_exportable(caller, module.rnn, models=False)
-    check_dense(caller, "module.fc", module.fc, nnx.Linear, "promote_dtype", "dot_general", "preferred_element_type")
+    check_dense(caller, "module.fc", module.fc, nnx.Linear, *OF_LINEAR)
     if module.fc.bias is None:
         raise ValueError(
             f"{caller}: `module.fc` should have a bias, as that of a model in jaxrnn.models, got use_bias=False.{hint}"
         )
     return recurrent, module.fc
+
+
+OF_LINEAR = ("promote_dtype", "dot_general", "preferred_element_type")
+"""The functions that an `nnx.Linear` computes with, and one may choose."""
 
 
 def check_dense(caller: str, name: str, layer: Any, kind: type[nnx.Module], *functions: str):

@@ -130,6 +130,7 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 OPTIONS = {
     "batch_first": (lambda value: isinstance(value, bool), "true or false"),
     "dropout": (lambda value: type(value) in (int, float) and 0 <= value <= 1, "a number from 0 to 1"),
+    "output_only": (lambda value: isinstance(value, bool), "true or false"),
     "nonlinearity": (lambda value: value in ("tanh", "relu"), '"tanh" or "relu"'),
 }
 

@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrnn.interop import _checks, _modules, _onnx_layer
+from jaxrnn.interop import _checks, _modules, _onnx_around, _onnx_layer
+from jaxrnn.interop._onnx_around import Parts
 from jaxrnn.nnx import Recurrent
 
 VERSIONS = {"float32": (17, 8), "float64": (17, 8), "float16": (17, 8), "bfloat16": (22, 10)}
@@ -38,22 +39,24 @@ class Graph:
 
 
 def model(module: Any, *, lengths: bool, states: bool):
-    """The ModelProto of a recurrent module, or of one with a linear head on it."""
+    """The ModelProto of a recurrent module, with what is around it: a model's head, or the members of a `Sequential`."""
     onnx = _checks.require("to_onnx", "onnx")
-    module, head = _checks.check_exportable("to_onnx", module)
-    stack, params = module.stack, _modules.values(module)
+    parts = _onnx_around.parts("to_onnx", module)
+    module, stack, params = parts.module, parts.module.stack, _modules.values(parts.module)
     _checks.refuse_options("to_onnx", stack, learn_initial_state=(True,))
     dtype = params[0][0].w_ih.dtype
     graph = Graph(onnx, onnx.helper.np_dtype_to_tensor_dtype(dtype))
 
     axes = ("batch", "time") if module.batch_first else ("time", "batch")
-    graph.inputs.append(graph.value("x", (*axes, stack.input_size)))
-    value = graph.add("Transpose", ["x"], "xs", perm=[1, 0, 2]) if module.batch_first else "x"
+    graph.inputs.append(graph.value("x", (*axes, parts.input_size)))
+    value = _onnx_around.add(graph, parts.before, "x")
+    value = graph.add("Transpose", [value], "xs", perm=[1, 0, 2]) if module.batch_first else value
     length = ""
     if lengths:
         graph.inputs.append(graph.value("lengths", ("batch",), onnx.TensorProto.INT32))
         length = "lengths"
     starts = _starts(graph, module, value, states=states)
+    empty = _empty(graph, length) if length and any(starts) else None
 
     finals = []
     for k, layer in enumerate(params):
@@ -65,12 +68,17 @@ def model(module: Any, *, lengths: bool, states: bool):
         if "P" in names:
             inputs += [""] * (7 - len(inputs)) + [names["P"]]
         graph.nodes.append(onnx.helper.make_node(op, inputs, [f"layer_{k}.Y", *final], name=f"layer_{k}", **attributes))
+        if empty is not None:
+            ends = zip(fields, starts[k], final, strict=True)
+            final = [graph.add("Where", [empty, start, end], f"layer_{k}.final_{field}") for field, start, end in ends]
         finals.append(final)
         value = _merged(graph, k, stack.num_directions, stack.layer_output_sizes[k])
-    if head is None:
-        _outputs(graph, module, value, finals)
+    if parts.head is None:
+        _output(graph, parts, value)
     else:
-        _head(graph, module, head, finals[-1][0])
+        _head(graph, parts.head, finals[-1][0])
+    if states or (parts.head is None and not module.output_only):
+        _final_states(graph, module, finals)
 
     opset, ir = VERSIONS[str(dtype)]
     made = onnx.helper.make_model(
@@ -79,9 +87,16 @@ def model(module: Any, *, lengths: bool, states: bool):
         ir_version=ir,
         producer_name="jaxrnn",
     )
-    onnx.helper.set_model_props(made, {"jaxrnn": json.dumps({"batch_first": module.batch_first, "dropout": stack.dropout})})
+    kept = {"batch_first": module.batch_first, "dropout": stack.dropout} | ({"output_only": True} if module.output_only else {})
+    onnx.helper.set_model_props(made, {"jaxrnn": json.dumps(kept)})
     onnx.checker.check_model(made, full_check=True)
     return made
+
+
+def _empty(graph: Graph, lengths: str) -> str:
+    """Whether a sequence has no step, (batch, 1). It ends where it starts; onnxruntime's nodes give zeros."""
+    is_zero = graph.add("Equal", [lengths, graph.constant("no_steps", np.array(0, np.int32))], "is_empty")
+    return graph.add("Unsqueeze", [is_zero, graph.constant("last_axis", np.array([-1]))], "empty")
 
 
 def _starts(graph: Graph, module: Recurrent, xs: str, *, states: bool) -> list[list[str]]:
@@ -129,31 +144,34 @@ def _merged(graph: Graph, k: int, directions: int, width: int) -> str:
     return graph.add("Reshape", [swapped, shape], f"layer_{k}.output")
 
 
-def _outputs(graph: Graph, module: Recurrent, value: str, finals: list[list[str]]):
-    """`output`, and `h_n` and `c_n`: over layers and directions, or, if hidden sizes differ, for each layer."""
-    stack, fields = module.stack, module.stack.cell.State._fields
-    graph.add(
-        "Transpose" if module.batch_first else "Identity", [value], "output", **({"perm": [1, 0, 2]} if module.batch_first else {})
-    )
+def _output(graph: Graph, parts: Parts, value: str):
+    """`output`, of the last layer, or of what is after it."""
+    module, last = parts.module, "rnn_output" if parts.after else "output"
+    turned = {"perm": [1, 0, 2]} if module.batch_first else {}
+    value = graph.add("Transpose" if module.batch_first else "Identity", [value], last, **turned)
+    _onnx_around.add(graph, parts.after, value, "output")
     axes = ("batch", "time") if module.batch_first else ("time", "batch")
-    graph.outputs.append(graph.value("output", (*axes, stack.output_size)))
-    for j, field in enumerate(fields):
-        names, directions = [final[j] for final in finals], stack.num_directions
-        if len(set(stack.hidden_sizes)) > 1:
-            for k, (name, hidden) in enumerate(zip(names, stack.hidden_sizes, strict=True)):
+    graph.outputs.append(graph.value("output", (*axes, parts.output_size)))
+
+
+def _final_states(graph: Graph, module: Recurrent, finals: list[list[str]]):
+    """`h_n` and `c_n`: over layers and directions, or, if hidden sizes differ, for each layer."""
+    stack, fields, directions = module.stack, module.stack.cell.State._fields, module.stack.num_directions
+    if len(set(stack.hidden_sizes)) > 1:  # in the order of the inputs, as `_pieces` has them
+        for k, (names, hidden) in enumerate(zip(finals, stack.hidden_sizes, strict=True)):
+            for field, name in zip(fields, names, strict=True):
                 graph.add("Identity", [name], f"{field}_n_l{k}")
                 graph.outputs.append(graph.value(f"{field}_n_l{k}", (directions, "batch", hidden)))
-        else:
-            graph.add("Concat", names, f"{field}_n", axis=0)
-            graph.outputs.append(graph.value(f"{field}_n", (len(names) * directions, "batch", stack.hidden_sizes[0])))
+        return
+    for field, names in zip(fields, zip(*finals, strict=True), strict=True):
+        graph.add("Concat", list(names), f"{field}_n", axis=0)
+        graph.outputs.append(graph.value(f"{field}_n", (len(names) * directions, "batch", stack.hidden_sizes[0])))
 
 
-def _head(graph: Graph, module: Recurrent, head: Any, final: str):
+def _head(graph: Graph, head: Any, final: str):
     """`prediction`: the linear head on the last layer's final state, directions side by side."""
-    kernel, bias = (np.array(v.get_value()) for v in (head.kernel, head.bias))
     swapped = graph.add("Transpose", [final], "summary", perm=[1, 0, 2])
-    shape = graph.constant("summary_sizes", np.array([0, kernel.shape[0]]))
+    shape = graph.constant("summary_sizes", np.array([0, head.in_features]))
     joined = graph.add("Reshape", [swapped, shape], "features")
-    product = graph.add("MatMul", [joined, graph.constant("fc.weight", kernel)], "product")
-    graph.add("Add", [product, graph.constant("fc.bias", bias)], "prediction")
-    graph.outputs.append(graph.value("prediction", ("batch", kernel.shape[1])))
+    _onnx_around.linear(graph, "fc", head, joined, "prediction")
+    graph.outputs.append(graph.value("prediction", ("batch", head.out_features)))

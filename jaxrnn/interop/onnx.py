@@ -139,24 +139,32 @@ def from_onnx(
 def to_onnx(module: nnx.Module, path: str | os.PathLike | None = None, *, lengths: bool = False, states: bool = False):
     """Make a model with one `RNN`, `LSTM` or `GRU` node for each layer, for any batch and time; checked by `onnx.checker`.
 
+    It computes what the module does after `eval()`. With `lengths` and `states` one file serves whole sequences and streams: feed
+    a frame, or some, with the final states of the call before.
+
     Args:
-        module: a `jaxrnn.Recurrent` with a cell that ONNX has, or a model of `jaxrnn.models`, with its head.
+        module: a `jaxrnn.Recurrent` with a cell that ONNX has; a model of `jaxrnn.models`, with its head; or an `nnx.Sequential` of
+            one recurrent module, made with `output_only=True`, and `nnx.Linear`, `nnx.Dropout` and `jax.nn`'s relu, tanh, sigmoid,
+            softplus, soft_sign, softmax, log_softmax.
         path: where to write the model, if given.
-        lengths: whether the model has an input `lengths` (batch,), int32. For length 0, onnxruntime gives zeros as final states.
-        states: whether it has inputs `h_0` and, for an LSTM, `c_0`: (layers * directions, batch, hidden).
+        lengths: whether the model has an input `lengths` (batch,), int32: how many steps of a row are valid, 0 included.
+        states: whether it has inputs `h_0` and, for an LSTM, `c_0`: (layers * directions, batch, hidden); and, whatever the module
+            gives, the outputs `h_n` and `c_n`, which are the inputs of the next call.
 
     Returns:
-        An onnx ModelProto: `x`, as the module takes it, to `output`, `h_n` and, for an LSTM, `c_n`; for a model, `prediction`.
-        If hidden sizes differ, states have one input and output for each layer, `h_0_l0`, `h_n_l0`, ….
+        An onnx ModelProto: `x`, as the module takes it, to what the module gives: `output`, `h_n` and, for an LSTM, `c_n`; `output`
+        alone of a Sequential or with `output_only`; `prediction` of a model. If hidden sizes differ, states have one input and
+        output for each layer, `h_0_l0`, `h_n_l0`, ….
 
     Raises:
-        ValueError: ONNX has no such cell, or lacks an option of the module.
+        ValueError: ONNX has no such cell, or lacks an option of the module or a member of a Sequential. TypeError: the module is of
+        another kind, or has a call of its own.
 
     Example:
         >>> import jaxrnn
-        >>> model = to_onnx(jaxrnn.GRU(3, 5, rngs=nnx.Rngs(0)), lengths=True)
+        >>> model = to_onnx(jaxrnn.models.GRUModel(3, 5, 2, rngs=nnx.Rngs(0)), lengths=True, states=True)
         >>> [value.name for value in model.graph.input], [value.name for value in model.graph.output]
-        (['x', 'lengths'], ['output', 'h_n'])
+        (['x', 'lengths', 'h_0'], ['prediction', 'h_n'])
     """
     model = _onnx_write.model(module, lengths=lengths, states=states)
     if path is not None:
