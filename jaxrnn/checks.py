@@ -1,6 +1,7 @@
 """Primitives for errors about arguments. Every message names the argument, the rule and what came. A check with one caller
 stands beside its caller; no computation on arrays may live here."""
 
+import sys
 from typing import Any
 
 import jax
@@ -206,3 +207,16 @@ def validity(name: str, lengths, mask, reset, time, batch: tuple, *, x: str = "x
             where = f" in row {row[0] if len(row) == 1 else row}" if row else ""
             raise ValueError(f"{name}: `lengths` should be from 0 to {time}, the number of steps, got {values[row]}{where}.")
     return lengths, *flags
+
+
+def frames_to_the_user() -> int:
+    """The `stacklevel` of a warning that is to point at the user's line: beyond this package, Flax and generated code."""
+    level, frame = 1, sys._getframe(1)
+    package = lambda frame: frame.f_globals.get("__name__", "").partition(".")[0]
+    while frame.f_back is not None and (package(frame) in PASSED_THROUGH or frame.f_code.co_filename == "<string>"):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+PASSED_THROUGH = ("jaxrnn", "flax", "jaxtyping", "beartype", "contextlib")
+"""Packages whose frames lie between a user's line and a check; generated constructors are in "<string>"."""

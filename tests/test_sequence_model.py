@@ -51,7 +51,7 @@ def test_a_model_is_its_equations_in_both_flavours(name):
     model, x = made(name, num_layers=3), normal(BATCH, TIME, INPUT)
     want = by_hand(model, x)
     close(model(x), want, 2e-5)
-    linen = jaxrnn.linen.SequenceModel(jaxrnn.CELLS[name](), INPUT, HIDDEN, OUTPUT, num_layers=3, options=KINDS[name])
+    linen = jaxrnn.linen.SequenceModel(jaxrnn.CELLS[name](), INPUT, HIDDEN, OUTPUT, num_layers=3, **KINDS[name])
     raw = lambda tree: jax.tree.map(lambda p: p.get_value(), tree, is_leaf=lambda p: isinstance(p, nnx.Variable))
     both = lambda layer: {"kernel": raw(layer.kernel), "bias": raw(layer.bias)}
     scaled = lambda layer: {"scale": raw(layer.scale), "bias": raw(layer.bias)}

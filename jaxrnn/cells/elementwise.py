@@ -5,6 +5,7 @@ from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxrnn.cells import conform
@@ -67,7 +68,9 @@ class LinearCell(Cell):
             raise TypeError(f"{name}: `State` should have one field, `h`, which `coefficients` act on, got {fields}.")
         refuse_initializers(self, "there is no product with the state", "w_hh_init", "b_hh_init")
 
-    def init(self, key, input_size, hidden_size, *, bias=True, dtype=jax.numpy.float32):
+    def init(
+        self, key: Array, input_size: int, hidden_size: int, *, bias: bool = True, dtype: DTypeLike = jnp.float32
+    ) -> InputParams:
         self.check_init(key, input_size, hidden_size, bias, dtype)
         k_ih, k_b = jax.random.split(key)
         return InputParams(
@@ -160,7 +163,9 @@ class DiagonalCell(Cell):
         super().__post_init__()
         refuse_initializers(self, "there is no second bias", "b_hh_init")
 
-    def init(self, key, input_size, hidden_size, *, bias=True, dtype=jax.numpy.float32):
+    def init(
+        self, key: Array, input_size: int, hidden_size: int, *, bias: bool = True, dtype: DTypeLike = jnp.float32
+    ) -> DiagonalParams:
         self.check_init(key, input_size, hidden_size, bias, dtype)
         k_ih, k_hh, k_b = jax.random.split(key, 3)
         return DiagonalParams(

@@ -1,7 +1,7 @@
 """The door to linear recurrences whose coefficients are at hand: `linear_scan`, whose arguments are checked here once."""
 
 from functools import partial
-from typing import Any
+from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,29 @@ from jaxrnn.cells.elementwise import matrix
 from jaxrnn.engine import affine, over_devices
 from jaxrnn.engine.tuning import skipped
 from jaxrnn.synonyms import checked
+from jaxrnn.typing import ArrayLike, Pair, TimeAxis
 
+Form = Literal["associative", "loop"]
 FORMS = {"associative": "associative", "loop": "scan_linear"}
 """Ways to compute the states, and the strategies that use them."""
 
 
+# fmt: off
+@overload
+def linear_scan(
+    a: ArrayLike, b: ArrayLike, h_0: ArrayLike | None = None, *, reset: ArrayLike | None = None, initial: ArrayLike | None = None,
+    reverse: bool = False, form: Form | None = None, time_axis: TimeAxis | None = None,
+) -> Array: ...
+
+
+@overload
+def linear_scan(
+    a: Pair, b: Pair, h_0: Pair | None = None, *, reset: ArrayLike | None = None, initial: Pair | None = None,
+    reverse: bool = False, form: Form | None = None, time_axis: TimeAxis | None = None,
+) -> tuple[Array, Array]: ...
+
+
+# fmt: on
 @checked()
 def linear_scan(
     a: Any,
@@ -28,9 +46,9 @@ def linear_scan(
     reset: Bool[Array, "time *batch"] | Real[Array, "time *batch"] | None = None,
     initial: Any = None,
     reverse: bool = False,
-    form: str | None = None,
-    time_axis: str | tuple[str, ...] | None = None,
-):
+    form: Form | None = None,
+    time_axis: TimeAxis | None = None,
+) -> Any:
     """Run a linear recurrence over time:
 
         hₜ = aₜ ⊙ hₜ₋₁ + bₜ

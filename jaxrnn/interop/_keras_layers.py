@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxrnn import checks
 from jaxrnn.cells import Cell, ChungGRUCell, GRUCell, LSTMCell, RNNCell
 from jaxrnn.cells.activations import ACTIVATIONS
 from jaxrnn.cells.base import GateParams
@@ -193,7 +194,7 @@ def _cell_spec(caller: str, layer: Layer, kind: str, config: dict[str, Any]) -> 
     for option in ("dropout", "recurrent_dropout"):
         if config.get(option):
             message = f"`{option}`={short(config[option])} of {layer.where} does not come along: it acts in training only."
-            warnings.warn(f"{caller}: {message}", UserWarning, stacklevel=5)
+            warnings.warn(f"{caller}: {message}", UserWarning, stacklevel=checks.frames_to_the_user())
     bias, name = _field(caller, layer, config, "use_bias", bool), config.get("name")
     activation = _activation(caller, layer, config, "activation")
     if kind == "SimpleRNNCell":
@@ -237,7 +238,7 @@ def _check_direction(caller: str, layer: Layer, config: dict[str, Any], go_backw
         raise ValueError(f"{caller}: `go_backwards` of {which}{layer.where} should be {wanted}, got {not wanted}.{hint}")
     if config.get("stateful"):
         message = f"`stateful` of {layer.where} does not come along: pass the h_n of one call as the h_0 of the next."
-        warnings.warn(f"{caller}: {message}", UserWarning, stacklevel=5)
+        warnings.warn(f"{caller}: {message}", UserWarning, stacklevel=checks.frames_to_the_user())
 
 
 def _field(caller: str, layer: Layer, config: dict[str, Any], option: str, *kinds: type) -> Any:

@@ -1,7 +1,7 @@
 """Equinox: `eqx.nn.LSTMCell` and `eqx.nn.GRUCell`."""
 
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -9,17 +9,19 @@ import numpy as np
 
 from jaxrnn.cells import Cell, GateParams, GRUCell, LSTMCell
 from jaxrnn.interop import _cells, _checks, _gates, _modules
+from jaxrnn.interop._options import RecurrentOptions, takes_options
 from jaxrnn.nnx import Recurrent
 
 __all__ = ["from_equinox", "to_equinox"]
 
 
-def from_equinox(source: Any, **options) -> Recurrent:
+@takes_options
+def from_equinox(source: Any, **options: Unpack[RecurrentOptions]) -> Recurrent:
     """Make a module from cells of Equinox.
 
     Args:
         source: an `eqx.nn.LSTMCell` or `eqx.nn.GRUCell`, or a list of layers, each a cell or a pair (forward, backward).
-        options: of `jaxrnn.Recurrent`.
+        options: arguments of `jaxrnn.Recurrent`.
 
     Returns:
         A `jaxrnn.LSTM` or `GRU`.

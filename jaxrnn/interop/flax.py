@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,21 +10,24 @@ from flax import nnx
 
 from jaxrnn.cells import Cell, GateParams, GRUCell, LSTMCell, RNNCell
 from jaxrnn.interop import _cells, _checks, _gates, _modules
+from jaxrnn.interop._options import RecurrentOptions, takes_options
 from jaxrnn.nnx import Recurrent
+from jaxrnn.typing import Nonlinearity
 
 __all__ = ["from_linen", "from_nnx", "to_linen", "to_nnx"]
 
 CELLS = (RNNCell, LSTMCell, GRUCell)
 
 
-def from_linen(source: Any, *, nonlinearity: str = "tanh", **options) -> Recurrent:
+@takes_options
+def from_linen(source: Any, *, nonlinearity: Nonlinearity = "tanh", **options: Unpack[RecurrentOptions]) -> Recurrent:
     """Make a module from the parameters of Linen's `LSTMCell`, `OptimizedLSTMCell`, `GRUCell` or `SimpleCell`.
 
     Args:
         source: the parameters of one cell, or a list of layers, each one cell's or a pair (forward, backward). What `nn.RNN` and
             `nn.Bidirectional` put around them may be there.
         nonlinearity: of a `SimpleCell`, "tanh" or "relu"; parameters do not say it.
-        options: of `jaxrnn.Recurrent`.
+        options: arguments of `jaxrnn.Recurrent`.
 
     Returns:
         A `jaxrnn.RNN`, `LSTM` or `GRU`. Flax's carry of an LSTM is (c, h); here states are (h, c).
@@ -57,12 +60,13 @@ def to_linen(module: Recurrent) -> tuple:
     )
 
 
-def from_nnx(source: Any, **options) -> Recurrent:
+@takes_options
+def from_nnx(source: Any, **options: Unpack[RecurrentOptions]) -> Recurrent:
     """Make a module from `nnx.LSTMCell`, `OptimizedLSTMCell`, `GRUCell` or `SimpleCell`.
 
     Args:
         source: a cell, or a list of layers, each a cell or a pair (forward, backward).
-        options: of `jaxrnn.Recurrent`.
+        options: arguments of `jaxrnn.Recurrent`.
 
     Returns:
         A `jaxrnn.RNN`, `LSTM` or `GRU`. Flax's carry of an LSTM is (c, h); here states are (h, c).

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn.cells import Cell, ChungGRUCell, GateParams, LSTMCell, RNNCell
 from jaxrnn.interop import _cells, _checks, _gates, _modules
+from jaxrnn.interop._options import RecurrentOptions, takes_options
 from jaxrnn.nnx import Recurrent
 
 __all__ = ["from_haiku", "to_haiku"]
@@ -17,13 +18,14 @@ CELLS = (RNNCell, LSTMCell, ChungGRUCell)
 ORDERS = {LSTMCell: ("i", "g", "f", "o"), ChungGRUCell: ("z", "r", "n"), RNNCell: ("h",)}
 
 
-def from_haiku(params: Mapping[str, Any], name: Any, **options) -> Recurrent:
+@takes_options
+def from_haiku(params: Mapping[str, Any], name: Any, **options: Unpack[RecurrentOptions]) -> Recurrent:
     """Make a module from Haiku's parameters.
 
     Args:
         params: what `hk.transform(…).init` returns.
         name: of the core in them, e.g. "lstm"; or a list of layers, each a name or a pair (forward, backward).
-        options: of `jaxrnn.Recurrent`.
+        options: arguments of `jaxrnn.Recurrent`.
 
     Returns:
         A `jaxrnn.LSTM` or `RNN` (relu); for `hk.GRU` a `Recurrent` of `ChungGRUCell`. Haiku adds 1 to the forget gate's

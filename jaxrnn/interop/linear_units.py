@@ -1,21 +1,24 @@
 """Weights of linear recurrent units in the layouts of their authors' code. No other format may be known here."""
 
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from jaxrnn.cells import LRUCell, RGLRUCell
 from jaxrnn.cells.lru import LRUParams, RGLRUParams
 from jaxrnn.interop import _checks
+from jaxrnn.interop._options import RecurrentOptions, takes_options
 from jaxrnn.interop.by_hand import from_params
 from jaxrnn.nnx import Recurrent
+from jaxrnn.typing import ArrayLike
 
 __all__ = ["from_minimal_lru", "from_recurrent_gemma", "to_minimal_lru", "to_recurrent_gemma"]
 
 MINIMAL_LRU = ("nu_log", "theta_log", "gamma_log", "B_re", "B_im", "C_re", "C_im", "D")
 
 
-def from_recurrent_gemma(params: dict[str, Any], **options) -> Recurrent:
+@takes_options
+def from_recurrent_gemma(params: dict[str, Any], **options: Unpack[RecurrentOptions]) -> Recurrent:
     """Make a module of one layer from the params of an `RGLRU` of RecurrentGemma (De et al., 2024, arXiv:2402.19427).
 
     They are `a_param` (width,), and of `a_gate` and `input_gate` a `w` (blocks, width / blocks, width / blocks) and a `b` (blocks,
@@ -24,7 +27,7 @@ def from_recurrent_gemma(params: dict[str, Any], **options) -> Recurrent:
 
     Args:
         params: nested dicts of arrays.
-        options: of `jaxrnn.Recurrent`.
+        options: arguments of `jaxrnn.Recurrent`.
 
     Raises:
         TypeError, ValueError: an array is missing, or its shape does not fit the others.
@@ -66,13 +69,14 @@ def to_recurrent_gemma(module: Recurrent) -> dict[str, Any]:
     return {"a_param": -params.decay, **gates}
 
 
-def from_minimal_lru(params: dict[str, Any], **options) -> tuple[Recurrent, np.ndarray, np.ndarray]:
+@takes_options
+def from_minimal_lru(params: dict[str, Any], **options: Unpack[RecurrentOptions]) -> tuple[Recurrent, np.ndarray, np.ndarray]:
     """Make a module of one layer from the params of an `LRU` of minimal-LRU (Orvieto et al., 2023, arXiv:2303.06349).
 
     Args:
         params: a dict of `nu_log`, `theta_log`, `gamma_log` (N,), `B_re`, `B_im` (N, input), `C_re`, `C_im` (output, N) and `D`
             (output,).
-        options: of `jaxrnn.Recurrent`.
+        options: arguments of `jaxrnn.Recurrent`.
 
     Returns:
         (module, w_out, d): that layer's output Re(C h) + D ⊙ x is `module(x)[0] @ w_out + d * x`.
@@ -103,7 +107,7 @@ def from_minimal_lru(params: dict[str, Any], **options) -> tuple[Recurrent, np.n
     return from_params(LRUCell(), made, **options), w_out, d
 
 
-def to_minimal_lru(module: Recurrent, w_out, d) -> dict[str, Any]:
+def to_minimal_lru(module: Recurrent, w_out: ArrayLike, d: ArrayLike) -> dict[str, Any]:
     """The params of an `LRU` of minimal-LRU, from a module of one layer and direction, as `from_minimal_lru` reads them."""
     params, w_out = _only(module, LRUCell, "to_minimal_lru"), np.asarray(w_out)
     if w_out.ndim != 2 or len(w_out) != 2 * params.nu_log.size:

@@ -3,12 +3,13 @@
 import json
 import math
 import os
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Unpack
 
 import numpy as np
 from flax import nnx
 
 from jaxrnn.interop import _checks, _files, _torch_keys
+from jaxrnn.interop._options import TorchOptions, takes_options
 from jaxrnn.nnx import Recurrent
 
 __all__ = ["from_safetensors", "load_safetensors", "to_safetensors"]
@@ -31,14 +32,16 @@ OTHERS = {
 """How files begin that are easily taken for one, and what to do with them."""
 
 
-def from_safetensors(path: str | os.PathLike, prefix: str = "", **options) -> Recurrent:
+@takes_options
+def from_safetensors(path: str | os.PathLike, prefix: str = "", **options: Unpack[TorchOptions]) -> Recurrent:
     """Make a module from the recurrent layers of a safetensors file with PyTorch's keys.
 
     Args:
         path: the file.
         prefix: of the keys, e.g. "encoder.lstm."; other keys are ignored.
-        options: of `jaxrnn.Recurrent`. A file that `to_safetensors` wrote holds `batch_first`, `dropout` and `nonlinearity`;
-            for another, their defaults are jaxrnn's, so batch_first=True. `param_dtype` converts.
+        options: arguments of `jaxrnn.Recurrent`, and `nonlinearity` of an RNN. A file that `to_safetensors` wrote holds
+            `batch_first`, `dropout` and `nonlinearity`; for another, their defaults are jaxrnn's, so batch_first=True.
+            `param_dtype` converts.
 
     Returns:
         A `jaxrnn.RNN`, `LSTM` or `GRU`.
@@ -48,17 +51,17 @@ def from_safetensors(path: str | os.PathLike, prefix: str = "", **options) -> Re
         or of the wrong shape. OSError: it cannot be read.
     """
     found, metadata = _read("from_safetensors", path, prefix)
-    options = _files.stored_options("from_safetensors", metadata, os.fspath(path)) | options
-    return _torch_keys.from_arrays("from_safetensors", os.fspath(path), found, prefix, options)
+    stored = _files.stored_options("from_safetensors", metadata, os.fspath(path))
+    return _torch_keys.from_arrays("from_safetensors", os.fspath(path), found, prefix, stored | dict(options))
 
 
-def load_safetensors(module: nnx.Module, path: str | os.PathLike, prefix: str = ""):
+def load_safetensors(module: nnx.Module, path: str | os.PathLike, prefix: str = "") -> None:
     """Set the parameters of a module from a safetensors file, all of them or, on any error, none; see `load_torch`."""
     found, _ = _read("load_safetensors", path, prefix)
     _torch_keys.load_arrays("load_safetensors", os.fspath(path), module, found, prefix)
 
 
-def to_safetensors(module: nnx.Module, path: str | os.PathLike, prefix: str = ""):
+def to_safetensors(module: nnx.Module, path: str | os.PathLike, prefix: str = "") -> None:
     """Write the parameters of a module to a safetensors file that PyTorch reads too; the file appears whole or not at all.
 
     Args:
