@@ -1,7 +1,7 @@
 """The description of a stack: its options, and the sizes that follow from them. No array may live here."""
 
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -40,7 +40,7 @@ class Description:
         check_options("Stack", self)
 
     @classmethod
-    def _described(cls, name: str, **options) -> Self:
+    def _described(cls, name: str, **options) -> Any:
         """The stack of the module `name`, whom errors then name."""
         stack = object.__new__(cls)
         for field in fields(cls):

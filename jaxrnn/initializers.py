@@ -131,7 +131,7 @@ def chrono(longest: int, *, forget: str | None = "f", write: str | None = "i") -
     """
     checks.size("chrono", "longest", longest, least=3)
     named = ((forget, _LogUniform(longest, 1)), (write, _LogUniform(longest, -1)))
-    return PerGate(zeros, tuple(pair for pair in named if pair[0] is not None), same_key=True)
+    return PerGate(zeros, tuple((gate, draw) for gate, draw in named if gate is not None), same_key=True)
 
 
 def check_initializer(name: str, argument: str, value: Any) -> None:

@@ -1,6 +1,5 @@
 """What all Linen modules share: fields, parameters as nested dicts, the call. No arithmetic may live here."""
 
-from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, Generic, Literal, overload
 
@@ -13,7 +12,7 @@ from jaxrnn import calling, checks, trees
 from jaxrnn.cells import Cell
 from jaxrnn.stack import Stack
 from jaxrnn.synonyms import checked, checked_class
-from jaxrnn.typing import Alone, ArrayLike, Backend, DTypeLike, Lengths, Merge, TimeAxis
+from jaxrnn.typing import Alone, ArrayLike, Backend, BatchShape, DTypeLike, Lengths, Merge, TimeAxis
 
 
 class Checked(nn.Module):
@@ -28,7 +27,8 @@ def either(name: str, here: bool | None, there: bool | None) -> bool:
     """`deterministic` as a call says it, else as the module does; True if neither does."""
     if here is not None and there is not None:
         raise ValueError(f"{name}: `deterministic` should be said by the module or in the call, got both.")
-    deterministic = True if here is None and there is None else here if there is None else there
+    said = [value for value in (here, there) if value is not None]
+    deterministic = said[0] if said else True
     checks.flag(name, "deterministic", deterministic)
     return deterministic
 
@@ -87,7 +87,7 @@ class Layers(Checked, Generic[Alone], kw_only=True):
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
     backend: Backend = "auto"
-    output_only: Alone = False
+    output_only: Alone = False  # pyright: ignore[reportAssignmentType]  a default that decides the type
     deterministic: bool | None = None
     named_axes: bool = False
 
@@ -230,7 +230,7 @@ class Layers(Checked, Generic[Alone], kw_only=True):
         )  # fmt: skip
 
     @checked()
-    def initial_state(self, batch_shape: int | Sequence[int] = ()) -> Any:
+    def initial_state(self, batch_shape: BatchShape = ()) -> Any:
         """As `jaxrnn.Recurrent.initial_state`: `module.apply(variables, batch_shape, method="initial_state")`."""
         params, initial = self.arrays
         return calling.initial_state(self._caller(), params, batch_shape, initial=initial)

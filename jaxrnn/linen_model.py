@@ -1,7 +1,6 @@
 """The Linen twin of `models.SequenceModel`. No arithmetic may live here."""
 
 import dataclasses
-from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal, overload
 
@@ -14,7 +13,7 @@ from jaxrnn.cells import Cell
 from jaxrnn.linen_layers import Checked, either
 from jaxrnn.linen_recurrent import Recurrent
 from jaxrnn.synonyms import checked
-from jaxrnn.typing import ArrayLike, Backend, DTypeLike, Lengths
+from jaxrnn.typing import ArrayLike, Backend, BatchShape, DTypeLike, Lengths
 
 OF_LAYERS = (
     "bias", "bidirectional", "merge", "input_dropout", "recurrent_dropout", "zoneout", "weight_dropout", "learn_initial_state",
@@ -164,6 +163,6 @@ class SequenceModel(Checked, kw_only=True):
         return self.head(self.norm(x)), ends
 
     @checked()
-    def initial_state(self, batch_shape: int | Sequence[int] = ()) -> Any:
+    def initial_state(self, batch_shape: BatchShape = ()) -> Any:
         """As `jaxrnn.models.SequenceModel.initial_state`."""
         return tuple(rnn.initial_state(batch_shape) for rnn in self.rnns)

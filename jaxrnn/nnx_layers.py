@@ -1,7 +1,6 @@
 """What every Flax NNX module of layers is: the parameters of a `Stack`, and the call of pure functions. No arithmetic may live
 here."""
 
-from collections.abc import Sequence
 from typing import Any, Generic, Literal, overload
 
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ from jaxrnn import calling, checks, groups
 from jaxrnn.cells import Cell
 from jaxrnn.stack import Stack
 from jaxrnn.synonyms import checked
-from jaxrnn.typing import Alone, ArrayLike, Backend, DTypeLike, Lengths, Merge, Sizes, TimeAxis
+from jaxrnn.typing import Alone, ArrayLike, Backend, BatchShape, DTypeLike, Lengths, Merge, Sizes, TimeAxis
 
 
 class Recurrent(groups.Holder, Generic[Alone]):
@@ -231,7 +230,7 @@ class Recurrent(groups.Holder, Generic[Alone]):
         )  # fmt: skip
 
     @checked()
-    def initial_state(self, batch_shape: int | Sequence[int] = ()) -> Any:
+    def initial_state(self, batch_shape: BatchShape = ()) -> Any:
         """The state that a call or a step starts from where it is given none: zeros, or what was learned, as `h_n` is returned.
 
         Args:

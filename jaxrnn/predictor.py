@@ -1,6 +1,5 @@
 """What the models of a recurrent module and a head share. No arithmetic may live here."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from flax import nnx
@@ -9,7 +8,7 @@ from jax import Array
 from jaxrnn import calling
 from jaxrnn.nnx_layers import Recurrent
 from jaxrnn.synonyms import ClassSignature, checked
-from jaxrnn.typing import ArrayLike, Lengths
+from jaxrnn.typing import ArrayLike, BatchShape, Lengths
 
 
 class Predictor(nnx.Module):
@@ -57,7 +56,7 @@ class Predictor(nnx.Module):
         return self.fc(y), state
 
     @checked()
-    def initial_state(self, batch_shape: int | Sequence[int] = ()) -> Any:
+    def initial_state(self, batch_shape: BatchShape = ()) -> Any:
         """See `jaxrnn.Recurrent.initial_state`."""
         return self.rnn.initial_state(batch_shape)
 

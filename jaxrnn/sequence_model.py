@@ -1,6 +1,5 @@
 """The usual frame of deep models of linear recurrences: residual blocks. No arithmetic may live here."""
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal, overload
 
@@ -12,7 +11,7 @@ from jaxrnn import blocks, checks
 from jaxrnn.cells import Cell
 from jaxrnn.nnx_layers import Recurrent
 from jaxrnn.synonyms import ClassSignature, checked
-from jaxrnn.typing import ArrayLike, Backend, DTypeLike, Lengths
+from jaxrnn.typing import ArrayLike, Backend, BatchShape, DTypeLike, Lengths
 
 
 class _Block(nnx.Module):
@@ -203,10 +202,11 @@ class SequenceModel(nnx.Module):
             ValueError: the model is bidirectional.
         """
         starts = blocks.states(f"{type(self).__name__}.step", state, len(self.blocks))
-        x, ends = blocks.in_turn([partial(block.step, reset=reset) for block in self.blocks], self.encoder(x), starts)
-        return self.head(self.norm(x)), ends
+        runs = [partial(block.step, reset=reset) for block in self.blocks]
+        y, ends = blocks.in_turn(runs, self.encoder(jnp.asarray(x)), starts)
+        return self.head(self.norm(y)), ends
 
     @checked()
-    def initial_state(self, batch_shape: int | Sequence[int] = ()) -> Any:
+    def initial_state(self, batch_shape: BatchShape = ()) -> Any:
         """The state that a call or a step starts from where it is given none; see `jaxrnn.Recurrent.initial_state`."""
         return tuple(block.rnn.initial_state(batch_shape) for block in self.blocks)

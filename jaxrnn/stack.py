@@ -17,7 +17,7 @@ from jaxrnn.engine import over_devices
 from jaxrnn.engine.outside import read_from_outside
 from jaxrnn.stack_checks import check_arrays, check_one_direction, check_start
 from jaxrnn.synonyms import checked, checked_class
-from jaxrnn.typing import ArrayLike, DTypeLike, Lengths, TimeAxis
+from jaxrnn.typing import ArrayLike, BatchShape, DTypeLike, Lengths, TimeAxis
 
 
 @checked_class
@@ -209,7 +209,7 @@ class Stack(Description):
         )  # fmt: skip
 
     @checked()
-    def initial_state(self, params: Any, batch_shape: int | Sequence[int] = (), *, initial: Any = None) -> Any:
+    def initial_state(self, params: Any, batch_shape: BatchShape = (), *, initial: Any = None) -> Any:
         """The states that `apply` and `step` start from where they are given none, `[layer][direction]`.
 
         Args:

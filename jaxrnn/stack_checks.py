@@ -1,6 +1,7 @@
 """Checks of a stack's options and of the nested arrays that it is called with, for the function or module that the user called."""
 
 import warnings
+from typing import Any
 
 import jax
 import numpy as np
@@ -89,7 +90,7 @@ def check_arrays(name: str, stack, params, states, initial, xs, batch: tuple = (
 
 def check_start(name: str, stack, params, batch_shape, initial) -> tuple[int, ...]:
     """The arguments of `initial_state`; the shape as a tuple."""
-    batch = (batch_shape,) if isinstance(batch_shape, int | np.integer) else batch_shape
+    batch: Any = (batch_shape,) if isinstance(batch_shape, int | np.integer) else batch_shape
     if not isinstance(batch, tuple | list):
         hint = "\nOf an input x at one step it is x.shape[:-1]."
         raise TypeError(f"{name}: `batch_shape` should be a tuple of integers, got {checks.called(batch_shape)}.{hint}")

@@ -7,7 +7,8 @@ from functools import lru_cache, wraps
 from inspect import Parameter, Signature, signature
 from typing import Any, TypeVar
 
-F, T = TypeVar("F", bound=Callable[..., Any]), TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "input_size": ("input_dim", "input_features", "in_features", "in_size", "input_width", "n_inputs", "ninp", "inp_size", "d_in"),
@@ -218,4 +219,9 @@ class ClassSignature:
         if instance is not None:
             raise AttributeError("__signature__")  # an object has that of its `__call__`
         own = signature(owner.__init__)
-        return own.replace(parameters=list(own.parameters.values())[1:])
+        return own.replace(parameters=[p.replace(annotation=_plain(p.annotation)) for p in own.parameters.values()][1:])
+
+
+def _plain(annotation):
+    """The last of the types that a variable for types may be, which is the widest; else the annotation itself."""
+    return annotation.__constraints__[-1] if isinstance(annotation, TypeVar) else annotation

@@ -106,9 +106,9 @@ def _children(node) -> Mapping[str, Any]:
 
 def _fields(value):
     """A NamedTuple as a dict of what it holds."""
-    if not hasattr(value, "_asdict") and not isinstance(value, Mapping):
+    fields = value if isinstance(value, Mapping) else value._asdict() if hasattr(value, "_asdict") else None
+    if fields is None:
         return value
-    fields = value._asdict() if hasattr(value, "_asdict") else value
     return {str(name): _fields(one) for name, one in fields.items() if one is not None}
 
 

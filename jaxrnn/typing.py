@@ -15,6 +15,8 @@ Lengths: TypeAlias = jax.Array | np.ndarray | Sequence[Any] | int
 """Valid steps of each sequence: an array of integers or a list of them, nested where there are several batch axes."""
 Sizes: TypeAlias = int | tuple[int, ...]
 """One size for all layers, or one for each."""
+BatchShape: TypeAlias = int | tuple[int, ...] | list[int]
+"""Batch axes, or one."""
 TimeAxis: TypeAlias = str | tuple[str, ...]
 """An axis of a mesh, or axes."""
 Merge: TypeAlias = Literal["concat", "sum", "mean", "none"]
@@ -27,9 +29,9 @@ Backend: TypeAlias = Literal["auto", "xla", "pallas", "cudnn"]
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
-    Alone = TypeVar("Alone", bound=bool, default=Literal[False])
+    Alone = TypeVar("Alone", Literal[False], Literal[True], bool, default=Literal[False])
 else:
     from typing import TypeVar
 
-    Alone = TypeVar("Alone", bound=bool)
+    Alone = TypeVar("Alone", Literal[False], Literal[True], bool)
 """Whether a module gives its output alone, `output_only`: what a call returns depends on it."""

@@ -566,7 +566,7 @@ MAY_IMPORT = {
     "stack_checks": BASE | {"cells", "engine.strategies"},
     "description": {"cells.base", "initializers", "stack_checks", "typing"},
     "stack": BASE | {"cells", "description", "engine", "engine.outside", "layers", "stack_checks", "synonyms", "typing"},
-    "calling": BASE | {"cells", "cells.lstm_variants", "engine", "engine.outside", "layers", "stack", "stack_checks"},
+    "calling": BASE | {"cells", "cells.lstm_variants", "engine", "engine.outside", "layers", "stack", "stack_checks", "typing"},
     "trees": set(),
     "synonyms": set(),
     "typing": set(),

@@ -1,7 +1,7 @@
 """What a cell is whose units see only themselves: `LinearCell`, `DiagonalCell`, their parameters. No concrete cell and no loop."""
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -68,9 +68,7 @@ class LinearCell(Cell):
             raise TypeError(f"{name}: `State` should have one field, `h`, which `coefficients` act on, got {fields}.")
         refuse_initializers(self, "there is no product with the state", "w_hh_init", "b_hh_init")
 
-    def init(
-        self, key: Array, input_size: int, hidden_size: int, *, bias: bool = True, dtype: DTypeLike = jnp.float32
-    ) -> InputParams:
+    def init(self, key: Array, input_size: int, hidden_size: int, *, bias: bool = True, dtype: DTypeLike = jnp.float32) -> Any:
         self.check_init(key, input_size, hidden_size, bias, dtype)
         k_ih, k_b = jax.random.split(key)
         return InputParams(
@@ -80,12 +78,12 @@ class LinearCell(Cell):
             b_hh=None,
         )
 
-    def project(self, params, x):
+    def project(self, params: Any, x: Any) -> Any:
         """One array for each gate: the products are large, and so they stay apart from the beginning."""
         biases = (None,) * len(self.gates) if params.b_ih is None else split_gates(params.b_ih)
         return tuple(contract(x, w, b) for w, b in zip(split_gates(params.w_ih), biases, strict=True))
 
-    def coefficients(self, params, x_gates, **further):
+    def coefficients(self, params: Any, x_gates: Any, *extra: Any, **further: Any) -> Any:
         """a and b, for any number of leading axes, time the first of them in `unroll`, so that a key per step is then one of many;
         each an array, or a pair (real, imaginary). `a` may be the same at every step: then it has no leading axes.
 
@@ -100,11 +98,11 @@ class LinearCell(Cell):
         """`h` as what `a` and `b` act on: itself; or, of complex units, the real and the imaginary parts."""
         return (h,)
 
-    def joined(self, parts: tuple):
+    def joined(self, parts: tuple) -> Any:
         """The inverse of `parts`."""
         return parts[0]
 
-    def affine(self, params, x_gates, **further):
+    def affine(self, params: Any, x_gates: Any, **further: Any) -> tuple[tuple, tuple]:
         """The coefficients as k × k arrays A and k arrays b."""
         with conform.equations_of(self, "coefficients"):
             a, b = self.coefficients(self.computed_with(params, jnp.float32), x_gates, **further)
@@ -163,9 +161,7 @@ class DiagonalCell(Cell):
         super().__post_init__()
         refuse_initializers(self, "there is no second bias", "b_hh_init")
 
-    def init(
-        self, key: Array, input_size: int, hidden_size: int, *, bias: bool = True, dtype: DTypeLike = jnp.float32
-    ) -> DiagonalParams:
+    def init(self, key: Array, input_size: int, hidden_size: int, *, bias: bool = True, dtype: DTypeLike = jnp.float32) -> Any:
         self.check_init(key, input_size, hidden_size, bias, dtype)
         k_ih, k_hh, k_b = jax.random.split(key, 3)
         return DiagonalParams(

@@ -45,9 +45,9 @@ class _LayerNormCell(GatedCell):
     epsilon: float = 1e-5
 
     axes: ClassVar = GatedCell.axes | {
-        "norm_x": Norm(("gates", "hidden"), ("gates", "hidden")),
-        "norm_h": Norm(("gates", "hidden"), ("gates", "hidden")),
-        "norm_c": Norm(("hidden",), ("hidden",)),
+        "norm_x": (("gates", "hidden"), ("gates", "hidden")),
+        "norm_h": (("gates", "hidden"), ("gates", "hidden")),
+        "norm_c": (("hidden",), ("hidden",)),
     }
     together: ClassVar[tuple[int, ...]]
     """How many gates, in their order, share a mean and a variance."""

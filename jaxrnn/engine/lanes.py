@@ -4,6 +4,7 @@ known here, nor what a lane stands for."""
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching
@@ -60,7 +61,7 @@ def _derivative(primals, tangents):
     d_first, d_value, _ = tangents
     out = _handed_on.bind(*primals)
     if type(d_first) is type(d_value) is ad.Zero:
-        return out, ad.Zero.from_primal_value(out)
+        return out, ad.Zero(jax.typeof(out).to_tangent_aval())
     return out, _handed_on.bind(ad.instantiate_zeros(d_first), ad.instantiate_zeros(d_value), primals[2])
 
 
@@ -69,7 +70,7 @@ def _over_lanes(args, axes):
     if axes[2] is None:
         raise NotImplementedError("handed_on: `index` should be what the lanes of this `jax.vmap` are counted by.")
     lanes = index.shape[axes[2]]
-    alone = batching.moveaxis(first, axes[0], 0)[:1] if axes[0] is not None else first[None]
+    alone = jnp.moveaxis(first, axes[0], 0)[:1] if axes[0] is not None else first[None]
     all_of = batching.bdim_at_front(value, axes[1], lanes)
     return jnp.concatenate([alone, all_of[:-1]]), 0
 

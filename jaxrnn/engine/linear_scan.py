@@ -43,7 +43,7 @@ def linear_scan(
     b: Any,
     h_0: Any = None,
     *,
-    reset: Bool[Array, "time *batch"] | Real[Array, "time *batch"] | None = None,
+    reset: Bool[ArrayLike, "time *batch"] | Real[ArrayLike, "time *batch"] | None = None,
     initial: Any = None,
     reverse: bool = False,
     form: Form | None = None,
@@ -99,12 +99,10 @@ def linear_scan(
     a = tuple(x.astype(dtype) for x in a)
     b = tuple(jnp.broadcast_to(x, (x.shape[0], *shape)).astype(dtype) for x in b)
     start, origin = (_state(name, argument, s, pairs, b[0]) for argument, s in (("h_0", h_0), ("initial", initial)))
-    if reset is not None:
-        reset = checks.boolean(name, "reset", reset)
-        if reset.shape != b[0].shape[: reset.ndim] or not reset.ndim:
-            raise ValueError(f"{name}: `reset` should have the first axes of `b`, {b[0].shape}, got shape {reset.shape}.")
-        reset = jnp.asarray(reset)
-    h = _scan(a, b, start, reset, origin, bool(reverse), form, time_axis)
+    resets = None if reset is None else jnp.asarray(checks.boolean(name, "reset", reset))
+    if resets is not None and (resets.shape != b[0].shape[: resets.ndim] or not resets.ndim):
+        raise ValueError(f"{name}: `reset` should have the first axes of `b`, {b[0].shape}, got shape {resets.shape}.")
+    h = _scan(a, b, start, resets, origin, bool(reverse), form, time_axis)
     return h if pairs else h[0]
 
 
