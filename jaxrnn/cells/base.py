@@ -267,6 +267,9 @@ class GatedCell(Cell):
     Parameters beyond `GateParams` reach `update` as further positional arguments, in their order; what `per_step` and `context`
     name, as keyword arguments. A value from outside that is being transformed is refused with a TypeError: the rule would take
     it for a constant.
+
+    Args:
+        w_ih_init, w_hh_init, b_ih_init, b_hh_init: initialisers, see `Cell`.
     """
 
     def update(self, state: Any, x_gates: Any, h_gates: Any, *extra: Any, **further: Any) -> Any:

@@ -57,6 +57,10 @@ class LinearCell(Cell):
 
     There is no product with the state: recurrent dropout, weight dropout and initialisers of `w_hh` have nothing to act on, and
     are refused. Coefficients and states are float32 at least, whatever is computed in: 1 − 2⁻¹⁰ is 1 in bfloat16.
+
+    Args:
+        w_ih_init, b_ih_init: initialisers, see `Cell`.
+        w_hh_init, b_hh_init: to be left out: there is no product with the state.
     """
 
     recurrent_product: ClassVar = False
@@ -153,6 +157,10 @@ class DiagonalCell(Cell):
     `recur` is elementwise along the last axis: in the states, in x, in parameters. Then the derivative of a whole sequence is one
     linear recurrence, and time can be solved for in parallel. A `recur` that takes from other units (a norm, a mean over them) is
     refused: such a cell is a `Cell`.
+
+    Args:
+        w_ih_init, w_hh_init, b_ih_init: initialisers, see `Cell`.
+        b_hh_init: to be left out: there is no second bias.
     """
 
     axes: ClassVar = Cell.axes | {"w_hh": ("gates", "hidden")}
