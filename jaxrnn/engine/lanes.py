@@ -4,7 +4,6 @@ known here, nor what a lane stands for."""
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching
@@ -61,7 +60,7 @@ def _derivative(primals, tangents):
     d_first, d_value, _ = tangents
     out = _handed_on.bind(*primals)
     if type(d_first) is type(d_value) is ad.Zero:
-        return out, ad.Zero(jax.typeof(out).to_tangent_aval())
+        return out, ad.Zero.from_primal_value(out)  # pyright: ignore[reportAttributeAccessIssue]  set when JAX is imported
     return out, _handed_on.bind(ad.instantiate_zeros(d_first), ad.instantiate_zeros(d_value), primals[2])
 
 

@@ -55,5 +55,5 @@ def takes_options(function: F) -> F:
     def loading(*args, **kwargs):
         return function(*args, **{name: value for name, value in kwargs.items() if value is not None or name not in hints})
 
-    loading.__signature__ = own.replace(parameters=[*named, *more])  # pyright: ignore[reportFunctionMemberAccess]
+    loading.__signature__ = own.replace(parameters=[*named, *more])  # pyright: ignore[reportAttributeAccessIssue]
     return checked()(loading)  # pyright: ignore[reportReturnType]  `wraps` makes it look like `function`

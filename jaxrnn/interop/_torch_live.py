@@ -191,7 +191,7 @@ def _options(ours: Any, theirs: Any):
         if hasattr(theirs, "batch_first"):
             yield "batch_first", ours.batch_first, theirs.batch_first
         if hasattr(theirs, "nonlinearity"):
-            yield "nonlinearity", ours.stack.cell.nonlinearity, theirs.nonlinearity
+            yield "nonlinearity", getattr(ours.stack.cell, "nonlinearity", None), theirs.nonlinearity
     elif isinstance(ours, nnx.LayerNorm):
         yield "epsilon", ours.epsilon, theirs.eps
     elif isinstance(ours, nnx.Embed):

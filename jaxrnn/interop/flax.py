@@ -116,7 +116,7 @@ def _unwrapped(tree: Mapping) -> list[Mapping]:
     return [tree]
 
 
-def _describe_linen(tree: Mapping, nonlinearity: str):
+def _describe_linen(tree: Mapping, nonlinearity: Nonlinearity) -> tuple[Cell, tuple[int, int, bool], dict[str, Any]]:
     found = {f"{dense}.{name}": np.asarray(a) for dense, arrays in tree.items() for name, a in arrays.items()}
     cells = {"hi": LSTMCell(), "hz": GRUCell(), "h": RNNCell(nonlinearity=nonlinearity)}
     key = next((key for key in cells if key in tree), None)
@@ -141,11 +141,12 @@ def _encode_linen(cell: Cell, params) -> dict[str, np.ndarray]:
     return found | {f"{side}{name}.bias": one[k] for k, name in enumerate(names)}
 
 
-def _decode_linen(cell: Cell, found: dict[str, np.ndarray]) -> GateParams:
+def _decode_linen(cell: Cell, found: dict[str, Any]) -> GateParams:
     names = ("",) if isinstance(cell, RNNCell) else cell.gates
     w_ih, w_hh = (np.stack([found[f"{side}{name}.kernel"] for name in names], axis=1) for side in "ih")
     zeros = np.zeros_like(w_ih[0, 0])
-    return GateParams(w_ih, w_hh, *(np.stack([found.get(f"{side}{name}.bias", zeros) for name in names]) for side in "ih"))
+    biases = (np.stack([found.get(f"{side}{name}.bias", zeros) for name in names]) for side in "ih")
+    return _gates.gate_params(w_ih, w_hh, *biases)
 
 
 def _nested(found: dict[str, np.ndarray]) -> dict[str, dict]:
@@ -159,7 +160,7 @@ def _nested(found: dict[str, np.ndarray]) -> dict[str, dict]:
 # NNX: the same for `LSTMCell`; one dense layer for all gates for the others --------------------------------------------
 
 
-def _describe_nnx(theirs: nnx.Module):
+def _describe_nnx(theirs: Any) -> tuple[Cell, tuple[int, int, bool], dict[str, Any]]:
     kinds = {nnx.LSTMCell: LSTMCell(), nnx.OptimizedLSTMCell: LSTMCell(), nnx.GRUCell: GRUCell(), nnx.SimpleCell: RNNCell()}
     if type(theirs) not in kinds:
         names = ", ".join(f"nnx.{kind.__name__}" for kind in kinds)

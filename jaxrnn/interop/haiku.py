@@ -80,7 +80,7 @@ def to_haiku(module: Recurrent, name: Any) -> dict[str, dict]:
     return nested
 
 
-def _describe(params: Mapping[str, Any], name: str):
+def _describe(params: Mapping[str, Any], name: str) -> tuple[Cell, tuple[int, int, bool], dict[str, Any]]:
     """Our cell, its sizes, and the arrays of the core `name`, by what follows the name."""
     found = {
         f"{module.removeprefix(name)}/{array}": np.asarray(a)
@@ -106,7 +106,7 @@ def _describe(params: Mapping[str, Any], name: str):
     return LSTMCell(), (rows - columns // 4, columns // 4, True), found
 
 
-def _encode(cell: Cell, params: GateParams) -> dict[str, np.ndarray]:
+def _encode(cell: Cell, params: Any) -> dict[str, np.ndarray]:
     order = ORDERS[type(cell)]
     w_ih, w_hh = (_gates.join(w, cell.gates, order) for w in (params.w_ih, params.w_hh))
     if isinstance(cell, RNNCell):
@@ -125,13 +125,13 @@ def _decode(cell: Cell, found: dict[str, np.ndarray]) -> GateParams:
         return _gates.split(a, ORDERS[type(cell)], cell.gates)
 
     if isinstance(cell, RNNCell):
-        return GateParams(*(split(found[key]) for key in ("/linear/w", "/linear_1/w", "/linear/b", "/linear_1/b")))
+        return _gates.gate_params(*(split(found[key]) for key in ("/linear/w", "/linear_1/w", "/linear/b", "/linear_1/b")))
     if isinstance(cell, ChungGRUCell):
         b = split(found["/b"])
-        return GateParams(split(found["/w_i"]), split(found["/w_h"]), b, np.zeros_like(b))
+        return _gates.gate_params(split(found["/w_i"]), split(found["/w_h"]), b, np.zeros_like(b))
     w, b = found["/linear/w"], split(found["/linear/b"])
     width = w.shape[0] - w.shape[1] // 4
-    return GateParams(split(w[:width]), split(w[width:]), b, _forget(b))
+    return _gates.gate_params(split(w[:width]), split(w[width:]), b, _forget(b))
 
 
 def _forget(b: np.ndarray) -> np.ndarray:

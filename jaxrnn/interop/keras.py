@@ -9,7 +9,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from jaxrnn import checks
-from jaxrnn.cells import Cell, ChungGRUCell, RNNCell
+from jaxrnn.cells import ChungGRUCell, RNNCell
 from jaxrnn.interop import _checks, _keras_graph, _keras_layers, _keras_live, _keras_saved, _modules
 from jaxrnn.interop._keras_layers import NAMES, ORDERS, SYMMETRIC, Layer
 from jaxrnn.interop._options import RecurrentOptions, takes_options
@@ -71,8 +71,10 @@ def from_keras(
         if len(set(values)) > 1:
             raise ValueError(f"from_keras: all layers should have the same {key}, got {values}.")
     _check_stack("from_keras", layers)
-    merge = {} if merges[0] is None else {"merge": merges[0]}
-    return _modules.build("from_keras", cells[0], params, **{"batch_first": not time_major[0]} | dict(options) | merge)
+    made: dict[str, Any] = {"batch_first": not time_major[0], **options}
+    if merges[0] is not None:
+        made["merge"] = merges[0]
+    return _modules.build("from_keras", cells[0], params, **made)
 
 
 def load_keras(module: Recurrent, source: Any, layer: str | list[str] | None = None, *, go_backwards: bool = False) -> None:
@@ -274,7 +276,7 @@ def _weights(layer: Layer, stack, go_backwards: bool, first: bool, alone: bool) 
     return [[_keras_layers.encode(stack.cell, p) for p in directions] for directions in params]
 
 
-def _computed(cell: Cell, merge: str | None) -> str:
+def _computed(cell: Any, merge: str | None) -> str:
     """A cell and what becomes of directions, in words."""
     plain = type(cell)(nonlinearity=cell.nonlinearity) if isinstance(cell, RNNCell) else \
         type(cell)(activation=cell.activation, recurrent_activation=cell.recurrent_activation)  # fmt: skip

@@ -53,8 +53,8 @@ def from_recurrent_gemma(params: dict[str, Any], **options: Unpack[RecurrentOpti
             raise ValueError(f"{name}: `{label}.b` should have shape {w.shape[:2]}, got {b.shape}.")
         weights.append(w.transpose(1, 0, 2).reshape(w.shape[1], -1))
         biases.append(b.reshape(-1))
-    made = RGLRUParams(np.stack(weights, axis=1), None, np.stack(biases), None, -decay, None)
-    return from_params(RGLRUCell(blocks=shapes[0]), made, **options)
+    arrays: list[Any] = [np.stack(weights, axis=1), None, np.stack(biases), None, -decay, None]
+    return from_params(RGLRUCell(blocks=shapes[0]), RGLRUParams(*arrays), **options)
 
 
 def to_recurrent_gemma(module: Recurrent) -> dict[str, Any]:
@@ -102,9 +102,9 @@ def from_minimal_lru(params: dict[str, Any], **options: Unpack[RecurrentOptions]
         if params[field].shape != shape:
             rule = f"have shape {shape}, for `nu_log` of {n} units and `D` of {width} outputs"
             raise ValueError(f"{name}: `{field}` should {rule}, got {params[field].shape}.")
-    made = LRUParams(np.stack([b_re.T, b_im.T], axis=1), None, None, None, nu, theta, gamma)
+    arrays: list[Any] = [np.stack([b_re.T, b_im.T], axis=1), None, None, None, nu, theta, gamma]
     w_out = np.stack([c_re.T, -c_im.T], axis=1).reshape(2 * n, -1)
-    return from_params(LRUCell(), made, **options), w_out, d
+    return from_params(LRUCell(), LRUParams(*arrays), **options), w_out, d
 
 
 def to_minimal_lru(module: Recurrent, w_out: ArrayLike, d: ArrayLike) -> dict[str, Any]:

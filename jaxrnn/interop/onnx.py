@@ -133,7 +133,7 @@ def from_onnx(
             kept["batch_first"] = _chain.batch_first("from_onnx", layers)
         if any(layer.initial is not None for layer in read):
             kept["learn_initial_state"] = True
-        module = _modules.build("from_onnx", read[0].cells[0], [layer.params for layer in read], **kept | dict(options))
+        module = _modules.build("from_onnx", read[0].cells[0], [layer.params for layer in read], **{**kept, **options})
         _set_initial_states(module, read)
         return module
 

@@ -8,13 +8,14 @@ from typing import Any, BinaryIO, Unpack
 import numpy as np
 from flax import nnx
 
+from jaxrnn.cells import RNNCell
 from jaxrnn.interop import _checks, _files, _torch_keys
 from jaxrnn.interop._options import TorchOptions, takes_options
 from jaxrnn.nnx import Recurrent
 
 __all__ = ["from_safetensors", "load_safetensors", "to_safetensors"]
 
-DTYPES = dict(zip(("F64", "F32", "F16", "BF16"), _checks.DTYPES, strict=True))
+DTYPES: dict[str, np.dtype] = dict(zip(("F64", "F32", "F16", "BF16"), _checks.DTYPES, strict=True))
 BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "BOOL": 8, "C64": 64} | {
     f"{kind}{bits}": bits for kind in "UI" for bits in (8, 16, 32, 64)
 }
@@ -93,7 +94,7 @@ def _options(module: nnx.Module) -> dict[str, str]:
     if not isinstance(module, Recurrent):
         return {}
     options = {"batch_first": module.batch_first, "dropout": module.stack.dropout}
-    if hasattr(module.stack.cell, "nonlinearity"):
+    if isinstance(module.stack.cell, RNNCell):
         options["nonlinearity"] = module.stack.cell.nonlinearity
     return {"jaxrnn": json.dumps(options)}
 
@@ -134,7 +135,7 @@ def _parsed(file: BinaryIO, size: int, prefix: str) -> tuple[_checks.Arrays, dic
         dtype, shape, (begin, stop) = _dtype(key, entry), _shape(key, entry), _offsets(key, entry)
         bits = 8 * dtype.itemsize if isinstance(dtype, np.dtype) else BITS.get(dtype)
         if bits is None:
-            raise ValueError(f"{_checks.listed([key])} has the dtype {_checks.listed([dtype])}, which is unknown")
+            raise ValueError(f"{_checks.listed([key])} has the dtype {_checks.listed([str(dtype)])}, which is unknown")
         if begin != end or 8 * (stop - begin) != bits * math.prod(shape) or stop > size - start:
             wanted = f"in the file, from byte {end} of the arrays on, and take up {bits} bits for each entry"
             raise ValueError(f"{_checks.listed([key])} should lie {wanted}")
