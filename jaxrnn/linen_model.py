@@ -1,6 +1,5 @@
 """The Linen twin of `models.SequenceModel`. No arithmetic may live here."""
 
-import dataclasses
 from functools import partial
 from typing import Any, Literal, overload
 
@@ -22,7 +21,29 @@ OF_LAYERS = (
 """Fields that the layers of the blocks have too."""
 
 
-class SequenceModel(Checked, kw_only=True):
+class _Options(Checked, kw_only=True):
+    """The fields of a `SequenceModel` that go by name."""
+
+    num_layers: int = 2
+    last: bool = False
+    dropout: float = 0.0
+    bias: bool = True
+    bidirectional: bool = False
+    merge: Literal["concat", "sum", "mean"] = "concat"
+    input_dropout: float = 0.0
+    recurrent_dropout: float = 0.0
+    zoneout: float = 0.0
+    weight_dropout: float = 0.0
+    learn_initial_state: bool = False
+    remat: bool = False
+    truncate: int | None = None
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    backend: Backend = "auto"
+    deterministic: bool | None = None
+
+
+class SequenceModel(_Options):
     """Residual blocks of a recurrence and a gated linear unit, as `jaxrnn.models.SequenceModel`, which has the equations.
 
     Args:
@@ -62,27 +83,10 @@ class SequenceModel(Checked, kw_only=True):
         (4, 10)
     """
 
-    cell: Cell = dataclasses.field(kw_only=False)
-    input_size: int = dataclasses.field(kw_only=False)
-    hidden_size: int = dataclasses.field(kw_only=False)
-    output_size: int = dataclasses.field(kw_only=False)
-    num_layers: int = 2
-    last: bool = False
-    dropout: float = 0.0
-    bias: bool = True
-    bidirectional: bool = False
-    merge: Literal["concat", "sum", "mean"] = "concat"
-    input_dropout: float = 0.0
-    recurrent_dropout: float = 0.0
-    zoneout: float = 0.0
-    weight_dropout: float = 0.0
-    learn_initial_state: bool = False
-    remat: bool = False
-    truncate: int | None = None
-    dtype: DTypeLike | None = None
-    param_dtype: DTypeLike = jnp.float32
-    backend: Backend = "auto"
-    deterministic: bool | None = None
+    cell: Cell
+    input_size: int
+    hidden_size: int
+    output_size: int
 
     def setup(self):
         name = type(self).__name__
