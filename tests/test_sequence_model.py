@@ -4,6 +4,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from flax import linen as nn
@@ -142,7 +143,8 @@ def test_a_step_draws_nothing_in_training():
 
 @pytest.mark.slow
 @pytest.mark.newest
-def test_a_model_refuses_what_does_not_fit():
+def test_a_model_refuses_what_does_not_fit(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # or an annotation would speak first
     make = partial(SequenceModel, jaxrnn.LRUCell(), INPUT, HIDDEN, OUTPUT)
     with pytest.raises(ValueError, match=r"SequenceModel: `output_size` should be"):
         SequenceModel(jaxrnn.LRUCell(), INPUT, HIDDEN, 0, rngs=nnx.Rngs(0))
