@@ -63,7 +63,9 @@ def contract(x, w, b=None):
 def apply_product(product, x, w):
     """`product(x, w)`, for any product over the axis before the gates of `w`, laid as that of `contract` would be."""
     sharding = _product_sharding(x, w, w.ndim - 3)
-    return product(x, w) if sharding is None else jax.sharding.auto_axes(product, out_sharding=sharding)(x, w)
+    if sharding is not None:
+        product = jax.sharding.auto_axes(out_sharding=sharding)(product)
+    return product(x, w)
 
 
 def _product_sharding(x, w, axis: int):

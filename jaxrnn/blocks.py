@@ -1,5 +1,7 @@
 """What the residual blocks of `models.SequenceModel` compute between their parameters. No module and no parameter may live here."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -8,11 +10,14 @@ from jaxrnn.engine import transition
 from jaxrnn.engine.transition import zero_invalid as zero_invalid
 
 
-def valid_steps(name: str, x, input_size: int, lengths, mask):
+def valid_steps(name: str, x, input_size: int, lengths, mask) -> Any:
     """Check the sequences (*batch, time, input) and what says which of their steps are valid; return that as one mask, or None."""
     checks.inputs(name, "x", x, 1, (("*batch", "time"),), input_size, "the model's `input_size`")
     lengths, mask, _ = checks.validity(name, lengths, mask, None, x.shape[-2], x.shape[:-2], x="x", batch_first=True)
-    return mask if lengths is None else jnp.moveaxis(transition.valid_steps(x.shape[-2], lengths, None), 0, -1)
+    if lengths is None:
+        return mask
+    steps = transition.valid_steps(x.shape[-2], lengths, None)
+    return jnp.moveaxis(steps, 0, -1)
 
 
 def states(name: str, state, count: int):

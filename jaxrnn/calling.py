@@ -16,6 +16,7 @@ from jaxrnn.engine import over_devices
 from jaxrnn.engine.outside import read_from_outside
 from jaxrnn.stack import Stack
 from jaxrnn.stack_checks import check_arrays, check_nesting, check_one_direction, check_start
+from jaxrnn.typing import Nonlinearity
 
 
 class Caller(NamedTuple):
@@ -27,7 +28,7 @@ class Caller(NamedTuple):
     output_only: bool = False
 
 
-def rnn_cell(name: str, nonlinearity: str) -> Cell:
+def rnn_cell(name: str, nonlinearity: Nonlinearity) -> Cell:
     """The cell of `torch.nn.RNN`."""
     checks.choice(name, "nonlinearity", nonlinearity, ("tanh", "relu"))
     return RNNCell(nonlinearity=nonlinearity)
@@ -106,7 +107,7 @@ def step(caller: Caller, params, x, state=None, *, initial=None, reset=None, per
     arrays = (params, x, state, initial, reset, per_step, context)
     leaves, structure = jax.tree.flatten(arrays)
     kinds = tuple((type(a), getattr(a, "shape", None), getattr(a, "dtype", None)) for a in leaves)
-    seen = (caller, structure, kinds, jax.config.jax_enable_x64)
+    seen = (caller, structure, kinds, checks.x64())
     if seen not in _CHECKED:  # which takes five times as long as the step
         _check_step(caller, *arrays)
         if len(_CHECKED) >= 1024:
@@ -186,7 +187,8 @@ def check_states(name: str, stack: Stack, params, h_0, xs, *, argument: str | No
         fields = ", ".join(f"{field}_0" for field in kind._fields)
         what = f"`{argument}`" if argument else "the initial state"
         raise TypeError(f"{name}: {what} should be a tuple ({fields}), got {came}.{hint}")
-    for shown, value, wanted in zip(names, (h_0,) if len(names) == 1 else h_0, like[0][0], strict=True):
+    given: Any = (h_0,) if len(names) == 1 else h_0
+    for shown, value, wanted in zip(names, given, like[0][0], strict=True):
         conform.check_kind(name, shown, value, wanted)
         if value.shape != (count, *wanted.shape):
             layout = "(num_layers * num_directions, *batch, hidden), whatever `batch_first` says"

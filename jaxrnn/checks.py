@@ -1,11 +1,13 @@
 """Primitives for errors about arguments. Every message names the argument, the rule and what came. A check with one caller
 stands beside its caller; no computation on arrays may live here."""
 
+import sys
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 
 def is_symbolic(size) -> bool:
@@ -15,7 +17,12 @@ def is_symbolic(size) -> bool:
 
 def concrete(a) -> bool:
     """Whether the values of `a` can be looked at: it is not being traced, nor spread over processes."""
-    return not isinstance(a, jax.core.Tracer) and getattr(a, "is_fully_addressable", True)
+    return not isinstance(a, Tracer) and getattr(a, "is_fully_addressable", True)
+
+
+def x64() -> bool:
+    """Whether 64-bit numbers are on."""
+    return jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]  JAX makes its attributes as it runs
 
 
 def called(value) -> str:
@@ -73,7 +80,7 @@ def floating_dtype(name: str, argument: str, value):
         fits = False
     if not fits:
         raise TypeError(f"{name}: `{argument}` should be a floating-point dtype, got {value!r}.")
-    if jnp.dtype(value).itemsize == 8 and not jax.config.jax_enable_x64:
+    if jnp.dtype(value).itemsize == 8 and not x64():
         hint = 'Write jax.config.update("jax_enable_x64", True) before anything else, or JAX makes it float32.'
         raise ValueError(f"{name}: `{argument}` should be float32 or smaller while 64-bit numbers are off, got {value!r}.\n{hint}")
 
@@ -136,7 +143,7 @@ def inputs(name: str, argument: str, x, event_ndim: int, layouts: tuple, input_s
         raise ValueError(f"{name}: `{argument}` should end in input_size={input_size} ({source}), got shape {x.shape}.")
 
 
-def boolean(name: str, argument: str, value):
+def boolean(name: str, argument: str, value) -> Any:
     """`value` as a boolean array: it is one, or one of 0 and 1 in any dtype of numbers."""
     array(name, argument, value, None)
     if value.dtype == jnp.bool_:
@@ -151,7 +158,7 @@ def boolean(name: str, argument: str, value):
     return value != 0
 
 
-def at_one_step(name: str, reset, batch: tuple):
+def at_one_step(name: str, reset, batch: tuple) -> Any:
     """The `reset` of one step, as a boolean array, or None."""
     if reset is None:
         return None
@@ -161,10 +168,10 @@ def at_one_step(name: str, reset, batch: tuple):
     return reset
 
 
-def integers(name: str, argument: str, value):
+def integers(name: str, argument: str, value) -> Any:
     """`value` as an integer array: it is one, an integer, or a list of them."""
     if isinstance(value, list | tuple | int) and not isinstance(value, bool):
-        traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
+        traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value))
         try:
             made = jnp.asarray(value) if traced else np.asarray(value)
         except (ValueError, TypeError) as error:
@@ -174,7 +181,9 @@ def integers(name: str, argument: str, value):
     return value
 
 
-def validity(name: str, lengths, mask, reset, time, batch: tuple, *, x: str = "xs", batch_first: bool = False, parts: int = 1):
+def validity(
+    name: str, lengths, mask, reset, time, batch: tuple, *, x: str = "xs", batch_first: bool = False, parts: int = 1
+) -> tuple[Any, Any, Any]:
     """`lengths`, `mask` and `reset` fit the sequence, the argument called `x`, one of as many `parts` of its time. Returned
     are arrays of integers and booleans."""
     if lengths is not None and mask is not None:
@@ -206,3 +215,16 @@ def validity(name: str, lengths, mask, reset, time, batch: tuple, *, x: str = "x
             where = f" in row {row[0] if len(row) == 1 else row}" if row else ""
             raise ValueError(f"{name}: `lengths` should be from 0 to {time}, the number of steps, got {values[row]}{where}.")
     return lengths, *flags
+
+
+def frames_to_the_user() -> int:
+    """The `stacklevel` of a warning that is to point at the user's line: beyond this package, Flax and generated code."""
+    level, frame = 1, sys._getframe(1)
+    package = lambda frame: frame.f_globals.get("__name__", "").partition(".")[0]
+    while frame.f_back is not None and (package(frame) in PASSED_THROUGH or frame.f_code.co_filename == "<string>"):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+PASSED_THROUGH = ("jaxrnn", "flax", "jaxtyping", "beartype", "contextlib")
+"""Packages whose frames lie between a user's line and a check; generated constructors are in "<string>"."""

@@ -2,7 +2,7 @@
 source of its draws. No arithmetic may live here."""
 
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,16 @@ import numpy as np
 from flax import nnx
 
 from jaxrnn import checks, trees
+from jaxrnn.stack import Stack
+from jaxrnn.synonyms import ClassSignature
+
+LayerName = Literal[
+    "layer_0", "layer_1", "layer_2", "layer_3", "layer_4", "layer_5", "layer_6", "layer_7", "layer_8", "layer_9", "layer_10",
+    "layer_11", "layer_12", "layer_13", "layer_14", "layer_15", "layer_16", "layer_17", "layer_18", "layer_19", "layer_20",
+    "layer_21", "layer_22", "layer_23", "layer_24", "layer_25", "layer_26", "layer_27", "layer_28", "layer_29", "layer_30",
+    "layer_31",
+]  # fmt: skip
+"""The names that a type checker knows layers by. There may be more."""
 
 
 class Group(nnx.Module):
@@ -31,6 +41,63 @@ class Group(nnx.Module):
             assign(name, variable, value)
         else:
             super().__setattr__(name, value)
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+
+
+class Holder(nnx.Module):
+    """A module that holds the parameters of a stack by their paths: `layer_0.forward.w_ih`, `initial.layer_0.forward.h`."""
+
+    __signature__ = ClassSignature()
+
+    if TYPE_CHECKING:
+        stack: Stack
+        initial: Group
+
+        def __getattr__(self, name: LayerName) -> Group: ...
+
+    def _hold(self, stack: Stack, params):
+        """Hold these parameters, and a learned start if the stack has one."""
+        self.stack = stack
+
+        def variables(arrays):
+            # With eager sharding, an axis that has a name would ask for a mesh that has it.
+            named = lambda a, names: nnx.Param(a, out_sharding=names, eager_sharding=False)
+            return jax.tree.map(named, arrays, stack.axis_names(arrays))
+
+        for path, members in trees.to_dict(variables(params), variables(stack.init_state(params))).items():
+            setattr(self, path, Group(members))
+
+    @property
+    def params(self) -> Any:
+        """The parameters, `params[layer][direction]`, an `nnx.Param` for each array."""
+        for kind in jax.tree.leaves(trees.kinds(self.stack), is_leaf=lambda node: hasattr(node, "_fields")):
+            let_assign(type(kind))
+        return trees.rebuilt(self.stack, self)[0]
+
+    @params.setter
+    def params(self, value: Any):
+        assign_tree(self, value, "params")
+
+    @property
+    def learned(self) -> Any:
+        """The learned initial state, `[layer][direction]`, an `nnx.Param` for each array; or None."""
+        return trees.rebuilt(self.stack, self)[1]
+
+    @learned.setter
+    def learned(self, value: Any):
+        assign_tree(self.initial, value, "learned")
+
+    def __setattr__(self, name: str, value: Any):
+        if name in ("params", "learned"):
+            object.__setattr__(self, name, value)  # no attribute: parameters get values
+        else:
+            super().__setattr__(name, value)
+
+    def _arrays(self):
+        return trees.rebuilt(self.stack, self, value_of)
 
 
 def assign(name: str, variable: nnx.Variable, value):

@@ -1,13 +1,16 @@
 """Initial values of parameters. Each initialiser has the signature of `jax.nn.initializers` and is called once per gate, so
 that every function found there works here too, per gate. No cell and no gate order may be known here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.nn import initializers as jax_initializers
 from jax.nn.initializers import ones, zeros
+from jax.typing import DTypeLike
 
 from jaxrnn import checks
 from jaxrnn._arrays import promote
@@ -31,13 +34,13 @@ __all__ = [
 Initializer = Callable[..., jax.Array]
 
 
-def uniform(key, shape, dtype=jnp.float32):
+def uniform(key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
     """Draw from U(−1/√hidden, 1/√hidden), where hidden is the last axis: PyTorch's default for every array."""
     bound = shape[-1] ** -0.5
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
-def identity(key, shape, dtype=jnp.float32):
+def identity(key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
     """The identity matrix: recurrent weights of the IRNN (Le, Jaitly, Hinton, 2015, arXiv:1504.00941), used with `relu`."""
     del key
     return jnp.eye(*shape, dtype=dtype)
@@ -49,7 +52,7 @@ class constant:
 
     value: float
 
-    def __call__(self, key, shape, dtype=jnp.float32):
+    def __call__(self, key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
         del key
         return jnp.full(shape, self.value, dtype)
 
@@ -60,7 +63,7 @@ class orthogonal:
 
     scale: float = 1.0
 
-    def __call__(self, key, shape, dtype=jnp.float32):
+    def __call__(self, key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
         return jax_initializers.orthogonal(self.scale)(key, shape, dtype)
 
 
@@ -101,7 +104,7 @@ class _LogUniform:
     longest: int
     sign: int
 
-    def __call__(self, key, shape, dtype=jnp.float32):
+    def __call__(self, key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
         return self.sign * jnp.log(jax.random.uniform(key, shape, dtype, 1.0, self.longest - 1.0))
 
 
@@ -128,10 +131,10 @@ def chrono(longest: int, *, forget: str | None = "f", write: str | None = "i") -
     """
     checks.size("chrono", "longest", longest, least=3)
     named = ((forget, _LogUniform(longest, 1)), (write, _LogUniform(longest, -1)))
-    return PerGate(zeros, tuple(pair for pair in named if pair[0] is not None), same_key=True)
+    return PerGate(zeros, tuple((gate, draw) for gate, draw in named if gate is not None), same_key=True)
 
 
-def check_initializer(name: str, argument: str, value):
+def check_initializer(name: str, argument: str, value: Any) -> None:
     """`value` can be called to draw an array, or is a `PerGate`."""
     if isinstance(value, type):
         hint = f"Write {value.__name__}(…), with brackets."
@@ -140,7 +143,7 @@ def check_initializer(name: str, argument: str, value):
         raise TypeError(f"{name}: `{argument}` should be a function of (key, shape, dtype) or a PerGate, got {value!r}.")
 
 
-def draw(initializer: Initializer | PerGate, key, gates: tuple[str, ...], shape: tuple[int, ...], dtype):
+def draw(initializer: Initializer | PerGate, key: Array, gates: tuple[str, ...], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     """Draw one array with its gates on the last axis but one; at least in float32, then cast (a QR has no bfloat16)."""
     wide = promote(dtype, jnp.float32)
     per_gate = initializer if isinstance(initializer, PerGate) else PerGate(initializer, ())
@@ -163,7 +166,7 @@ def _check_drawn(gate: str, array, shape: tuple):
         raise ValueError(f"init: the initialiser of gate {gate!r} should return an array of shape {shape}, got {came}.{hint}")
 
 
-def non_default_fields(described, *skip: str) -> list[str]:
+def non_default_fields(described: Any, *skip: str) -> list[str]:
     """`name=value` for each field of a dataclass that is not its default, as in a call."""
     pairs = [(f, getattr(described, f.name)) for f in fields(described) if f.name not in skip]
     return [f"{f.name}={_written(f.name, value)}" for f, value in pairs if value != f.default]

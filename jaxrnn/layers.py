@@ -2,6 +2,7 @@
 by a function of `stack` or a module; no loop over time may live here."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,9 @@ def start(stack, params, batch: tuple, initial):
     return run(stack, params, jnp.zeros((0, *batch, stack.input_size), stack.param_dtype), initial=initial)[1]
 
 
-def run(stack, params, xs, states=None, *, initial=None, key=None, return_states=False, per_step=None, time_axis=None, **given):
+def run(
+    stack, params, xs, states=None, *, initial=None, key=None, return_states=False, per_step=None, time_axis=None, **given
+) -> Any:
     """`Stack.apply` without its checks; `given` are the arguments of `unroll` that all layers share."""
     keys = noise.split(key, stack.num_layers)
     options = {
@@ -89,7 +92,7 @@ def _nothing_between(stack, key) -> bool:
 def _drawn(stack, params, xs, key, time_axis) -> dict:
     """The parameters of one direction of one layer, with what is drawn for it, where it reads arrays like `xs`."""
     k_h, k_zoneout, k_w = noise.split(key, 3)
-    drawn = {"h_mask": None, "zoneout": None}
+    drawn: dict[str, Any] = {"h_mask": None, "zoneout": None}
     if stack.zoneout or stack.recurrent_dropout:
         like = conform.state_like(stack.cell, params, jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype))
         drawn["h_mask"] = noise.h_mask(k_h, like, stack.recurrent_dropout)

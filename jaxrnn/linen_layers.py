@@ -1,16 +1,18 @@
 """What all Linen modules share: fields, parameters as nested dicts, the call. No arithmetic may live here."""
 
 from dataclasses import fields
-from typing import Any
+from typing import Any, Generic, Literal, overload
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import Array
 
 from jaxrnn import calling, checks, trees
 from jaxrnn.cells import Cell
 from jaxrnn.stack import Stack
 from jaxrnn.synonyms import checked, checked_class
+from jaxrnn.typing import Alone, ArrayLike, Backend, BatchShape, DTypeLike, Lengths, Merge, TimeAxis
 
 
 class Checked(nn.Module):
@@ -25,17 +27,45 @@ def either(name: str, here: bool | None, there: bool | None) -> bool:
     """`deterministic` as a call says it, else as the module does; True if neither does."""
     if here is not None and there is not None:
         raise ValueError(f"{name}: `deterministic` should be said by the module or in the call, got both.")
-    deterministic = True if here is None and there is None else here if there is None else there
+    said = [value for value in (here, there) if value is not None]
+    deterministic = said[0] if said else True
     checks.flag(name, "deterministic", deterministic)
     return deterministic
 
 
-class Layers(Checked, kw_only=True):
+class Layers(Checked, Generic[Alone], kw_only=True):
     """The fields are those of `jaxrnn.Recurrent` and of `Stack`, and some of Linen.
 
     Parameters are nested dicts of arrays, `params["layer_0"]["forward"]["w_ih"]`; a learned initial state is under "initial".
 
     Args:
+        bias: whether the gates have biases.
+        batch_first: whether `x` and the output are (batch, time, …), Flax's layout and the default here, or (time, batch, …),
+            PyTorch's default. States are (layers * directions, batch, hidden) either way.
+        dropout: rate, from 0 to 1, of dropout on the output of every layer but the last, drawn afresh at each step, as PyTorch's;
+            with one layer it does nothing, and a warning says so. This rate and those below act with deterministic=False.
+        bidirectional: run every layer in both directions of time.
+        merge: how the outputs of the two directions become one: "concat", "sum", "mean"; or "none": they never meet, and the output
+            is a pair.
+        residual: from the second layer on, a layer's output adds its input. Not together with `skip_connections`.
+        skip_connections: every layer also reads the input of the first, and the output holds the outputs of all layers (Graves,
+            2013, arXiv:1308.0850, section 2).
+        input_dropout: rate of dropout on the input of every layer, one draw for the whole sequence (Gal & Ghahramani, 2016,
+            arXiv:1512.05287).
+        recurrent_dropout: rate of variational dropout, on `h` before the recurrent matmul, one draw for the whole sequence (ibid.).
+        zoneout: rate at which entries of the state keep their value (Krueger et al., 2017, arXiv:1606.01305); where nothing is
+            drawn, the state moves by the expected share.
+        weight_dropout: rate of DropConnect, dropout on `w_hh`, one draw for the whole sequence (Merity et al., 2018,
+            arXiv:1708.02182).
+        learn_initial_state: whether the initial state is a parameter, which begins as the cell's own; else it is the cell's own,
+            zeros for most.
+        remat: compute again in the backward pass, in segments of √time steps: less memory, the same gradients.
+        truncate: stop the gradient, but not the state, after every so many steps, at least 1: truncated backpropagation through
+            time; None: don't.
+        dtype: floating-point dtype to compute in; None: what input and parameters promote to.
+        param_dtype: floating-point dtype to store parameters in.
+        backend: how it is computed: "auto", "xla", "pallas" or "cudnn", see `unroll`.
+        output_only: a call gives the output alone, for `nn.Sequential`, which would pass h_n on to the next layer.
         deterministic: whether nothing is drawn, where a call does not say so: in `nn.Sequential`, under `nn.remat`. Default: True.
         named_axes: whether each parameter is in a box with the names of its axes, `nn.LogicallyPartitioned`.
     """
@@ -44,7 +74,7 @@ class Layers(Checked, kw_only=True):
     batch_first: bool = True
     dropout: float = 0.0
     bidirectional: bool = False
-    merge: str = "concat"
+    merge: Merge = "concat"
     residual: bool = False
     skip_connections: bool = False
     input_dropout: float = 0.0
@@ -54,10 +84,10 @@ class Layers(Checked, kw_only=True):
     learn_initial_state: bool = False
     remat: bool = False
     truncate: int | None = None
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-    backend: str = "auto"
-    output_only: bool = False
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    backend: Backend = "auto"
+    output_only: Alone = False  # pyright: ignore[reportAssignmentType]  a default that decides the type
     deterministic: bool | None = None
     named_axes: bool = False
 
@@ -82,7 +112,7 @@ class Layers(Checked, kw_only=True):
     def stack(self) -> Stack:
         """The description of the layers."""
         names = [f.name for f in fields(Stack) if f.name != "cell"]
-        return Stack.described(type(self).__name__, cell=self.describe_cell(), **{name: getattr(self, name) for name in names})
+        return Stack._described(type(self).__name__, cell=self.describe_cell(), **{name: getattr(self, name) for name in names})
 
     @nn.nowrap
     def axis_names(self) -> dict[str, Any]:
@@ -116,21 +146,63 @@ class Layers(Checked, kw_only=True):
         box = lambda axes, a: nn.LogicallyPartitioned(a, tuple(axes))
         return self.param(name, lambda key: jax.tree.map(box, names, draw(key), is_leaf=is_leaf))
 
+    # fmt: off
+    @overload
+    def __call__(
+        self: "Layers[Literal[False]]", x: ArrayLike, *, h_0: Any = None, lengths: Lengths | None = None,
+        mask: ArrayLike | None = None, reset: ArrayLike | None = None, per_step: dict[str, Any] | None = None,
+        context: dict[str, Any] | None = None, return_states: Literal[False] = False, time_axis: TimeAxis | None = None,
+        deterministic: bool | None = None,
+    ) -> tuple[Array, Any]: ...
+
+    @overload
+    def __call__(
+        self: "Layers[Literal[False]]", x: ArrayLike, *, h_0: Any = None, lengths: Lengths | None = None,
+        mask: ArrayLike | None = None, reset: ArrayLike | None = None, per_step: dict[str, Any] | None = None,
+        context: dict[str, Any] | None = None, return_states: Literal[True], time_axis: TimeAxis | None = None,
+        deterministic: bool | None = None,
+    ) -> tuple[Array, Any, Any]: ...
+
+    @overload
+    def __call__(
+        self: "Layers[Literal[True]]", x: ArrayLike, *, h_0: Any = None, lengths: Lengths | None = None,
+        mask: ArrayLike | None = None, reset: ArrayLike | None = None, per_step: dict[str, Any] | None = None,
+        context: dict[str, Any] | None = None, return_states: Literal[False] = False, time_axis: TimeAxis | None = None,
+        deterministic: bool | None = None,
+    ) -> Array: ...
+
+    @overload
+    def __call__(
+        self: "Layers[Literal[True]]", x: ArrayLike, *, h_0: Any = None, lengths: Lengths | None = None,
+        mask: ArrayLike | None = None, reset: ArrayLike | None = None, per_step: dict[str, Any] | None = None,
+        context: dict[str, Any] | None = None, return_states: Literal[True], time_axis: TimeAxis | None = None,
+        deterministic: bool | None = None,
+    ) -> tuple[Array, Any]: ...
+
+    @overload
+    def __call__(
+        self, x: ArrayLike, *, h_0: Any = None, lengths: Lengths | None = None,
+        mask: ArrayLike | None = None, reset: ArrayLike | None = None, per_step: dict[str, Any] | None = None,
+        context: dict[str, Any] | None = None, return_states: bool = False, time_axis: TimeAxis | None = None,
+        deterministic: bool | None = None,
+    ) -> Any: ...
+
+    # fmt: on
     @checked()
     def __call__(
         self,
-        x,
+        x: ArrayLike,
         *,
-        h_0=None,
-        lengths=None,
-        mask=None,
-        reset=None,
-        per_step=None,
-        context=None,
+        h_0: Any = None,
+        lengths: Lengths | None = None,
+        mask: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        per_step: dict[str, Any] | None = None,
+        context: dict[str, Any] | None = None,
         return_states: bool = False,
-        time_axis: str | tuple[str, ...] | None = None,
+        time_axis: TimeAxis | None = None,
         deterministic: bool | None = None,
-    ):
+    ) -> Any:
         """As `jaxrnn.Recurrent.__call__`; with deterministic=False, draws come from the stream "dropout"."""
         draws = not either(type(self).__name__, self.deterministic, deterministic) and self.stack.random
         if draws:
@@ -142,7 +214,15 @@ class Layers(Checked, kw_only=True):
         )  # fmt: skip
 
     @checked()
-    def step(self, x, state=None, *, reset=None, per_step=None, context=None):
+    def step(
+        self,
+        x: ArrayLike,
+        state: Any = None,
+        *,
+        reset: ArrayLike | None = None,
+        per_step: dict[str, Any] | None = None,
+        context: dict[str, Any] | None = None,
+    ) -> tuple[Array, Any]:
         """As `jaxrnn.Recurrent.step`."""
         params, initial = self.arrays
         return calling.step(
@@ -150,7 +230,7 @@ class Layers(Checked, kw_only=True):
         )  # fmt: skip
 
     @checked()
-    def initial_state(self, batch_shape=()):
+    def initial_state(self, batch_shape: BatchShape = ()) -> Any:
         """As `jaxrnn.Recurrent.initial_state`: `module.apply(variables, batch_shape, method="initial_state")`."""
         params, initial = self.arrays
         return calling.initial_state(self._caller(), params, batch_shape, initial=initial)

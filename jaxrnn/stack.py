@@ -1,55 +1,62 @@
 """A stack: layers × directions of one cell, time first, as a pure description with `init`, `apply` and `step`, where a call is
 checked once. No loop over time and no layout but time first."""
 
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxrnn import checks, layers
 from jaxrnn.cells import conform
-from jaxrnn.cells.base import Cell, axis_names
+from jaxrnn.cells.base import axis_names
+from jaxrnn.description import Description
 from jaxrnn.engine import over_devices
 from jaxrnn.engine.outside import read_from_outside
-from jaxrnn.initializers import non_default_fields
-from jaxrnn.stack_checks import check_arrays, check_one_direction, check_options, check_start
+from jaxrnn.stack_checks import check_arrays, check_one_direction, check_start
 from jaxrnn.synonyms import checked, checked_class
+from jaxrnn.typing import ArrayLike, BatchShape, DTypeLike, Lengths, TimeAxis
 
 
 @checked_class
-@dataclass(frozen=True)
-class Stack:
+@dataclass(frozen=True, repr=False)
+class Stack(Description):
     """Layers and directions of a cell; frozen, hashable, holding no arrays.
 
     Args:
-        cell: the description of one step.
-        input_size: width of the input.
-        hidden_size: hidden size of every layer, or a tuple with one for each.
-        num_layers: layers, each reading the outputs of the one before.
+        cell: the description of one step, see `jaxrnn.cells.CELLS`.
+        input_size: width of the input, at least 1.
+        hidden_size: hidden size of every layer, at least 1, or a tuple with one for each layer.
+        num_layers: layers, at least 1, each reading the outputs of the one before.
         bidirectional: run every layer in both directions of time.
         bias: whether the gates have biases.
-        merge: how the outputs of the two directions become one: "concat", "sum", "mean", or "none": they never meet, the
-            output is a pair.
-        residual: from the second layer on, a layer's output adds its input.
-        skip_connections: every layer also reads the stack's input, and the output holds the outputs of all layers (Graves, 2013,
-            arXiv:1308.0850, section 2). Not together with `residual`.
-        dropout: rate of dropout on the output of every layer but the last, drawn afresh at each step, as PyTorch's.
-        input_dropout: the same on the input of every layer, one draw for the whole sequence (Gal & Ghahramani, 2016,
+        merge: how the outputs of the two directions become one: "concat", "sum", "mean"; or "none": they never meet, and the output
+            is a pair.
+        residual: from the second layer on, a layer's output adds its input. Not together with `skip_connections`.
+        skip_connections: every layer also reads the input of the first, and the output holds the outputs of all layers (Graves,
+            2013, arXiv:1308.0850, section 2).
+        dropout: rate, from 0 to 1, of dropout on the output of every layer but the last, drawn afresh at each step, as PyTorch's;
+            with one layer it does nothing, and a warning says so. This rate and those below act where `apply` gets a `key`.
+        input_dropout: rate of dropout on the input of every layer, one draw for the whole sequence (Gal & Ghahramani, 2016,
             arXiv:1512.05287).
-        recurrent_dropout: variational dropout: the same on `h` before the recurrent matmul, one draw for the whole sequence
-            (ibid.).
-        zoneout: rate at which entries of the state keep their value (Krueger et al., 2017, arXiv:1606.01305); without
-            randomness the state moves by the expected share.
-        weight_dropout: DropConnect: rate of dropout on `w_hh`, one draw for the whole sequence (Merity et al., 2018,
+        recurrent_dropout: rate of variational dropout, on `h` before the recurrent matmul, one draw for the whole sequence (ibid.).
+        zoneout: rate at which entries of the state keep their value (Krueger et al., 2017, arXiv:1606.01305); where nothing is
+            drawn, the state moves by the expected share.
+        weight_dropout: rate of DropConnect, dropout on `w_hh`, one draw for the whole sequence (Merity et al., 2018,
             arXiv:1708.02182).
-        learn_initial_state: whether the initial state is a parameter, which begins as the cell's own; else the cell's own, zeros
-            for most.
-        remat: compute again in the backward pass, see `unroll`.
-        truncate: stop the gradient, but not the state, after every so many steps: truncated backpropagation through time.
-        dtype: to compute in; `None`: what input and parameters promote to.
-        param_dtype: to store parameters in.
+        learn_initial_state: whether the initial state is a parameter, which begins as the cell's own; else it is the cell's own,
+            zeros for most.
+        remat: compute again in the backward pass, in segments of √time steps: less memory, the same gradients.
+        truncate: stop the gradient, but not the state, after every so many steps, at least 1: truncated backpropagation through
+            time; None: don't.
+        dtype: floating-point dtype to compute in; None: what input and parameters promote to.
+        param_dtype: floating-point dtype to store parameters in.
         backend: how it is computed: "auto", "xla", "pallas" or "cudnn", see `unroll`.
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong kind or out of range.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -61,94 +68,23 @@ class Stack:
         ((7, 4, 10), 2, (4, 5))
     """
 
-    cell: Cell
-    input_size: int
-    hidden_size: int | tuple[int, ...]
-    num_layers: int = 1
-    bidirectional: bool = False
-    bias: bool = True
-    merge: Literal["concat", "sum", "mean", "none"] = "concat"
-    residual: bool = False
-    skip_connections: bool = False
-    dropout: float = 0.0
-    input_dropout: float = 0.0
-    recurrent_dropout: float = 0.0
-    zoneout: float = 0.0
-    weight_dropout: float = 0.0
-    learn_initial_state: bool = False
-    remat: bool = False
-    truncate: int | None = None
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-    backend: Literal["auto", "xla", "pallas", "cudnn"] = "auto"
-
-    def __post_init__(self):
-        check_options("Stack", self)
-
-    @classmethod
-    def described(cls, name: str, **options) -> "Stack":
-        """The stack of the module `name`, whom errors then name."""
-        stack = object.__new__(cls)
-        for field in fields(cls):
-            object.__setattr__(stack, field.name, options.get(field.name, field.default))
-        check_options(name, stack)
-        return stack
-
-    @property
-    def num_directions(self) -> int:
-        """1, or 2 if bidirectional."""
-        return 2 if self.bidirectional else 1
-
-    @property
-    def hidden_sizes(self) -> tuple[int, ...]:
-        """The hidden size of each layer."""
-        return self.hidden_size if isinstance(self.hidden_size, tuple) else (self.hidden_size,) * self.num_layers
-
-    @property
-    def layer_output_sizes(self) -> tuple[int, ...]:
-        """The width of each layer's merged output (with merge="none", of one direction's)."""
-        wide = self.num_directions if self.merge == "concat" else 1
-        return tuple(self.cell.output_size(hidden) * wide for hidden in self.hidden_sizes)
-
-    @property
-    def layer_input_sizes(self) -> tuple[int, ...]:
-        """The width of what each layer reads."""
-        skipped = self.input_size if self.skip_connections else 0
-        return (self.input_size, *(size + skipped for size in self.layer_output_sizes[:-1]))
-
-    @property
-    def output_size(self) -> int:
-        """The width of the output."""
-        return sum(self.layer_output_sizes) if self.skip_connections else self.layer_output_sizes[-1]
-
-    @property
-    def random(self) -> bool:
-        """Whether anything is drawn in training."""
-        rates = (self.dropout, self.input_dropout, self.recurrent_dropout, self.zoneout, self.weight_dropout)
-        return any(rate > 0 for rate in rates)
-
-    def describe(self) -> str:
-        """The sizes, and whatever is not the default, as in a call."""
-        sizes = [str(self.input_size), str(self.hidden_size)]
-        return ", ".join(sizes + non_default_fields(self, "cell", "input_size", "hidden_size") + non_default_fields(self.cell))
-
-    def __repr__(self):
-        sizes = [repr(self.cell), str(self.input_size), str(self.hidden_size)]
-        return f"Stack({', '.join(sizes + non_default_fields(self, 'cell', 'input_size', 'hidden_size'))})"
-
     @checked()
-    def init(self, key):
-        """Draw `params[layer][direction]` from a key."""
+    def init(self, key: Array) -> Any:
+        """Draw `params[layer][direction]`.
+
+        Args:
+            key: from `jax.random.key`.
+        """
         checks.prng_key("Stack.init", key)
         keys = jax.random.split(key, self.num_layers * self.num_directions)
         return tuple(self.init_layer(k, keys[k * self.num_directions :][: self.num_directions]) for k in range(self.num_layers))
 
-    def init_layer(self, layer: int, keys):
+    def init_layer(self, layer: int, keys: Sequence[Array] | Array) -> Any:
         """Draw the parameters of one layer, from a key for each direction."""
         sizes, options = (self.layer_input_sizes[layer], self.hidden_sizes[layer]), {"bias": self.bias, "dtype": self.param_dtype}
         return tuple(conform.made_by_init(self.cell, self.cell.init(key, *sizes, **options)) for key in keys)
 
-    def axis_names(self, arrays):
+    def axis_names(self, arrays: Any) -> Any:
         """The name of each axis of each array of parameters, or of states: `[layer][direction]`, a tuple for every array.
 
         To be mapped to the axes of a mesh: "hidden" is the one to shard, "input", "output" (of `h`, where it is read) and
@@ -156,7 +92,7 @@ class Stack:
         """
         return None if arrays is None else tuple(tuple(axis_names(self.cell, a) for a in layer) for layer in arrays)
 
-    def init_state(self, params):
+    def init_state(self, params: Any) -> Any:
         """The learned initial state before training, which is the cell's own, without batch axes: `[layer][direction]`; or None.
 
         Fields that are not learned (counters, keys, and what the cell's `free_fields` leave out) are None.
@@ -174,28 +110,54 @@ class Stack:
 
         return tuple(tuple(start(p) for p in layer) for layer in params)
 
-    def states_like(self, params, batch: tuple, dtype):
+    def states_like(self, params: Any, batch: tuple[int, ...], dtype: DTypeLike) -> Any:
         """The shapes and dtypes of states, `[layer][direction]`, for inputs with the batch axes (and those of space) `batch`."""
         x = lambda p: jax.ShapeDtypeStruct((*batch, self.cell.input_size(p)), dtype)
         return tuple(tuple(conform.state_like(self.cell, p, x(p)) for p in layer) for layer in params)
 
+    # fmt: off
+    @overload
+    def apply(
+        self, params: Any, xs: ArrayLike, states: Any = None, *, initial: Any = None, lengths: Lengths | None = None,
+        mask: ArrayLike | None = None, reset: ArrayLike | None = None, per_step: dict[str, Any] | None = None,
+        context: dict[str, Any] | None = None, key: Array | None = None, return_states: Literal[False] = False,
+        time_axis: TimeAxis | None = None,
+    ) -> tuple[Array, Any]: ...
+
+    @overload
+    def apply(
+        self, params: Any, xs: ArrayLike, states: Any = None, *, initial: Any = None, lengths: Lengths | None = None,
+        mask: ArrayLike | None = None, reset: ArrayLike | None = None, per_step: dict[str, Any] | None = None,
+        context: dict[str, Any] | None = None, key: Array | None = None, return_states: Literal[True],
+        time_axis: TimeAxis | None = None,
+    ) -> tuple[Array, Any, Any]: ...
+
+    @overload
+    def apply(
+        self, params: Any, xs: ArrayLike, states: Any = None, *, initial: Any = None, lengths: Lengths | None = None,
+        mask: ArrayLike | None = None, reset: ArrayLike | None = None, per_step: dict[str, Any] | None = None,
+        context: dict[str, Any] | None = None, key: Array | None = None, return_states: bool = False,
+        time_axis: TimeAxis | None = None,
+    ) -> Any: ...
+
+    # fmt: on
     @checked()
     def apply(
         self,
-        params,
-        xs,
-        states=None,
+        params: Any,
+        xs: ArrayLike,
+        states: Any = None,
         *,
-        initial=None,
-        lengths=None,
-        mask=None,
-        reset=None,
-        per_step=None,
-        context=None,
-        key=None,
-        return_states=False,
-        time_axis=None,
-    ):
+        initial: Any = None,
+        lengths: Lengths | None = None,
+        mask: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        per_step: dict[str, Any] | None = None,
+        context: dict[str, Any] | None = None,
+        key: Array | None = None,
+        return_states: bool = False,
+        time_axis: TimeAxis | None = None,
+    ) -> Any:
         """Run the stack over `xs` (time, *batch, input).
 
         Args:
@@ -247,7 +209,7 @@ class Stack:
         )  # fmt: skip
 
     @checked()
-    def initial_state(self, params, batch_shape=(), *, initial=None):
+    def initial_state(self, params: Any, batch_shape: BatchShape = (), *, initial: Any = None) -> Any:
         """The states that `apply` and `step` start from where they are given none, `[layer][direction]`.
 
         Args:
@@ -267,7 +229,17 @@ class Stack:
         return layers.start(self, params, batch, initial)
 
     @checked()
-    def step(self, params, x, states=None, *, initial=None, reset=None, per_step=None, context=None):
+    def step(
+        self,
+        params: Any,
+        x: ArrayLike,
+        states: Any = None,
+        *,
+        initial: Any = None,
+        reset: ArrayLike | None = None,
+        per_step: dict[str, Any] | None = None,
+        context: dict[str, Any] | None = None,
+    ) -> tuple[Array, Any]:
         """Run one step through a stack of one direction: (output, states), equal to `apply` over a sequence in pieces.
 
         Args:

@@ -1,7 +1,7 @@
 """Checks of a stack's options and of the nested arrays that it is called with, for the function or module that the user called."""
 
-import sys
 import warnings
+from typing import Any
 
 import jax
 import numpy as np
@@ -39,7 +39,7 @@ def check_options(name: str, s):
         warnings.warn(
             f"{name}: `dropout` acts between layers, so dropout={s.dropout} with num_layers=1 does nothing.",
             UserWarning,
-            stacklevel=_frames_to_the_user(),
+            stacklevel=checks.frames_to_the_user(),
         )
     checks.choice(name, "merge", s.merge, ("concat", "sum", "mean", "none"))
     if s.truncate is not None:
@@ -53,19 +53,6 @@ def check_options(name: str, s):
     if s.residual and len(set(s.layer_output_sizes)) > 1:
         sizes = s.layer_output_sizes
         raise ValueError(f"{name}: `residual` should join layers of one output size, got output sizes {sizes}.")
-
-
-def _frames_to_the_user() -> int:
-    """How far from `check_options` the line is that made the stack or module: beyond this package, Flax and generated code."""
-    level, frame = 1, sys._getframe(1)
-    package = lambda frame: frame.f_globals.get("__name__", "").partition(".")[0]
-    while frame.f_back is not None and (package(frame) in PASSED_THROUGH or frame.f_code.co_filename == "<string>"):
-        frame, level = frame.f_back, level + 1
-    return level
-
-
-PASSED_THROUGH = ("jaxrnn", "flax", "jaxtyping", "beartype", "contextlib")
-"""Packages whose frames lie between a user's line and a check; generated constructors are in "<string>"."""
 
 
 def check_one_direction(name: str, stack):
@@ -103,7 +90,7 @@ def check_arrays(name: str, stack, params, states, initial, xs, batch: tuple = (
 
 def check_start(name: str, stack, params, batch_shape, initial) -> tuple[int, ...]:
     """The arguments of `initial_state`; the shape as a tuple."""
-    batch = (batch_shape,) if isinstance(batch_shape, int | np.integer) else batch_shape
+    batch: Any = (batch_shape,) if isinstance(batch_shape, int | np.integer) else batch_shape
     if not isinstance(batch, tuple | list):
         hint = "\nOf an input x at one step it is x.shape[:-1]."
         raise TypeError(f"{name}: `batch_shape` should be a tuple of integers, got {checks.called(batch_shape)}.{hint}")

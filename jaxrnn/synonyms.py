@@ -4,10 +4,11 @@ recurrence may live here."""
 from collections.abc import Callable
 from difflib import get_close_matches
 from functools import lru_cache, wraps
-from inspect import Parameter, signature
-from typing import ParamSpec, TypeVar
+from inspect import Parameter, Signature, signature
+from typing import Any, TypeVar
 
-P, R, T = ParamSpec("P"), TypeVar("R"), TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "input_size": ("input_dim", "input_features", "in_features", "in_size", "input_width", "n_inputs", "ninp", "inp_size", "d_in"),
@@ -70,7 +71,7 @@ INSIDE = "The scan over time is inside: call the module with the whole sequence.
 
 ADVICE: dict[str, str] = {
     **dict.fromkeys(("time_major", "batch_major"), "Time first is batch_first=False, an argument of the constructor."),
-    "batch_first": "It is an argument of a module's constructor; functions of the core are time first.",
+    "batch_first": "Constructors of modules take it; a SequenceModel is batch first, functions of the core are time first.",
     **dict.fromkeys(("return_sequences", "return_state", "return_carry"), PAIR),
     "stateful": "A module holds no state: give the h_n of one call to the next, h_0=h_n.",
     **dict.fromkeys(("training", "train", "is_training", "deterministic"), MODES),
@@ -91,6 +92,11 @@ ADVICE: dict[str, str] = {
     "recurrent_activation": "Write Recurrent(LSTMCell(recurrent_activation=…), …).",
     **dict.fromkeys(("variable_axes", "split_rngs", "variable_broadcast"), INSIDE),
     "initial_state": "States are arguments of a call; learn_initial_state=True makes the start a parameter.",
+    **{
+        name: f"Modules and `Stack` have it, models don't: put an nnx.Linear on the output of a module with {name}=… instead."
+        for name in ("merge", "residual", "skip_connections", "output_only")
+    },
+    "options": "What it held are arguments by themselves.",
 }
 """Names elsewhere for what is done otherwise here, and what to do."""
 
@@ -141,30 +147,31 @@ def check_arguments(name: str, positional: tuple, known: tuple, args: tuple, kwa
         raise TypeError(f"{name}: arguments {rule}, got {len(args)} by position.{advice}")
 
 
-def checked(*, also: tuple[str, ...] = ()) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def checked() -> Callable[[F], F]:
     """Decorate a function whose wrong arguments are to be answered with the right ones, foreign names with ours.
 
-    Args:
-        also: what its `**options` take. A method speaks in the name of its class.
+    A method speaks in the name of its class. What has to be given by name and is not, comes as None: so the function's own check
+    says what it should be.
     """
 
-    def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        if not also and _takes_any(function):
+    def decorate(function: F) -> F:
+        if _takes_any(function):
             return function
         method, positional, known = _arguments(function)
-        known = tuple(dict.fromkeys((*known, *also)))
-        names, most, own = frozenset(known), len(positional) + method, function.__name__
+        names, most, own, call = frozenset(known), len(positional) + method, function.__name__, function
+        if missing := _required_by_name(function):
+            call = lambda *args, **kwargs: function(*args, **(missing | kwargs))
 
         @wraps(function)
-        def checking(*args: P.args, **kwargs: P.kwargs) -> R:
+        def checking(*args, **kwargs):
             if len(args) > most or not names.issuperset(kwargs):
                 name = own
                 if method:
                     name = type(args[0]).__name__ + ("" if own in ("__init__", "__call__") else f".{own}")
                 check_arguments(name, positional, known, args[method:], kwargs)
-            return function(*args, **kwargs)
+            return call(*args, **kwargs)
 
-        return checking
+        return checking  # pyright: ignore[reportReturnType]  `wraps` makes it look like `function`
 
     return decorate
 
@@ -178,6 +185,12 @@ def checked_class(cls: type[T]) -> type[T]:
 def _takes_any(function) -> bool:
     """Whether a function says of itself that it takes arguments which it does not name, to hand them on."""
     return any(p.kind in (Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL) for p in signature(function).parameters.values())
+
+
+def _required_by_name(function) -> dict[str, None]:
+    """The arguments that have to be given, and by name."""
+    named = (p for p in signature(function).parameters.values() if p.kind is Parameter.KEYWORD_ONLY)
+    return {p.name: None for p in named if p.default is Parameter.empty}
 
 
 @lru_cache(maxsize=1024)
@@ -197,3 +210,18 @@ def check_constructor(cls: type, args: tuple, kwargs):
             return
         _, positional, known = _arguments(function)
         check_arguments(cls.__name__, positional, known, args, kwargs)
+
+
+class ClassSignature:
+    """The `__signature__` of classes whose metaclass hides what `__init__` takes, as that of NNX does."""
+
+    def __get__(self, instance, owner: type) -> Signature:
+        if instance is not None:
+            raise AttributeError("__signature__")  # an object has that of its `__call__`
+        own = signature(owner.__init__)
+        return own.replace(parameters=[p.replace(annotation=_plain(p.annotation)) for p in own.parameters.values()][1:])
+
+
+def _plain(annotation):
+    """The last of the types that a variable for types may be, which is the widest; else the annotation itself."""
+    return annotation.__constraints__[-1] if isinstance(annotation, TypeVar) else annotation

@@ -16,7 +16,7 @@ def layer_name(layer: int) -> str:
     return f"layer_{layer}"
 
 
-def to_dict(params, initial=None) -> dict[str, Any]:
+def to_dict(params: Any, initial: Any = None) -> dict[str, Any]:
     """Nested dicts with readable paths, as Linen's variables have them, of what functions read.
 
     Args:
@@ -42,7 +42,7 @@ def layer_to_dict(layer) -> dict[str, Any]:
     return dict(zip(DIRECTIONS, map(_fields, _items(layer)), strict=False))
 
 
-def from_dict(stack, tree: Mapping[str, Any]) -> tuple[Any, Any]:
+def from_dict(stack: Any, tree: Mapping[str, Any]) -> tuple[Any, Any]:
     """The inverse of `to_dict`: (params, initial), `[layer][direction]`, for a stack; initial is None if nothing is learned.
 
     Raises:
@@ -106,9 +106,9 @@ def _children(node) -> Mapping[str, Any]:
 
 def _fields(value):
     """A NamedTuple as a dict of what it holds."""
-    if not hasattr(value, "_asdict") and not isinstance(value, Mapping):
+    fields = value if isinstance(value, Mapping) else value._asdict() if hasattr(value, "_asdict") else None
+    if fields is None:
         return value
-    fields = value._asdict() if hasattr(value, "_asdict") else value
     return {str(name): _fields(one) for name, one in fields.items() if one is not None}
 
 

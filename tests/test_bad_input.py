@@ -171,13 +171,10 @@ def test_models_name_what_their_head_cannot_take():
         jaxrnn.models.LSTMModel(3, 5, 2, 1, rngs=nnx.Rngs(0))
     text = "GRU: `x` should end in input_size=3 (the module's `input_size`), got shape (2, 6, 4)."
     refuses(ValueError, text, jaxrnn.models.GRUModel(3, 5, 2, rngs=nnx.Rngs(0)), jnp.ones((2, 6, 4)))
-    text = (
-        "LSTMModel: `skip_connections` should be False, since the head reads the last layer's states, got skip_connections=True.\n"
-        "Put an nnx.Linear on the output of a module with skip_connections=True instead."
-    )
-    refuses(ValueError, text, jaxrnn.models.LSTMModel, 3, 5, 2, skip_connections=True, rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match="LSTMModel: `merge` should be 'concat'"):
-        jaxrnn.models.LSTMModel(3, 5, 2, merge="sum", rngs=nnx.Rngs(0))
+    for option, value in (("merge", "sum"), ("residual", True), ("skip_connections", True), ("output_only", True)):
+        hint = f"Modules and `Stack` have it, models don't: put an nnx.Linear on the output of a module with {option}=… instead."
+        with pytest.raises(TypeError, match=f"LSTMModel: arguments should be among .*, got `{option}`.\n{re.escape(hint)}"):
+            jaxrnn.models.LSTMModel(3, 5, 2, **{option: value}, rngs=nnx.Rngs(0))
 
 
 def test_stacks_and_cells_and_initialisers_speak_for_themselves():

@@ -619,7 +619,7 @@ def test_stretches_of_a_sequence_model_are_the_whole(flavour):
         nnx.update(model, drawn_like(nnx.state(model, nnx.Param)))
         call, step, start = model, model.step, model.initial_state
     else:
-        model = jaxrnn.linen.SequenceModel(jaxrnn.GRUCell(), INPUT, HIDDEN, 2, options={"learn_initial_state": True})
+        model = jaxrnn.linen.SequenceModel(jaxrnn.GRUCell(), INPUT, HIDDEN, 2, learn_initial_state=True)
         variables = drawn(model, X)
         call, step, start = (partial(model.apply, variables, method=m) for m in ("__call__", "step", "initial_state"))
     reset = jnp.zeros((BATCH, TIME)).at[0, 3].set(1)

@@ -7,6 +7,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import optax
 import pytest
@@ -545,8 +546,9 @@ def test_shard_map_draws_too():
     assert np.isfinite(output).all()
 
 
-def test_a_step_is_checked_anew_for_other_shapes_kinds_and_dtypes():
+def test_a_step_is_checked_anew_for_other_shapes_kinds_and_dtypes(monkeypatch):
     """After a call that was right, and was remembered."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # or an annotation would speak first
     lstm = jaxrnn.LSTM(INPUT, HIDDEN, rngs=nnx.Rngs(0))
     x = jnp.ones((BATCH, INPUT))
     _, state = lstm.step(x)

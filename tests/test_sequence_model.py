@@ -4,6 +4,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from flax import linen as nn
@@ -51,7 +52,7 @@ def test_a_model_is_its_equations_in_both_flavours(name):
     model, x = made(name, num_layers=3), normal(BATCH, TIME, INPUT)
     want = by_hand(model, x)
     close(model(x), want, 2e-5)
-    linen = jaxrnn.linen.SequenceModel(jaxrnn.CELLS[name](), INPUT, HIDDEN, OUTPUT, num_layers=3, options=KINDS[name])
+    linen = jaxrnn.linen.SequenceModel(jaxrnn.CELLS[name](), INPUT, HIDDEN, OUTPUT, num_layers=3, **KINDS[name])
     raw = lambda tree: jax.tree.map(lambda p: p.get_value(), tree, is_leaf=lambda p: isinstance(p, nnx.Variable))
     both = lambda layer: {"kernel": raw(layer.kernel), "bias": raw(layer.bias)}
     scaled = lambda layer: {"scale": raw(layer.scale), "bias": raw(layer.bias)}
@@ -142,7 +143,8 @@ def test_a_step_draws_nothing_in_training():
 
 @pytest.mark.slow
 @pytest.mark.newest
-def test_a_model_refuses_what_does_not_fit():
+def test_a_model_refuses_what_does_not_fit(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # or an annotation would speak first
     make = partial(SequenceModel, jaxrnn.LRUCell(), INPUT, HIDDEN, OUTPUT)
     with pytest.raises(ValueError, match=r"SequenceModel: `output_size` should be"):
         SequenceModel(jaxrnn.LRUCell(), INPUT, HIDDEN, 0, rngs=nnx.Rngs(0))

@@ -1,7 +1,9 @@
 """The names of the axes of a cell's arrays. No concrete cell may be known here."""
 
+from typing import Any
 
-def axis_names(cell, arrays):
+
+def axis_names(cell: Any, arrays: Any) -> Any:
     """The name of each axis of each array of a cell's parameters, or of its state, as the cell writes them down in `axes`.
 
     None for axes before the named ones: those of space or batch.

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxrnn import checks
@@ -23,7 +24,8 @@ from jaxrnn._arrays import (
 from jaxrnn.cells import conform
 from jaxrnn.cells.axes import axis_names
 from jaxrnn.initializers import Initializer, PerGate, check_initializer, chrono, draw, non_default_fields, uniform, zeros
-from jaxrnn.synonyms import check_constructor, checked
+from jaxrnn.synonyms import ClassSignature, check_constructor, checked
+from jaxrnn.typing import ArrayLike
 
 __all__ = [
     "Cell", "GateParams", "GatedCell", "Hidden", "Initializer", "LSTMState", "PerGate", "apply_product", "axis_names",
@@ -111,7 +113,9 @@ class Cell:
     }
     """The names of the last axes of each array in parameters and states, for rules that send names to axes of a mesh."""
 
-    def __new__(cls, *args, **kwargs):
+    __signature__: ClassVar = ClassSignature()
+
+    def __new__(cls, *args: Any, **kwargs: Any):
         check_constructor(cls, args, kwargs)
         return super().__new__(cls)
 
@@ -140,7 +144,7 @@ class Cell:
     def __repr__(self):
         return f"{type(self).__name__}({', '.join(non_default_fields(self))})"
 
-    def input_size(self, params) -> int:
+    def input_size(self, params: Any) -> int:
         """The width of the input `x`."""
         return params.w_ih.shape[-3]
 
@@ -149,7 +153,7 @@ class Cell:
         return hidden_size
 
     @checked()
-    def init(self, key, input_size: int, hidden_size: int, *, bias: bool = True, dtype=jnp.float32):
+    def init(self, key: Array, input_size: int, hidden_size: int, *, bias: bool = True, dtype: DTypeLike = jnp.float32) -> Any:
         """Draw the parameters of one cell.
 
         Args:
@@ -186,7 +190,7 @@ class Cell:
         checks.flag(f"{name}.init", "bias", bias)
         checks.floating_dtype(f"{name}.init", "dtype", dtype)
 
-    def initial_state(self, params, x):
+    def initial_state(self, params: Any, x: Any) -> Any:
         """The state before `x` (*batch, input): zeros, in the shapes that sizes say, laid as `x` and the weights are.
 
         A cell may start otherwise: what it returns here is where its sequences start and what a reset returns to. Each field
@@ -195,15 +199,15 @@ class Cell:
         zeros = zeros_beside(x, params.w_ih)
         return self.State(*(zeros for _ in self.State._fields))
 
-    def computed_with(self, params, dtype):
+    def computed_with(self, params: Any, dtype: Any) -> Any:
         """The parameters that `recur` computes with, of those it is given, where products are in `dtype`."""
         return cast(params, dtype)
 
-    def project(self, params, x):
+    def project(self, params: Any, x: Any) -> Any:
         """What the input contributes to the gates, for any number of leading axes: (…, gates, hidden)."""
         return contract(x, params.w_ih, params.b_ih)
 
-    def recur(self, params, state, x_gates, h, **further):
+    def recur(self, params: Any, state: Any, x_gates: Any, h: Any, *extra: Any, **further: Any) -> Any:
         """The next state.
 
         Args:
@@ -214,7 +218,7 @@ class Cell:
         """
         raise NotImplementedError(f"{type(self).__name__} should define `recur` (or, if it is gated, `update`)")
 
-    def step(self, params, state, x, **further):
+    def step(self, params: Any, state: Any, x: ArrayLike, **further: Any) -> tuple[Any, Array]:
         """One full step, a pure function: (params, state, x) -> (state, y).
 
         Args:
@@ -263,9 +267,12 @@ class GatedCell(Cell):
     Parameters beyond `GateParams` reach `update` as further positional arguments, in their order; what `per_step` and `context`
     name, as keyword arguments. A value from outside that is being transformed is refused with a TypeError: the rule would take
     it for a constant.
+
+    Args:
+        w_ih_init, w_hh_init, b_ih_init, b_hh_init: initialisers, see `Cell`.
     """
 
-    def update(self, state, x_gates, h_gates, *extra, **further):
+    def update(self, state: Any, x_gates: Any, h_gates: Any, *extra: Any, **further: Any) -> Any:
         """The elementwise equations; `x_gates` and `h_gates` hold one array per gate, in the order of `gates`."""
         raise NotImplementedError(f"{type(self).__name__} should define `update`")
 

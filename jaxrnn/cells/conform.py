@@ -1,6 +1,7 @@
 """Whether parameters, states and further inputs conform to a cell: what is checked once, where the user calls. Every message names
 the argument, the rule and what came. Nothing is computed here but shapes."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
 from functools import lru_cache, partial
@@ -55,7 +56,7 @@ def check_params(name: str, cell, params, argument: str = "params"):
         raise ValueError(f"{name}: `{argument}` should have {wanted}, got {w_ih.shape[-2]}.")
     shapes = tuple(sorted((path.removeprefix(argument), leaf.shape) for path, leaf in _leaves(params, argument)))
     input_size = cell.input_size(params)
-    misfit = _misfit(cell, input_size, shapes, jax.config.jax_enable_x64)
+    misfit = _misfit(cell, input_size, shapes, checks.x64())
     if misfit:
         sizes = f"for a {kind} of input_size={input_size} and hidden_size={w_ih.shape[-1]} (the axes of `{argument}.w_ih`)"
         path, wanted, came = misfit
@@ -80,7 +81,7 @@ def made_by_init(cell, params):
     return params
 
 
-def _leaves(params, path: str):
+def _leaves(params, path: str) -> Iterator[tuple[str, Any]]:
     """Pairs of a path and what stands there, for every field that is not None."""
     for field, value in params._asdict().items():
         if isinstance(value, tuple) and hasattr(value, "_asdict"):
@@ -118,16 +119,16 @@ def _misfit(cell, input_size, shapes: tuple, x64: bool) -> tuple[str, str, str] 
 # States ------------------------------------------------------------------------------------------------------------------
 
 
-def state_like(cell, params, x):
+def state_like(cell, params, x) -> Any:
     """The shapes and dtypes of the state before `x`, which may be abstract; nothing is computed."""
     leaves, structure = jax.tree.flatten(params)
     arrays = tuple((a.shape, a.dtype) for a in (*leaves, x))
     symbolic = any(checks.is_symbolic(n) for shape, _ in arrays for n in shape)
-    return (_state_like.__wrapped__ if symbolic else _state_like)(cell, structure, arrays, jax.config.jax_enable_x64)
+    return (_state_like.__wrapped__ if symbolic else _state_like)(cell, structure, arrays, checks.x64())
 
 
 @lru_cache(maxsize=1024)
-def _state_like(cell, structure, arrays: tuple, x64: bool):
+def _state_like(cell, structure, arrays: tuple, x64: bool) -> Any:
     *leaves, x = (jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in arrays)
     state = jax.eval_shape(cell.initial_state, jax.tree.unflatten(structure, leaves), x)
     if not isinstance(state, cell.State):
@@ -146,7 +147,7 @@ def check_state(name: str, argument: str, value, like, *, broadcast: bool = Fals
         fields = ", ".join(kind._fields)
         raise TypeError(f"{name}: `{argument}` should be a {kind.__name__}({fields}), got {checks.called(value)}.")
     for field, came, wanted in zip(kind._fields, value, like, strict=True):
-        if came is None and broadcast:
+        if broadcast and came is None:
             continue
         check_kind(name, f"{argument}.{field}", came, wanted)
         fits = wanted.shape[len(wanted.shape) - came.ndim :] == came.shape if broadcast else wanted.shape == came.shape

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.nn import sigmoid
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxrnn.cells.base import Cell, Hidden, LSTMState, apply_product, broadcast_like, checks, draw, promote, split_gates
@@ -29,7 +30,9 @@ class _ConvCell(Cell):
         super().__post_init__()
         checks.size(type(self).__name__, "kernel_size", self.kernel_size)
 
-    def init(self, key, input_size, hidden_size, *, bias=True, dtype=jnp.float32):
+    def init(
+        self, key: Array, input_size: int, hidden_size: int, *, bias: bool = True, dtype: DTypeLike = jnp.float32
+    ) -> ConvParams:
         self.check_init(key, input_size, hidden_size, bias, dtype)
         window = (self.kernel_size,) * (self.event_ndim - 1)
         points = self.kernel_size ** len(window)
@@ -103,7 +106,12 @@ class _ConvGRUCell(_ConvCell):
 
 @dataclass(frozen=True)
 class ConvLSTM1DCell(_ConvLSTMCell):
-    """Convolutional LSTM over one axis of space; see `ConvLSTM2DCell`. Inputs are (…, width, channels)."""
+    """Convolutional LSTM over one axis of space; see `ConvLSTM2DCell`. Inputs are (…, width, channels).
+
+    Args:
+        kernel_size: width of the window along the axis of space.
+        w_ih_init, w_hh_init, b_ih_init, b_hh_init: initialisers, see `Cell`.
+    """
 
     event_ndim: ClassVar = 2
 
@@ -123,6 +131,7 @@ class ConvLSTM2DCell(_ConvLSTMCell):
 
     Args:
         kernel_size: width of the window along each axis of space.
+        w_ih_init, w_hh_init, b_ih_init, b_hh_init: initialisers, see `Cell`.
     """
 
     event_ndim: ClassVar = 3
@@ -130,7 +139,12 @@ class ConvLSTM2DCell(_ConvLSTMCell):
 
 @dataclass(frozen=True)
 class ConvGRU1DCell(_ConvGRUCell):
-    """Convolutional GRU over one axis of space; see `ConvGRU2DCell`. Inputs are (…, width, channels)."""
+    """Convolutional GRU over one axis of space; see `ConvGRU2DCell`. Inputs are (…, width, channels).
+
+    Args:
+        kernel_size: width of the window along the axis of space.
+        w_ih_init, w_hh_init, b_ih_init, b_hh_init: initialisers, see `Cell`.
+    """
 
     event_ndim: ClassVar = 2
 
@@ -149,6 +163,7 @@ class ConvGRU2DCell(_ConvGRUCell):
 
     Args:
         kernel_size: width of the window along each axis of space.
+        w_ih_init, w_hh_init, b_ih_init, b_hh_init: initialisers, see `Cell`.
     """
 
     event_ndim: ClassVar = 3

@@ -1,10 +1,11 @@
 """What a cell is whose units see only themselves: `LinearCell`, `DiagonalCell`, their parameters. No concrete cell and no loop."""
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxrnn.cells import conform
@@ -29,7 +30,7 @@ class DiagonalParams(NamedTuple):
     b_hh: None
 
 
-def project_each(params, x) -> tuple:
+def project_each(params: Any, x: Any) -> tuple:
     """What the input contributes to each gate, as arrays of their own: XLA:CPU compiles the split of an array that a loop reads to
     scalar code."""
     biases = (None,) * params.w_ih.shape[-2] if params.b_ih is None else split_gates(params.b_ih)
@@ -63,6 +64,10 @@ class LinearCell(Cell):
 
     There is no product with the state: recurrent dropout, weight dropout and initialisers of `w_hh` have nothing to act on, and
     are refused. Coefficients and states are float32 at least, whatever is computed in: 1 − 2⁻¹⁰ is 1 in bfloat16.
+
+    Args:
+        w_ih_init, b_ih_init: initialisers, see `Cell`.
+        w_hh_init, b_hh_init: to be left out: there is no product with the state.
     """
 
     recurrent_product: ClassVar = False
@@ -74,7 +79,7 @@ class LinearCell(Cell):
             raise TypeError(f"{name}: `State` should have one field, `h`, which `coefficients` act on, got {fields}.")
         refuse_initializers(self, "there is no product with the state", "w_hh_init", "b_hh_init")
 
-    def init(self, key, input_size, hidden_size, *, bias=True, dtype=jax.numpy.float32):
+    def init(self, key: Array, input_size: int, hidden_size: int, *, bias: bool = True, dtype: DTypeLike = jnp.float32) -> Any:
         self.check_init(key, input_size, hidden_size, bias, dtype)
         k_ih, k_b = jax.random.split(key)
         return InputParams(
@@ -84,11 +89,11 @@ class LinearCell(Cell):
             b_hh=None,
         )
 
-    def project(self, params, x):
+    def project(self, params: Any, x: Any) -> Any:
         """One array for each gate."""
         return project_each(params, x)
 
-    def coefficients(self, params, x_gates, **further):
+    def coefficients(self, params: Any, x_gates: Any, *extra: Any, **further: Any) -> Any:
         """a and b, for any number of leading axes, time the first of them in `unroll`, so that a key per step is then one of many;
         each an array, or a pair (real, imaginary). `a` may be the same at every step: then it has no leading axes.
 
@@ -103,11 +108,11 @@ class LinearCell(Cell):
         """`h` as what `a` and `b` act on: itself; or, of complex units, the real and the imaginary parts."""
         return (h,)
 
-    def joined(self, parts: tuple):
+    def joined(self, parts: tuple) -> Any:
         """The inverse of `parts`."""
         return parts[0]
 
-    def affine(self, params, x_gates, **further):
+    def affine(self, params: Any, x_gates: Any, **further: Any) -> tuple[tuple, tuple]:
         """The coefficients as k × k arrays A and k arrays b."""
         with conform.equations_of(self, "coefficients"):
             a, b = self.coefficients(self.computed_with(params, jnp.float32), x_gates, **further)
@@ -158,6 +163,10 @@ class DiagonalCell(Cell):
     `recur` is elementwise along the last axis: in the states, in x, in parameters. Then the derivative of a whole sequence is one
     linear recurrence, and time can be solved for in parallel. A `recur` that takes from other units (a norm, a mean over them) is
     refused: such a cell is a `Cell`.
+
+    Args:
+        w_ih_init, w_hh_init, b_ih_init: initialisers, see `Cell`.
+        b_hh_init: to be left out: there is no second bias.
     """
 
     axes: ClassVar = Cell.axes | {"w_hh": ("gates", "hidden")}
@@ -166,7 +175,7 @@ class DiagonalCell(Cell):
         super().__post_init__()
         refuse_initializers(self, "there is no second bias", "b_hh_init")
 
-    def init(self, key, input_size, hidden_size, *, bias=True, dtype=jax.numpy.float32):
+    def init(self, key: Array, input_size: int, hidden_size: int, *, bias: bool = True, dtype: DTypeLike = jnp.float32) -> Any:
         self.check_init(key, input_size, hidden_size, bias, dtype)
         k_ih, k_hh, k_b = jax.random.split(key, 3)
         return DiagonalParams(

@@ -22,6 +22,7 @@ class GRUCell(GatedCell):
     Args:
         activation: φ in the place of tanh, by a name of `jaxrnn.cells.activations.ACTIVATIONS`. Default: "tanh".
         recurrent_activation: the same in the place of σ. Default: "sigmoid". The names of both arguments are Keras's.
+        w_ih_init, w_hh_init, b_ih_init, b_hh_init: initialisers, see `Cell`.
     """
 
     activation: Activation = "tanh"
@@ -58,6 +59,7 @@ class ChungGRUCell(Cell):
     Args:
         activation: φ in the place of tanh, by a name of `jaxrnn.cells.activations.ACTIVATIONS`. Default: "tanh".
         recurrent_activation: the same in the place of σ. Default: "sigmoid". The names of both arguments are Keras's.
+        w_ih_init, w_hh_init, b_ih_init, b_hh_init: initialisers, see `Cell`.
     """
 
     activation: Activation = "tanh"

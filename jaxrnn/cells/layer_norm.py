@@ -7,6 +7,7 @@ from typing import ClassVar, NamedTuple
 import jax.numpy as jnp
 from jax import lax
 from jax.nn import sigmoid
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxrnn.cells.base import GatedCell, Hidden, LSTMState, broadcast_like, checks, contract, refuse_initializers, split_gates
@@ -44,9 +45,9 @@ class _LayerNormCell(GatedCell):
     epsilon: float = 1e-5
 
     axes: ClassVar = GatedCell.axes | {
-        "norm_x": Norm(("gates", "hidden"), ("gates", "hidden")),
-        "norm_h": Norm(("gates", "hidden"), ("gates", "hidden")),
-        "norm_c": Norm(("hidden",), ("hidden",)),
+        "norm_x": (("gates", "hidden"), ("gates", "hidden")),
+        "norm_h": (("gates", "hidden"), ("gates", "hidden")),
+        "norm_c": (("hidden",), ("hidden",)),
     }
     together: ClassVar[tuple[int, ...]]
     """How many gates, in their order, share a mean and a variance."""
@@ -57,7 +58,9 @@ class _LayerNormCell(GatedCell):
         refuse_initializers(self, "there is no second bias", "b_hh_init")
         checks.positive(type(self).__name__, "epsilon", self.epsilon)
 
-    def init(self, key, input_size, hidden_size, *, bias=True, dtype=jnp.float32):
+    def init(
+        self, key: Array, input_size: int, hidden_size: int, *, bias: bool = True, dtype: DTypeLike = jnp.float32
+    ) -> LayerNormParams:
         params = super().init(key, input_size, hidden_size, bias=bias, dtype=dtype)
         shape = (len(self.gates), hidden_size)
         gates = Norm(jnp.ones(shape, dtype), jnp.zeros(shape, dtype))
@@ -93,6 +96,8 @@ class LayerNormLSTMCell(_LayerNormCell):
 
     Args:
         epsilon: added to the variance.
+        w_ih_init, w_hh_init, b_ih_init: initialisers, see `Cell`.
+        b_hh_init: to be left out: there is no second bias.
     """
 
     gates: ClassVar = ("i", "f", "g", "o")
@@ -124,6 +129,8 @@ class LayerNormGRUCell(_LayerNormCell):
 
     Args:
         epsilon: added to the variance.
+        w_ih_init, w_hh_init, b_ih_init: initialisers, see `Cell`.
+        b_hh_init: to be left out: there is no second bias.
     """
 
     gates: ClassVar = ("r", "z", "n")

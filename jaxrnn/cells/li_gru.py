@@ -5,8 +5,10 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 from jax.nn import relu, sigmoid
+from jax.typing import DTypeLike
+from jaxtyping import Array
 
-from jaxrnn.cells.base import GatedCell, Hidden, refuse_initializers
+from jaxrnn.cells.base import GatedCell, GateParams, Hidden, refuse_initializers
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,10 @@ class LiGRUCell(GatedCell):
 
     Variant: without the paper's batch normalisation of W_i xₜ; as there, no reset gate and no second bias (`b_hh` is None). The
     paper draws `w_hh` orthogonal and drops out nₜ with one mask per sequence; unbounded, so keep an eye on its size.
+
+    Args:
+        w_ih_init, w_hh_init, b_ih_init: initialisers, see `Cell`.
+        b_hh_init: to be left out: there is no second bias.
     """
 
     gates: ClassVar = ("z", "n")
@@ -27,7 +33,9 @@ class LiGRUCell(GatedCell):
         super().__post_init__()
         refuse_initializers(self, "there is no second bias", "b_hh_init")
 
-    def init(self, key, input_size, hidden_size, *, bias=True, dtype=jnp.float32):
+    def init(
+        self, key: Array, input_size: int, hidden_size: int, *, bias: bool = True, dtype: DTypeLike = jnp.float32
+    ) -> GateParams:
         return super().init(key, input_size, hidden_size, bias=bias, dtype=dtype)._replace(b_hh=None)
 
     def update(self, state, x_gates, h_gates):

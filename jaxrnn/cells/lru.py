@@ -6,6 +6,7 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid, softplus
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxrnn.cells.base import (
@@ -73,6 +74,8 @@ class LRUCell(LinearCell):
     Args:
         r_min, r_max: bounds of |λ| at first, 0 ≤ r_min < r_max ≤ 1. Long sequences want it near 1: 0.9 and 0.999.
         phase: largest angle of λ at first, in radians; for long sequences small, π/10 in the paper.
+        w_ih_init: an initialiser, see `Cell`.
+        w_hh_init, b_ih_init, b_hh_init: to be left out: there is no product with the state, and no bias.
     """
 
     r_min: float = 0.0
@@ -95,7 +98,9 @@ class LRUCell(LinearCell):
     def output_size(self, hidden_size):
         return 2 * hidden_size
 
-    def init(self, key, input_size, hidden_size, *, bias=True, dtype=jnp.float32):
+    def init(
+        self, key: Array, input_size: int, hidden_size: int, *, bias: bool = True, dtype: DTypeLike = jnp.float32
+    ) -> LRUParams:
         self.check_init(key, input_size, hidden_size, bias, dtype)
         k_b, k_r, k_θ = jax.random.split(key, 3)
         draw_uniform = lambda key: jax.random.uniform(key, (hidden_size,), minval=jnp.finfo(jnp.float32).tiny)
@@ -156,6 +161,8 @@ class RGLRUCell(LinearCell):
     Args:
         blocks: the gates' weights are that many blocks on a diagonal: `w_ih` (hidden / blocks, 2, hidden) has the rows within the
             block that a unit belongs to.
+        w_ih_init, b_ih_init: initialisers, see `Cell`.
+        w_hh_init, b_hh_init: to be left out: there is no product with the state.
     """
 
     blocks: int = 1
@@ -171,7 +178,9 @@ class RGLRUCell(LinearCell):
         w_x = getattr(params, "w_x", None)  # which parameters of another cell have not
         return self.blocks * params.w_ih.shape[-3] if w_x is None else w_x.shape[0]
 
-    def init(self, key, input_size, hidden_size, *, bias=True, dtype=jnp.float32):
+    def init(
+        self, key: Array, input_size: int, hidden_size: int, *, bias: bool = True, dtype: DTypeLike = jnp.float32
+    ) -> RGLRUParams:
         self.check_init(key, input_size, hidden_size, bias, dtype)
         if hidden_size % self.blocks:
             raise ValueError(f"RGLRUCell: `hidden_size` should be a multiple of blocks={self.blocks}, got {hidden_size}.")

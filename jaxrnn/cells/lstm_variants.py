@@ -6,6 +6,7 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxrnn.cells.base import (
@@ -54,13 +55,18 @@ class PeepholeLSTMCell(GatedCell):
         hₜ = oₜ ⊙ tanh(cₜ)
 
     Variant: diagonal peepholes, as in ONNX's `LSTM` with input `P` (which stores them in the order i, o, f; here i, f, o).
+
+    Args:
+        w_ih_init, w_hh_init, b_ih_init, b_hh_init: initialisers, see `Cell`.
     """
 
     gates: ClassVar = ("i", "f", "g", "o")
     State: ClassVar = LSTMState
     axes: ClassVar = GatedCell.axes | {"p": (None, "hidden")}
 
-    def init(self, key, input_size, hidden_size, *, bias=True, dtype=jnp.float32):
+    def init(
+        self, key: Array, input_size: int, hidden_size: int, *, bias: bool = True, dtype: DTypeLike = jnp.float32
+    ) -> PeepholeParams:
         self.check_init(key, input_size, hidden_size, bias, dtype)
         k_gates, k_p = jax.random.split(key)
         params = super().init(k_gates, input_size, hidden_size, bias=bias, dtype=dtype)
@@ -88,6 +94,9 @@ class CoupledLSTMCell(GatedCell):
         hₜ = oₜ ⊙ tanh(cₜ)
 
     Variant: without peepholes; ONNX's `LSTM` with `input_forget=1`.
+
+    Args:
+        w_ih_init, w_hh_init, b_ih_init, b_hh_init: initialisers, see `Cell`.
     """
 
     gates: ClassVar = ("i", "g", "o")
@@ -121,6 +130,7 @@ class ProjectedLSTMCell(Cell):
 
     Args:
         proj_size: the width of `h`; positive and below the hidden size.
+        w_ih_init, w_hh_init, b_ih_init, b_hh_init: initialisers, see `Cell`.
     """
 
     proj_size: int = 1
@@ -132,7 +142,9 @@ class ProjectedLSTMCell(Cell):
     def output_size(self, hidden_size):
         return self.proj_size
 
-    def init(self, key, input_size, hidden_size, *, bias=True, dtype=jnp.float32):
+    def init(
+        self, key: Array, input_size: int, hidden_size: int, *, bias: bool = True, dtype: DTypeLike = jnp.float32
+    ) -> ProjectedParams:
         self.check_init(key, input_size, hidden_size, bias, dtype)
         check_proj_size("ProjectedLSTMCell", self.proj_size, hidden_size)
         k_gates, k_hr = jax.random.split(key)

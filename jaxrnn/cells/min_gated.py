@@ -33,6 +33,8 @@ class MinGRUCell(LinearCell):
 
     Args:
         candidate: φ, by name: "linear", "tanh" or "positive".
+        w_ih_init, b_ih_init: initialisers, see `Cell`.
+        w_hh_init, b_hh_init: to be left out: there is no product with the state.
     """
 
     candidate: Candidate = "linear"
@@ -64,6 +66,8 @@ class MinLSTMCell(LinearCell):
 
     Args:
         candidate: φ, by name: "linear", "tanh" or "positive".
+        w_ih_init, b_ih_init: initialisers, see `Cell`.
+        w_hh_init, b_hh_init: to be left out: there is no product with the state.
     """
 
     candidate: Candidate = "linear"

@@ -19,6 +19,9 @@ class MGUCell(Cell):
         hₜ = (1 − fₜ) ⊙ hₜ₋₁ + fₜ ⊙ nₜ
 
     Variant: the paper's. Flax's `MGUCell` applies the gate after the product and lets f keep the old state.
+
+    Args:
+        w_ih_init, w_hh_init, b_ih_init, b_hh_init: initialisers, see `Cell`.
     """
 
     gates: ClassVar = ("f", "n")
@@ -40,6 +43,10 @@ class IndRNNCell(DiagonalCell):
         hₜ = relu(W_ih xₜ + b_ih + u ⊙ hₜ₋₁)
 
     Variant: `w_hh` holds u, of shape (1, hidden): each unit sees itself only. There is no second bias.
+
+    Args:
+        w_ih_init, w_hh_init, b_ih_init: initialisers, see `Cell`.
+        b_hh_init: to be left out: there is no second bias.
     """
 
     gates: ClassVar = ("h",)

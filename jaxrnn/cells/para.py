@@ -6,6 +6,7 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxrnn.cells.base import Hidden, Initializer, LSTMState, PerGate, broadcast_like, draw, split_gates, zeros
@@ -50,6 +51,10 @@ class ParaGRUCell(DiagonalCell):
 
     Variant: `w_hh` holds a, of shape (3, hidden). Drawn as in the authors' code: a normal with standard deviation 2/√(5 hidden),
     b_z falling from 0 to −1 over the units, other biases 0; `w_ih` as everywhere here. Their code has two heads; here there is one.
+
+    Args:
+        w_ih_init, w_hh_init, b_ih_init: initialisers, see `Cell`.
+        b_hh_init: to be left out: there is no second bias.
     """
 
     w_hh_init: Initializer | PerGate = field(default=_Normal(), kw_only=True)
@@ -76,6 +81,10 @@ class ParaLSTMCell(DiagonalCell):
         hₜ = oₜ ⊙ tanh(cₜ)
 
     Variant: `w_hh` holds a, of shape (3, hidden), `p` the peepholes. Drawn as `ParaGRUCell`'s, with b_f falling from 0 to −1.
+
+    Args:
+        w_ih_init, w_hh_init, b_ih_init: initialisers, see `Cell`.
+        b_hh_init: to be left out: there is no second bias.
     """
 
     w_hh_init: Initializer | PerGate = field(default=_Normal(), kw_only=True)
@@ -85,7 +94,9 @@ class ParaLSTMCell(DiagonalCell):
     State: ClassVar = LSTMState
     axes: ClassVar = DiagonalCell.axes | {"p": (None, "hidden")}
 
-    def init(self, key, input_size, hidden_size, *, bias=True, dtype=jnp.float32):
+    def init(
+        self, key: Array, input_size: int, hidden_size: int, *, bias: bool = True, dtype: DTypeLike = jnp.float32
+    ) -> ParaLSTMParams:
         self.check_init(key, input_size, hidden_size, bias, dtype)
         k_gates, k_p = jax.random.split(key)
         params = super().init(k_gates, input_size, hidden_size, bias=bias, dtype=dtype)

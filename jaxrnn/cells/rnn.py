@@ -17,6 +17,7 @@ class RNNCell(GatedCell):
 
     Args:
         nonlinearity: φ, by a name of `jaxrnn.cells.activations.ACTIVATIONS`: "tanh", "relu", "sigmoid", ….
+        w_ih_init, w_hh_init, b_ih_init, b_hh_init: initialisers, see `Cell`.
     """
 
     nonlinearity: Activation = "tanh"

@@ -43,6 +43,7 @@ class SLSTMCell(GatedCell):
 
     Args:
         forget_gate: "sigmoid" or "exp", for f; the paper has both.
+        w_ih_init, w_hh_init, b_ih_init, b_hh_init: initialisers, see `Cell`.
     """
 
     forget_gate: Literal["sigmoid", "exp"] = "sigmoid"

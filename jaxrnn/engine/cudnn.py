@@ -5,7 +5,7 @@ cuDNN knows values and gradients, of plain calls. Elsewhere (`vmap`, forward mod
 there is nothing to fall back on that would not pretend: `_refuse` says so.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -24,16 +24,16 @@ class Sizes(NamedTuple):
     input_size: int
     hidden_size: int
 
-    def options(self) -> tuple:
+    def options(self) -> tuple[int, int, int, float, bool, None]:
         """The last arguments of the functions of `jax.experimental.rnn`: one layer, no dropout, one direction, the precision that
         `jax_default_matmul_precision` says."""
-        return (*self, 1, 0.0, False, None)
+        return self.input_size, self.hidden_size, 1, 0.0, False, None
 
 
 def refuses(what: Semantics, weights: Weights, state, platform: str) -> str | None:
     """All but the equations, the dtype and the options that cuDNN has."""
     kind = type(what.cell)
-    if "cudnn" not in vars(kind) or not what.cell.cudnn:
+    if "cudnn" not in vars(kind) or not getattr(what.cell, "cudnn", False):
         return f"cuDNN has an LSTM with tanh and sigmoid, and not the equations of {what.cell!r}"
     if what.dtype != jnp.float32 or any(field.dtype != jnp.float32 for field in state):
         return f"JAX reaches cuDNN in float32, not in {what.dtype}"
@@ -98,7 +98,7 @@ def flat_weights(params):
 # cuDNN's functions as primitives -----------------------------------------------------------------------------------------
 
 
-def _refuse(sizes: Sizes, *trees):
+def _refuse(sizes: Sizes, *trees) -> NoReturn:
     raise ValueError(
         "unroll: `backend` should be 'cudnn' only where cuDNN can run: compiled for an NVIDIA GPU, and transformed by nothing but "
         "one reverse-mode derivative: no `jax.vmap`, no `jax.jvp`, no derivative of higher order.\nTake backend='xla' elsewhere."
@@ -114,11 +114,12 @@ def reserve_size(sizes: Sizes, shape: tuple) -> int:
     """Numbers that cuDNN keeps for the gradient, as it says itself."""
     from jax.experimental import rnn
 
-    zeros = [jax.ShapeDtypeStruct(s, jnp.float32) for s in (shape, *[(1, shape[0], sizes.hidden_size)] * 2)]
+    x, state = (jax.ShapeDtypeStruct(s, jnp.float32) for s in (shape, (1, shape[0], sizes.hidden_size)))
     count = rnn.get_num_params_in_lstm(*sizes, 1, False)
     weights, lengths = jax.ShapeDtypeStruct((count,), jnp.float32), jax.ShapeDtypeStruct(shape[:1], jnp.int32)
     try:
-        _, stored = jax.eval_shape(lambda *a: rnn.lstm_fwd(*a, *sizes.options()), *zeros, weights, lengths)
+        run = lambda x, h, c, weights, lengths: rnn.lstm_fwd(x, h, c, weights, lengths, *sizes.options())
+        _, stored = jax.eval_shape(run, x, state, state, weights, lengths)
     except AttributeError:  # JAX has no plugin for CUDA to ask
         _refuse(sizes)
     return stored[-1].size
@@ -153,10 +154,10 @@ def _forward_on_gpu(sizes: Sizes, *trees):
     return rnn.lstm(*trees, *sizes.options())
 
 
-def _stored_on_gpu(sizes: Sizes, *trees):
+def _stored_on_gpu(sizes: Sizes, x, h, c, weights, lengths):
     from jax.experimental import rnn
 
-    outs, known = rnn.lstm_fwd(*trees, *sizes.options())
+    outs, known = rnn.lstm_fwd(x, h, c, weights, lengths, *sizes.options())
     return *outs, known[-1]
 
 

@@ -127,7 +127,7 @@ def _forward_kernel(interpret: bool, store: bool, form: Form, weights, state, x,
         "valid": (tiles.valid(valid), 1),
     }  # fmt: skip
     shapes = forward_shapes(form, weights, inputs["state"][0], inputs["x"][0], valid, store)
-    outputs = {"final": (shapes[0], 0), "states": (shapes[1], 1), "pre": (shapes[2] if store else None, 1)}
+    outputs = {"final": (shapes[0], 0), "states": (shapes[1], 1), "pre": (shapes[-1] if store else None, 1)}
 
     def kernel(w, b, state, made, x, valid, final, states, pre):
         w = [w[g] for g in range(gates)]

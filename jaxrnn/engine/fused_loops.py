@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from jaxrnn._arrays import contract
-from jaxrnn.cells.base import split_gates
+from jaxrnn.cells.base import GatedCell, split_gates
 from jaxrnn.engine.outside import read_from_outside
 from jaxrnn.engine.primitives import Loop
 from jaxrnn.engine.problem import Semantics, Steps
@@ -59,7 +59,9 @@ def advance(form: Form, update, valid):
 
 
 def _update(form: Form):
-    return lambda state, x, h, extra: form.cell.update(state, x, h, *extra)
+    cell = form.cell
+    assert isinstance(cell, GatedCell)
+    return lambda state, x, h, extra: cell.update(state, x, h, *extra)
 
 
 def _forward(form: Form, weights, state, x, valid, store: bool = False):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn._arrays import broadcast_like, cast, contract, promote
-from jaxrnn.cells.base import Cell, split_gates
+from jaxrnn.cells.base import Cell, GatedCell, split_gates
 from jaxrnn.cells.conform import equations_of
 from jaxrnn.engine.lanes import Lane, handed_on
 from jaxrnn.engine.outside import refuse_traced
@@ -32,6 +32,7 @@ class Layout(NamedTuple):
 def additive_gates(what: Semantics, weights: Weights, state, steps: Steps) -> tuple[bool, ...]:
     """For each gate, whether `update` reads x and h only as their sum: then both have the same cotangent, stored once."""
     cell, params = what.cell, cast(weights.params, what.dtype)
+    assert isinstance(cell, GatedCell)
     x, per_step = jax.tree.map(lambda a: a[0], (steps.x, steps.per_step))
     project, x_gates = jax.make_jaxpr(lambda p, x: split_gates(cell.project(p, x)), return_shape=True)(params, x)
     further = per_step | weights.context

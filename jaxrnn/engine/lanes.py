@@ -60,7 +60,7 @@ def _derivative(primals, tangents):
     d_first, d_value, _ = tangents
     out = _handed_on.bind(*primals)
     if type(d_first) is type(d_value) is ad.Zero:
-        return out, ad.Zero.from_primal_value(out)
+        return out, ad.Zero.from_primal_value(out)  # pyright: ignore[reportAttributeAccessIssue]  set when JAX is imported
     return out, _handed_on.bind(ad.instantiate_zeros(d_first), ad.instantiate_zeros(d_value), primals[2])
 
 
@@ -69,7 +69,7 @@ def _over_lanes(args, axes):
     if axes[2] is None:
         raise NotImplementedError("handed_on: `index` should be what the lanes of this `jax.vmap` are counted by.")
     lanes = index.shape[axes[2]]
-    alone = batching.moveaxis(first, axes[0], 0)[:1] if axes[0] is not None else first[None]
+    alone = jnp.moveaxis(first, axes[0], 0)[:1] if axes[0] is not None else first[None]
     all_of = batching.bdim_at_front(value, axes[1], lanes)
     return jnp.concatenate([alone, all_of[:-1]]), 0
 

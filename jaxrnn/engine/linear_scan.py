@@ -1,7 +1,7 @@
 """The door to linear recurrences whose coefficients are at hand: `linear_scan`, whose arguments are checked here once."""
 
 from functools import partial
-from typing import Any
+from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
@@ -14,23 +14,41 @@ from jaxrnn.cells.elementwise import matrix
 from jaxrnn.engine import affine, over_devices
 from jaxrnn.engine.tuning import skipped
 from jaxrnn.synonyms import checked
+from jaxrnn.typing import ArrayLike, Pair, TimeAxis
 
+Form = Literal["associative", "loop"]
 FORMS = {"associative": "associative", "loop": "scan_linear"}
 """Ways to compute the states, and the strategies that use them."""
 
 
+# fmt: off
+@overload
+def linear_scan(
+    a: ArrayLike, b: ArrayLike, h_0: ArrayLike | None = None, *, reset: ArrayLike | None = None, initial: ArrayLike | None = None,
+    reverse: bool = False, form: Form | None = None, time_axis: TimeAxis | None = None,
+) -> Array: ...
+
+
+@overload
+def linear_scan(
+    a: Pair, b: Pair, h_0: Pair | None = None, *, reset: ArrayLike | None = None, initial: Pair | None = None,
+    reverse: bool = False, form: Form | None = None, time_axis: TimeAxis | None = None,
+) -> tuple[Array, Array]: ...
+
+
+# fmt: on
 @checked()
 def linear_scan(
     a: Any,
     b: Any,
     h_0: Any = None,
     *,
-    reset: Bool[Array, "time *batch"] | Real[Array, "time *batch"] | None = None,
+    reset: Bool[ArrayLike, "time *batch"] | Real[ArrayLike, "time *batch"] | None = None,
     initial: Any = None,
     reverse: bool = False,
-    form: str | None = None,
-    time_axis: str | tuple[str, ...] | None = None,
-):
+    form: Form | None = None,
+    time_axis: TimeAxis | None = None,
+) -> Any:
     """Run a linear recurrence over time:
 
         hₜ = aₜ ⊙ hₜ₋₁ + bₜ
@@ -81,12 +99,10 @@ def linear_scan(
     a = tuple(x.astype(dtype) for x in a)
     b = tuple(jnp.broadcast_to(x, (x.shape[0], *shape)).astype(dtype) for x in b)
     start, origin = (_state(name, argument, s, pairs, b[0]) for argument, s in (("h_0", h_0), ("initial", initial)))
-    if reset is not None:
-        reset = checks.boolean(name, "reset", reset)
-        if reset.shape != b[0].shape[: reset.ndim] or not reset.ndim:
-            raise ValueError(f"{name}: `reset` should have the first axes of `b`, {b[0].shape}, got shape {reset.shape}.")
-        reset = jnp.asarray(reset)
-    h = _scan(a, b, start, reset, origin, bool(reverse), form, time_axis)
+    resets = None if reset is None else jnp.asarray(checks.boolean(name, "reset", reset))
+    if resets is not None and (resets.shape != b[0].shape[: resets.ndim] or not resets.ndim):
+        raise ValueError(f"{name}: `reset` should have the first axes of `b`, {b[0].shape}, got shape {resets.shape}.")
+    h = _scan(a, b, start, resets, origin, bool(reverse), form, time_axis)
     return h if pairs else h[0]
 
 

@@ -5,7 +5,7 @@ from dataclasses import fields, is_dataclass
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 
-import jax
+from jax.core import Tracer
 
 CONTAINERS = (tuple, list, dict, set, frozenset)
 PLAIN = (bool, int, float, complex, str, bytes, type(None), *CONTAINERS)
@@ -89,7 +89,7 @@ def _held(value, within: tuple):
 
 def refuse_traced(cell, method: str, jaxpr):
     """A derivative of the library's own knows what a method is given, and nothing else that is being differentiated."""
-    if any(isinstance(value, jax.core.Tracer) for value in jaxpr.consts):
+    if any(isinstance(value, Tracer) for value in jaxpr.consts):
         raise TypeError(
             f"{type(cell).__name__}: `{method}` should compute with its arguments and constants alone, got a value from "
             "outside that is being transformed (by jax.grad, jax.jit, …). Make it one of the parameters or of `context`."

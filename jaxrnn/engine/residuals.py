@@ -71,8 +71,8 @@ class Linear:
 
     def apply(self, stored: list, shared: list, *tangents):
         """The map, from what `stored` gave, applied."""
-        stored = iter(stored)
-        leaves = [shared[i] if kind == "shared" else next(stored) for kind, i in self.sources]
+        own = iter(stored)
+        leaves = [shared[i] if kind == "shared" else next(own) for kind, i in self.sources]
         return jax.tree.unflatten(self.structure, leaves)(*tangents)
 
 

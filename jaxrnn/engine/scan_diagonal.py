@@ -179,9 +179,10 @@ def _states_jvp(what: Semantics, find, form: str, primals, tangents):
 
 def linearised(function, at):
     """The value of a function of states, unit by unit, and its Jacobian as k × k arrays: one derivative for each part."""
-    columns = []
+    values, columns = [], []
     for j in range(len(at)):
         unit = type(at)(*(zeros_like(a) + (1 if i == j else 0) for i, a in enumerate(at)))
         value, column = jax.jvp(function, (at,), (unit,))
+        values.append(value)
         columns.append(tuple(column))
-    return value, tuple(zip(*columns, strict=True))
+    return values[-1], tuple(zip(*columns, strict=True))

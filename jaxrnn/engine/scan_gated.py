@@ -57,6 +57,7 @@ def _forward(what: Semantics, tuned: Tuning, layout: Layout, advance, weights: W
 
 def _update(what: Semantics, now: Steps, state, x_gates, h_gates, extra, context, per_step):
     """The part of a step after the product."""
+    assert isinstance(what.cell, GatedCell)
     return after(what, state, what.cell.update(state, x_gates, h_gates, *extra, **per_step, **context), now)
 
 
@@ -119,9 +120,10 @@ def _run_jvp(what: Semantics, tuned: Tuning, additive: tuple, primals, tangents)
         project = lambda params, x: what.cell.project(cast(params, what.dtype), zero_invalid(masks.valid, x))
         _, d_x_gates = jax.jvp(jax.checkpoint(project, prevent_cse=False), (weights.params, x), (d_weights.params, d_x))
         both = (own_and_next(what.cell, cast(d, what.dtype)) for d in (d_weights.params.w_hh, d_weights.params.b_hh))
-        d_gates, d_next = (None if d_w is None else contract(h, d_w, d_b) for d_w, d_b in zip(*both, strict=True))
-        if d_next is not None:
-            d_x_gates = handed_on(d_x_gates, d_next, weights.params.index)
+        (d_w, d_w_next), (d_b, d_b_next) = both
+        d_gates = contract(h, d_w, d_b)
+        if d_w_next is not None:
+            d_x_gates = handed_on(d_x_gates, contract(h, d_w_next, d_b_next), weights.params.index)
         apart = split_gates(d_x_gates)
         if all(additive):
             d_gates, separate = d_gates + d_x_gates, ()
@@ -139,11 +141,11 @@ def _run_jvp(what: Semantics, tuned: Tuning, additive: tuple, primals, tangents)
         d_old, d_h = before(d_moving._replace(h_mask=weights.h_mask), d_state, masks)
         d_h = d_h.astype(w_back.dtype)
         axes = (((d_h.ndim - 1,), (w_back.ndim - 1,)), ((), ()))
-        product = lax.dot_general(d_h, w_back, axes, preferred_element_type=d_gates.dtype)
+        product, d_next = lax.dot_general(d_h, w_back, axes, preferred_element_type=d_gates.dtype), None
         if isinstance(what.cell, Lane):
             product, d_next = jnp.split(product, 2, axis=-1)
         d_h_gates = split_gates(d_gates + product) if w_back.ndim == 3 else _split_flat(d_gates + product, len(additive))
-        if isinstance(what.cell, Lane):
+        if d_next is not None:
             d_before = _split_flat(handed_on(jnp.zeros_like(d_next), d_next, weights.params.index), len(additive))
             d_h_gates = tuple(d + e if is_sum else d for d, e, is_sum in zip(d_h_gates, d_before, additive, strict=True))
             others = (e for e, is_sum in zip(d_before, additive, strict=True) if not is_sum)

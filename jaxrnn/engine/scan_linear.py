@@ -38,8 +38,13 @@ def run(what: Semantics, tuned: Tuning, weights: Weights, state, steps: Steps, *
     return over_segments(segment, state, steps, tuned.backward, what.reverse)
 
 
+def _linear(what: Semantics) -> LinearCell:
+    assert isinstance(what.cell, LinearCell)
+    return what.cell
+
+
 def _segment(what: Semantics, form: str, weights: Weights, state, steps: Steps):
-    cell = what.cell
+    cell = _linear(what)
     x_gates = cell.project(cast(weights.params, what.dtype), zero_invalid(steps.valid, steps.x))
     x_gates = checkpoint_name(x_gates, "x_gates")
     a, b = cell.affine(weights.params, x_gates, **steps.per_step, **weights.context)
@@ -58,10 +63,10 @@ def _with_transition(what: Semantics, steps: Steps, a, b):
     like = b[0]
     if steps.valid is None and what.zoneout_rates[0] is None and steps.zoneout_mask[0] is None:
         return jax.tree.map(lambda leaf: jnp.expand_dims(leaf, tuple(range(like.ndim - leaf.ndim))), a), b
-    cell, spread = what.cell, lambda leaf: broadcast_like(leaf, like)
+    cell, spread = _linear(what), lambda leaf: broadcast_like(leaf, like)
 
     def whole(old, new):
-        old, new = (what.cell.State(cell.joined(tuple(map(spread, parts)))) for parts in (old, new))
+        old, new = (cell.State(cell.joined(tuple(map(spread, parts)))) for parts in (old, new))
         return cell.parts(after(what, old, new, steps).h)
 
     unit = lambda j: tuple(zeros_like(like) + (1 if i == j else 0) for i in range(len(b)))

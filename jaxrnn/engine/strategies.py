@@ -3,7 +3,7 @@ on the machine that traces it: one traced program, one export, serves all. No ar
 
 from functools import partial
 from math import prod
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jax import lax
@@ -22,7 +22,7 @@ class Strategy(Protocol):
     def refuses(self, what: Semantics, weights: Weights, state, platform: str) -> str | None:
         """None if it can run; else why not, in words that a user understands."""
 
-    def run(self, what: Semantics, tuned: Tuning, weights: Weights, state, steps: Steps):
+    def run(self, what: Semantics, tuned: Tuning, weights: Weights, state, steps: Steps) -> Any:
         """The state after all steps, and (outputs, states or None): equal to every other strategy's, up to rounding."""
 
 
@@ -65,7 +65,7 @@ def run(what: Semantics, remat: bool, name: str | None, weights: Weights, state,
             return run_on(first, state, steps)
         return lax.platform_dependent(state, steps, **{p: partial(run_on, c) for p, c in choices.items()})
 
-    if remat:
+    if segment is not None:
         run_segment = partial(rematerialised, run_segment, length=segment, reverse=what.reverse)
     if what.truncate is not None:
         run_segment = partial(truncated, run_segment, length=what.truncate, reverse=what.reverse)
@@ -77,6 +77,7 @@ def _choose(what: Semantics, name: str | None, weights: Weights, state, platform
         names, argument = [n for n in STRATEGIES if n not in skipped(platform)], "cell"
     else:
         names, argument = [name], "backend" if name in BACKENDS else "strategy"
+    reason = None
     for one in names:
         reason = _refusal(what, one, weights, state, platform)
         if reason is None:

@@ -1,6 +1,8 @@
 """The only meaning of reset, variational dropout of h, zoneout and mask: what happens before and after a cell's equations. All of
 it is linear in the states, so that a derivative calls the same functions with tangents for states (a None is a field without)."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -36,7 +38,7 @@ def output(what: Semantics, state, valid):
     return y, state if what.return_states else None
 
 
-def valid_steps(time, lengths, mask, axis=None):
+def valid_steps(time, lengths, mask, axis=None) -> Any:
     """Which steps (time, *batch) are valid: the first `lengths` of each sequence, or those of `mask`; None: all."""
     if lengths is None:
         return mask
@@ -44,7 +46,7 @@ def valid_steps(time, lengths, mask, axis=None):
     return steps < lengths.astype(jnp.int32)[None]
 
 
-def zero_invalid(valid, x):
+def zero_invalid(valid, x) -> Any:
     """The input, zero where the step is not valid: what stands there must not reach a gradient, not even as NaN."""
     return x if valid is None else select(valid, x, jnp.zeros_like(x))
 

@@ -1,7 +1,7 @@
 """The door: `unroll`, whose arguments are checked here once."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,41 @@ from jaxrnn.engine import over_devices
 from jaxrnn.engine.core import unrolled
 from jaxrnn.engine.strategies import BACKENDS, STRATEGIES
 from jaxrnn.synonyms import checked
+from jaxrnn.typing import ArrayLike, Backend, DTypeLike, Lengths, TimeAxis
 
 
+# fmt: off
+@overload
+def unroll(
+    cell: Cell, params: Any, xs: ArrayLike, state: Any = None, *, initial: Any = None, lengths: Lengths | None = None,
+    mask: ArrayLike | None = None, reset: ArrayLike | None = None, per_step: dict[str, Any] | None = None,
+    context: dict[str, Any] | None = None, reverse: bool = False, return_states: Literal[False] = False, remat: bool = False,
+    truncate: int | None = None, h_mask: Array | None = None, zoneout: Any = None, dtype: DTypeLike | None = None,
+    backend: Backend = "auto", strategy: str | None = None, time_axis: TimeAxis | None = None,
+) -> tuple[Any, Array]: ...
+
+
+@overload
+def unroll(
+    cell: Cell, params: Any, xs: ArrayLike, state: Any = None, *, initial: Any = None, lengths: Lengths | None = None,
+    mask: ArrayLike | None = None, reset: ArrayLike | None = None, per_step: dict[str, Any] | None = None,
+    context: dict[str, Any] | None = None, reverse: bool = False, return_states: Literal[True], remat: bool = False,
+    truncate: int | None = None, h_mask: Array | None = None, zoneout: Any = None, dtype: DTypeLike | None = None,
+    backend: Backend = "auto", strategy: str | None = None, time_axis: TimeAxis | None = None,
+) -> tuple[Any, Array, Any]: ...
+
+
+@overload
+def unroll(
+    cell: Cell, params: Any, xs: ArrayLike, state: Any = None, *, initial: Any = None, lengths: Lengths | None = None,
+    mask: ArrayLike | None = None, reset: ArrayLike | None = None, per_step: dict[str, Any] | None = None,
+    context: dict[str, Any] | None = None, reverse: bool = False, return_states: bool = False, remat: bool = False,
+    truncate: int | None = None, h_mask: Array | None = None, zoneout: Any = None, dtype: DTypeLike | None = None,
+    backend: Backend = "auto", strategy: str | None = None, time_axis: TimeAxis | None = None,
+) -> Any: ...
+
+
+# fmt: on
 @checked()
 def unroll(
     cell: Cell,
@@ -36,11 +69,11 @@ def unroll(
     truncate: int | None = None,
     h_mask: Float[Array, "..."] | None = None,
     zoneout: Any = None,
-    dtype: Any = None,
-    backend: str = "auto",
+    dtype: DTypeLike | None = None,
+    backend: Backend = "auto",
     strategy: str | None = None,
-    time_axis: str | tuple[str, ...] | None = None,
-):
+    time_axis: TimeAxis | None = None,
+) -> Any:
     """Run a cell over a sequence, time first, state first, as `jax.lax.scan` does.
 
     Invalid steps are skipped: the state passes through, the output is zero, `x` and `reset` are ignored. Arrays are computed in

@@ -173,10 +173,6 @@ class _Layer(Lane):
     what: Semantics
     outside: tuple
 
-    gates = property(lambda self: self.cell.gates)
-    State = property(lambda self: self.cell.State)
-    context = property(lambda self: self.cell.context)
-    free_fields = property(lambda self: self.cell.free_fields)
     per_step = ("within", "running", "zoneout_mask")
 
     def initial_state(self, params, x):
@@ -195,3 +191,7 @@ class _Layer(Lane):
         with equations_of(self.cell, "update"):
             new = self.cell.update(*given[:3], *given[3][4:], **given[4])
         return after(self.what, state, new, Steps(None, running, None, zoneout_mask, {}))
+
+
+for _name in ("gates", "State", "context", "free_fields"):  # what the class of a cell says, a lane says of the cell that it holds
+    setattr(_Layer, _name, property(lambda self, name=_name: getattr(self.cell, name)))

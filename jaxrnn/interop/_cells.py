@@ -18,7 +18,7 @@ class Codec(NamedTuple):
         encode, decode: between (cell, params) and the arrays.
     """
 
-    describe: Callable[[Any], tuple[Cell, tuple[int, int, bool], _checks.Arrays]]
+    describe: Callable[[Any], tuple[Cell, tuple[int, int, bool], dict[str, Any]]]
     encode: Callable[[Cell, Any], dict[str, np.ndarray]]
     decode: Callable[[Cell, dict[str, np.ndarray]], GateParams]
 

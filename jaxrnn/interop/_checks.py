@@ -1,6 +1,7 @@
 """Checks of what came: packages, modules, arrays. Each raises an error that says what is wrong, or returns."""
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import fields
 from inspect import signature
 from types import FunctionType
@@ -154,14 +155,14 @@ def check_dtype(caller: str, name: str, a, of: str = ""):
     return a.dtype
 
 
-def has(caller: str, argument: str, found: Arrays, *names: str):
+def has(caller: str, argument: str, found: Mapping[str, Any], *names: str):
     """`found` has matrices of these names, from which the sizes follow."""
     if any(name not in found or len(found[name].shape) != 2 for name in names):
         arrays = ", ".join(f"{name} {tuple(a.shape)}" for name, a in found.items()) or "nothing"
         raise ValueError(f"{caller}: {argument} should hold {' and '.join(names)}, of two axes, got {arrays}.")
 
 
-def match(caller: str, argument: str, found: dict[str, Any], wanted: dict[str, Any], hint: str = ""):
+def match(caller: str, argument: str, found: Mapping[str, Any], wanted: Mapping[str, Any], hint: str = ""):
     """`found` has the names, shapes and dtypes of `wanted`; the message lists every difference, then the hint."""
     for name in wanted:
         if name in found:

@@ -1,20 +1,27 @@
 """Gates in the order of another library. Only arrays and cells' params may be known here."""
 
+from typing import Any
+
 import jax
 import numpy as np
 
 from jaxrnn.cells import GateParams
 
 
-def split(a, order: str | tuple, gates: tuple):
+def split(a: Any, order: str | tuple, gates: tuple) -> Any:
     """(…, gates * hidden) with the gates in `order`, to (…, gates, hidden) in the order of `gates`."""
     blocks = a.reshape(*a.shape[:-1], len(order), -1)
     return blocks[..., [order.index(gate) for gate in gates], :]
 
 
-def join(a, gates: tuple, order: str | tuple):
+def join(a: Any, gates: tuple, order: str | tuple) -> Any:
     """The inverse of `split`."""
     return a[..., [gates.index(gate) for gate in order], :].reshape(*a.shape[:-2], -1)
+
+
+def gate_params(w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None) -> GateParams:
+    """`GateParams` of NumPy arrays, which stand there until a module takes them."""
+    return GateParams(w_ih, w_hh, b_ih, b_hh)
 
 
 def flip_update_gate(params: GateParams) -> GateParams:
@@ -46,7 +53,7 @@ def flip_update_gate(params: GateParams) -> GateParams:
     return jax.tree.map(lambda a: a * sign.astype(a.dtype), params)
 
 
-def summed_bias(params: GateParams) -> np.ndarray:
+def summed_bias(params: Any) -> np.ndarray:
     """The two biases as one, which is as good wherever they are added anyway; zeros if there are none."""
     if params.b_ih is None:
         return np.zeros_like(params.w_ih[0])

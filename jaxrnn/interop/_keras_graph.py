@@ -18,7 +18,7 @@ class Output(NamedTuple):
     """An output of a layer; the input of the model itself if `name` is None."""
 
     name: str | None
-    index: int
+    place: int
 
 
 class Call(NamedTuple):
@@ -96,8 +96,8 @@ class Graph:
                 if output is None or output.name is None:
                     return "something that the model does not tell"
                 names = (*outer, output.name)
-                if output.index:
-                    return f"output {output.index} of {'/'.join(names)!r}"
+                if output.place:
+                    return f"output {output.place} of {'/'.join(names)!r}"
                 if not self._inside(names):
                     break
                 outer, output = names, self._outputs[names]
@@ -195,7 +195,7 @@ def _layers(model: Any) -> tuple[list[dict], bool]:
     if not isinstance(layers, list | tuple) or not all(isinstance(layer, dict) for layer in layers):
         return [], False
     functional = bool(layers) and all("inbound_nodes" in layer for layer in layers)
-    return (layers, functional) if functional or model.get("class_name") == "Sequential" else ([], False)
+    return (list(layers), functional) if functional or model.get("class_name") == "Sequential" else ([], False)
 
 
 def _name(layer: dict) -> str | None:

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxrnn import checks
 from jaxrnn.cells import Cell, ChungGRUCell, GRUCell, LSTMCell, RNNCell
 from jaxrnn.cells.activations import ACTIVATIONS
 from jaxrnn.cells.base import GateParams
-from jaxrnn.interop import _checks, _gates, _keras_graph
+from jaxrnn.interop import _checks, _gates
 
 ORDERS = {RNNCell: ("h",), LSTMCell: ("i", "f", "g", "o"), GRUCell: ("z", "r", "n"), ChungGRUCell: ("z", "r", "n")}
 NAMES = ("kernel", "recurrent_kernel", "bias")
@@ -74,11 +75,11 @@ class Layer(NamedTuple):
     where: str
     entry: dict[str, Any] | None
     version: int | None
-    read: Callable[[Spec | None], list[list[list[np.ndarray]]]]
+    read: Callable[[Any], list[list[list[np.ndarray]]]]
     key: Any = None
     names: tuple[str, ...] = ()
     holder: str | None = None
-    graph: _keras_graph.Graph | None = None
+    graph: Any = None
 
 
 # What it computes ------------------------------------------------------------------------------------------------------
@@ -193,7 +194,7 @@ def _cell_spec(caller: str, layer: Layer, kind: str, config: dict[str, Any]) -> 
     for option in ("dropout", "recurrent_dropout"):
         if config.get(option):
             message = f"`{option}`={short(config[option])} of {layer.where} does not come along: it acts in training only."
-            warnings.warn(f"{caller}: {message}", UserWarning, stacklevel=5)
+            warnings.warn(f"{caller}: {message}", UserWarning, stacklevel=checks.frames_to_the_user())
     bias, name = _field(caller, layer, config, "use_bias", bool), config.get("name")
     activation = _activation(caller, layer, config, "activation")
     if kind == "SimpleRNNCell":
@@ -237,7 +238,7 @@ def _check_direction(caller: str, layer: Layer, config: dict[str, Any], go_backw
         raise ValueError(f"{caller}: `go_backwards` of {which}{layer.where} should be {wanted}, got {not wanted}.{hint}")
     if config.get("stateful"):
         message = f"`stateful` of {layer.where} does not come along: pass the h_n of one call as the h_0 of the next."
-        warnings.warn(f"{caller}: {message}", UserWarning, stacklevel=5)
+        warnings.warn(f"{caller}: {message}", UserWarning, stacklevel=checks.frames_to_the_user())
 
 
 def _field(caller: str, layer: Layer, config: dict[str, Any], option: str, *kinds: type) -> Any:
@@ -279,7 +280,7 @@ def params(caller: str, layer: Layer, spec: Spec) -> list[list[GateParams]]:
     return [[decode(direction[k].cell, weights[d][k]) for d, direction in enumerate(spec.cells)] for k in range(len(spec.cells[0]))]
 
 
-def encode(cell: Cell, params: GateParams) -> list[np.ndarray]:
+def encode(cell: Cell, params: Any) -> list[np.ndarray]:
     """Kernel, recurrent kernel and bias."""
     order = ORDERS[type(cell)]
     p = _gates.flip_update_gate(params) if isinstance(cell, ChungGRUCell) else params
@@ -295,5 +296,5 @@ def decode(cell: Cell, weights: list[np.ndarray]) -> GateParams:
     order = ORDERS[type(cell)]
     kernel, recurrent, *bias = (_gates.split(a, order, cell.gates) for a in weights)
     b_ih, b_hh = (None, None) if not bias else bias[0] if isinstance(cell, GRUCell) else (bias[0], np.zeros_like(bias[0]))
-    params = GateParams(kernel, recurrent, b_ih, b_hh)
+    params = _gates.gate_params(kernel, recurrent, b_ih, b_hh)
     return _gates.flip_update_gate(params) if isinstance(cell, ChungGRUCell) else params

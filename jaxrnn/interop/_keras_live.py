@@ -23,9 +23,9 @@ def described(caller: str, source: Any, path: str | None = None) -> layers.Layer
         own = [kind.__name__ for kind in type(source).__mro__[1:] if kind.__name__ in layers.LAYERS and _package(source) is None]
         hint = f"\nIf it computes what keras.layers.{own[0]} does, make one of those with its weights." if own else ""
         raise TypeError(f"{caller}: `source` should be {kinds}, got {type(source).__name__}.{hint}")
-    path = source.name if path is None else path
+    name: str = source.name if path is None else path
     entry = {"class_name": type(source).__name__, "config": source.get_config()}
-    found = layers.Layer(path, f"layer {path!r}", entry, _version(source), lambda spec: _weights(source), id(source))
+    found = layers.Layer(name, f"layer {name!r}", entry, _version(source), lambda spec: _weights(source), id(source))
     for cell in [cell for direction in _cells(source) for cell in direction]:
         for option in ("activation", "recurrent_activation"):
             function = getattr(cell, option, None)
@@ -75,7 +75,7 @@ def _package(source: Any) -> str | None:
 def _version(source: Any) -> int | None:
     """The first number of the version of the Keras that a layer is of; what is inside TensorFlow is 2."""
     package = _package(source)
-    version = "2" if package == "tensorflow" else str(getattr(sys.modules[package], "__version__", "2"))
+    version = "2" if package == "tensorflow" else str(getattr(sys.modules[str(package)], "__version__", "2"))
     return int(version.split(".")[0])
 
 

@@ -30,7 +30,7 @@ def layers_of(caller: str, path: str | os.PathLike) -> list[Layer]:
             continue
         used.add(names[0] if legacy else _without_holders(group))
 
-        def read(spec: Spec | None, names=names, group=group, where=where):
+        def read(spec: Spec, names=names, group=group, where=where):
             found = find(caller, where, cells, names, group, spec)
             return [[_arrays(saved.store, one) for one in direction] for direction in found]
 

@@ -62,7 +62,7 @@ class Array:
                 raise Unreadable("it joins axes")
             opens.append(axis if axis and axis[0].open else None)
         lengths = [1 if atoms else n for atoms, n in zip(opens, self.shape, strict=True)]
-        return self.base.reshape(lengths), opens
+        return reshaped(self.base, lengths), opens
 
     def numbers(self) -> np.ndarray:
         """The array, if all of it is known."""
@@ -70,7 +70,7 @@ class Array:
             raise Unreadable("it depends on what the graph is fed")
         if any(atom.open for axis in self.axes for atom in axis) or self.base.dtype == object:
             raise Unreadable("it depends on the sizes of what the graph is fed")
-        return self.base.reshape(self.shape)
+        return reshaped(self.base, self.shape)
 
     def sizes(self) -> list[Length]:
         """The entries of a vector or scalar of whole numbers, which may be sizes."""
@@ -79,6 +79,11 @@ class Array:
         if any(atom.open for axis in self.axes for atom in axis) or len(self.axes) > 1 or self.base.dtype.kind not in "iuO":
             raise Unreadable("it should be a vector of whole numbers")
         return self.base.reshape(-1).tolist()
+
+
+def reshaped(base: np.ndarray, lengths: Any) -> np.ndarray:
+    """Of closed atoms, whose sizes are numbers."""
+    return base.reshape(lengths)
 
 
 def made(base: np.ndarray, axes, source=None, dtype=None) -> Array:
@@ -166,10 +171,10 @@ def reshape(array: Array, target: list[Length], *, allow_zero: bool = False) -> 
     if any(isinstance(n, int) and n < 0 for n in target) or product(target) != total:
         raise Unreadable(f"{list(shape)} as {target} is not known to fit")
     if total == 0:
-        return made(array.base.reshape(target), [(Atom(n),) for n in target], array.source, array.dtype)
+        return made(reshaped(array.base, target), [(Atom(n),) for n in target], array.source, array.dtype)
     groups = _regrouped(array, target)
     lengths = [1 if atom.open else atom.size for group in groups for atom in group]
-    return made(array.base.reshape(lengths), groups, array.source, array.dtype)
+    return made(reshaped(array.base, lengths), groups, array.source, array.dtype)
 
 
 def _regrouped(array: Array, target: list[Length]) -> list[list[Atom]]:
@@ -191,16 +196,26 @@ def _regrouped(array: Array, target: list[Length]) -> list[list[Atom]]:
                 continue
             part = _part(array, atom, size)
             group.append(Atom(part, atom.open))
-            atoms.appendleft(Atom(divide(atom.size, part), atom.open))
-            size = divide(size, part)
+            atoms.appendleft(Atom(_divided(atom.size, part), atom.open))
+            size = _divided(size, part)
         groups.append(group)
     return groups
+
+
+def _divided(a: Length, b: Length) -> Length:
+    """a / b, where somebody has seen that it is a size."""
+    quotient = divide(a, b)
+    if quotient is None:
+        raise Unreadable(f"it depends on {a} divided by {b}")
+    return quotient
 
 
 def _part(array: Array, atom: Atom, size: Length) -> Length:
     """What of the atom belongs to an axis that has `size` to go."""
     if atom.open:
         part = size if array.constant and divide(atom.size, size) is not None else 1
+    elif isinstance(atom.size, Size):
+        part = 1
     else:
         part = gcd(atom.size, *([size] if isinstance(size, int) else [n for _, n in size.terms]))
     if part == 1:

@@ -5,7 +5,7 @@ Two nodes are layers of one stack only if all between them is the identity on (t
 the second reads is compared, entry by entry, with what a stack would hand to it.
 """
 
-from collections.abc import Hashable
+from typing import Any
 
 from jaxrnn.interop import _onnx_array
 from jaxrnn.interop._onnx_array import Array
@@ -34,7 +34,7 @@ def stacks(nodes: list[Found]) -> list[list[Found]]:
     return found
 
 
-def _previous(node: Found, by_y: dict[Hashable, Found]) -> Found | None:
+def _previous(node: Found, by_y: dict[Any, Found]) -> Found | None:
     x = node.value("X")
     previous = by_y.get(x.source) if isinstance(x, Array) else None
     return previous if previous is not None and apart(previous, node) is None else None
@@ -65,7 +65,7 @@ def _handed_on(first: Found, batch_first: int, x: Array) -> bool:
     return x.same(_onnx_array.transpose(joined, (1, 0, 2)) if batch_first else joined)
 
 
-def _lengths_key(found: Found) -> Hashable:
+def _lengths_key(found: Found) -> Any:
     """The same for the same lengths, whatever is fed; None if there are none."""
     value = found.value("sequence_lens")
     if value is None or not isinstance(value, Array):

@@ -1,5 +1,7 @@
 """Whether what the layers of a stack are fed can be handed to a module in one call: one `h_0`, one `c_0`, the lengths."""
 
+from typing import Any
+
 from jaxrnn.interop import _onnx_array
 from jaxrnn.interop._onnx_array import Array
 from jaxrnn.interop._onnx_find import Found, comes_from
@@ -53,7 +55,7 @@ def _misplaced(caller: str, layers: list[Found], slot: str):
     )
 
 
-def _is_fed_by_input(found: Found, value: Value) -> bool:
+def _is_fed_by_input(found: Found, value: Any) -> bool:
     return isinstance(value, Array) and found.origin(value).fed
 
 
@@ -65,7 +67,7 @@ def _refuse(caller: str, found: Found, slot: str, value: Value, argument: str):
     )
 
 
-def _is_input(found: Found, value: Value) -> bool:
+def _is_input(found: Found, value: Any) -> bool:
     """Whether it is an input of the graph as it is."""
     return _is_fed_by_input(found, value) and value.same(found.graph.unmoved[value.source])
 
@@ -96,7 +98,8 @@ def _is_sorted(found: Found, value: Value) -> bool:
         return False
     graph, scope = found.graph, value.source[0]
     gather = graph.sources[x.source].node
-    whole, k = (graph.value(scope, name) for name in lens.input[:2])
+    given: list[Any] = [graph.value(scope, name) for name in lens.input[:2]]
+    whole, k = given
     if (
         value.source[1] != lens.output[0]
         or not value.same(graph.unmoved[value.source])

@@ -39,7 +39,7 @@ class OnnxNodeInfo:
     inputs: dict[str, str]
     stack: tuple[str, ...] = ()
     layer: int = 0
-    found: "Found" = field(repr=False, default=None)
+    found: Any = field(repr=False, default=None)
 
 
 class Found:
@@ -67,8 +67,8 @@ class Found:
     def layout(self) -> int:
         return self.attributes.get("layout", 0)
 
-    def value(self, slot: str) -> Value | None:
-        """What the node reads, None where it reads nothing."""
+    def value(self, slot: str) -> Any:
+        """What the node reads, a `Value`; None where it reads nothing."""
         return self.graph.value(self.scope, self.inputs[slot]) if slot in self.inputs else None
 
     def x_size(self, axis: int):
@@ -77,7 +77,7 @@ class Found:
         size = x.shape[axis] if isinstance(x, Array) and len(x.shape) == 3 else None
         return size if isinstance(size, int) else None
 
-    def origin(self, value: Value) -> Source:
+    def origin(self, value: Any) -> Source:
         """Where what is fed comes from."""
         return value if isinstance(value, Source) else self.graph.sources[value.source]
 
@@ -87,7 +87,7 @@ class Found:
             a = self.value(slot)
             size = a.shape[1 if self.op not in _onnx_node.ORDERS else axis] if isinstance(a, Array) and len(a.shape) == 3 else None
             sizes.append(size if isinstance(size, int) else None)
-        return OnnxNodeInfo(self.name, self.op, *sizes, self.direction, dict(self.inputs), stack, layer, self)
+        return OnnxNodeInfo(self.name, self.op, sizes[0], sizes[1], self.direction, dict(self.inputs), stack, layer, self)
 
 
 def find(caller: str, source: Any, weights: dict[str, Any] | None) -> list[Found]:

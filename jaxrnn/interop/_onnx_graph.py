@@ -170,7 +170,7 @@ class Graph:
         """The first cause among the inputs."""
         return next((value.why for value in given if isinstance(value, Problem)), "")
 
-    def _run(self, node, given: list[Value | None]) -> list[Array]:
+    def _run(self, node, given: list[Any]) -> list[Array]:
         if node.op_type in _onnx_ops.RANDOM:
             raise Unreadable("it draws at random")
         plain = node.domain in ("", "ai.onnx") or (node.domain, node.op_type) == ("com.microsoft", "DequantizeLinear")

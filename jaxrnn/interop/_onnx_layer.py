@@ -72,9 +72,9 @@ def _named(*names: str) -> tuple[Activation, ...]:
     return tuple(ACTIVATIONS[name] for name in names)
 
 
-def _weights(cell: Cell, op: str, params: tuple) -> dict[str, list[np.ndarray]]:
+def _weights(cell: Cell, op: str, params: tuple) -> dict[str, list[Any]]:
     """For each input of the node, the arrays of its directions."""
-    found: dict[str, list[np.ndarray]] = {}
+    found: dict[str, list[Any]] = {}
     for p in params:
         p = _gates.flip_update_gate(p) if isinstance(cell, ChungGRUCell) else p
 

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn.cells import Cell, ChungGRUCell, CoupledLSTMCell, GRUCell, LSTMCell, PeepholeLSTMCell, RNNCell
-from jaxrnn.cells.base import GateParams
 from jaxrnn.cells.lstm_variants import PeepholeParams
 from jaxrnn.engine import unroll
 from jaxrnn.interop import _checks, _gates
@@ -228,7 +227,9 @@ def _params(cell: Cell, op: str, weights: dict[str, np.ndarray]):
     order, gates = ORDERS[op], cell.gates
     w_ih, w_hh = (_gates.split(weights[slot].T, order, gates) for slot in ("W", "R"))
     b_ih, b_hh = (_gates.split(b, order, gates) for b in np.split(weights["B"], 2)) if "B" in weights else (None, None)
-    params = GateParams(w_ih, w_hh, b_ih, b_hh)
+    params = _gates.gate_params(w_ih, w_hh, b_ih, b_hh)
+    if isinstance(cell, ChungGRUCell):
+        params = _gates.flip_update_gate(params)
     if "P" in weights:
         params = PeepholeParams(*params, p=_gates.split(weights["P"], PEEPHOLES, ("i", "f", "o")))
-    return jax.tree.map(jnp.array, _gates.flip_update_gate(params) if isinstance(cell, ChungGRUCell) else params)
+    return jax.tree.map(jnp.array, params)

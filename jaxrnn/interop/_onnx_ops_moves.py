@@ -1,6 +1,7 @@
 """The operators of ONNX that move, repeat and join entries and leave them as they are, and those that tell a shape."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -102,7 +103,7 @@ def _constant_of_shape(call: Call) -> Array:
         raise Unreadable("its `value` should be a single number")
     shape = call[0].sizes()
     one = arrays.of_numbers(value.reshape([1] * len(shape)))
-    return _expand(call._replace(inputs=[one, call[0]]))
+    return _expand(replace(call, inputs=[one, call[0]]))
 
 
 def _shape(call: Call) -> Array:

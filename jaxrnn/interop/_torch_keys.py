@@ -24,7 +24,7 @@ Layer = Recurrent | nnx.Linear | nnx.Embed | nnx.LayerNorm | nnx.Variable
 class Slot(NamedTuple):
     """Where the array of a key belongs: the parameter, and which of a layer's arrays it is."""
 
-    variable: nnx.Variable
+    variable: Any
     field: str
 
 
@@ -58,15 +58,15 @@ def load_arrays(caller: str, argument: str, module: nnx.Module, found: _checks.A
     wanted = {key: _encode(slot.field, _modules.shape_of(slot.variable)) for key, slot in slots.items()}
     hint = "" if wanted.keys() & found.keys() else _other_prefixes(found, prefix, next(iter(wanted)).removeprefix(prefix))
     hint += computed(found, prefix)
-    found = {key: a for key, a in found.items() if key.startswith(prefix)}
-    hint += _tied(found, wanted)
-    _checks.match(caller, argument, found, wanted, hint)
+    arrays: dict[str, Any] = {key: a for key, a in found.items() if key.startswith(prefix)}
+    hint += _tied(arrays, wanted)
+    _checks.match(caller, argument, arrays, wanted, hint)
     owners: dict[int, str] = {}
     for key, slot in slots.items():
         first = owners.setdefault(id(slot.variable), key)
-        if first != key and found[first].tobytes() != found[key].tobytes():
+        if first != key and arrays[first].tobytes() != arrays[key].tobytes():
             raise ValueError(f"{caller}: {first} and {key} of {argument} should be equal, as one parameter of the module, got two.")
-    _modules.assign_all([(s.variable, _decode(s.field, found[key], s.variable.get_value().shape)) for key, s in slots.items()])
+    _modules.assign_all([(s.variable, _decode(s.field, arrays[key], s.variable.get_value().shape)) for key, s in slots.items()])
 
 
 def to_arrays(slots: dict[str, Slot]) -> dict[str, np.ndarray]:
@@ -189,8 +189,8 @@ def _sizes(caller: str, argument: str, found: _checks.Arrays, prefix: str) -> di
     pattern = re.compile(re.escape(prefix) + r"weight_ih(?:_l([0-9]+)(_reverse)?)?")
     layers = [m for key in found if (m := pattern.fullmatch(key))]
     suffix = "" if f"{prefix}weight_ih" in found else "_l0"
-    arrays = [found.get(f"{prefix}{name}{suffix}") for name in ("weight_ih", "weight_hh")]
-    if not layers or any(a is None or len(a.shape) != 2 or 0 in a.shape for a in arrays):
+    w_ih, w_hh = (found.get(f"{prefix}{name}{suffix}") for name in ("weight_ih", "weight_hh"))
+    if not layers or w_ih is None or w_hh is None or any(len(a.shape) != 2 or 0 in a.shape for a in (w_ih, w_hh)):
         hint = _other_prefixes(found, prefix, "weight_ih", "weight_ih_l0") + computed(found, prefix)
         keys = [f"{key} {tuple(a.shape)}" for key, a in found.items()]
         needs = f"{prefix}weight_ih_l0 and {prefix}weight_hh_l0 (or, for a cell, without _l0), of two axes, none empty"
@@ -200,7 +200,7 @@ def _sizes(caller: str, argument: str, found: _checks.Arrays, prefix: str) -> di
         keys = _checks.listed([m[0] for m in layers if m[1] not in {str(k) for k in range(len(numbers))}] or [m[0] for m in layers])
         wanted = f"number its layers from 0 on without a gap, and have {MOST_LAYERS} of them at most"
         raise ValueError(f"{caller}: {argument} should {wanted}, got {len(numbers)} layers, among them {keys}.")
-    (rows, input_size), (_, output_size) = (a.shape for a in arrays)
+    (rows, input_size), (_, output_size) = w_ih.shape, w_hh.shape
     w_hr = found.get(f"{prefix}weight_hr{suffix}")
     if w_hr is not None and (len(w_hr.shape) != 2 or not output_size < w_hr.shape[1]):
         wanted = f"be ({output_size}, hidden_size), with a hidden size above {output_size}, as {prefix}weight_hh{suffix} tells"
@@ -217,7 +217,7 @@ def _sizes(caller: str, argument: str, found: _checks.Arrays, prefix: str) -> di
         "num_layers": len(numbers),
         "bidirectional": any(m[2] for m in layers),
         "bias": f"{prefix}bias_ih{suffix}" in found,
-        "param_dtype": _checks.check_dtype(caller, f"{prefix}weight_ih{suffix}", arrays[0], of=argument),
+        "param_dtype": _checks.check_dtype(caller, f"{prefix}weight_ih{suffix}", w_ih, of=argument),
     }
 
 

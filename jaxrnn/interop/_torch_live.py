@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
+from jaxrnn import checks
 from jaxrnn.cells import GRUCell, LSTMCell, ProjectedLSTMCell, RNNCell
 from jaxrnn.interop import _checks, _torch_keys
 from jaxrnn.nnx import Recurrent
@@ -146,7 +147,9 @@ def _warn_of_hooks(caller: str, path: str, layer: Any):
     hooks = [hook for hook in layer._forward_pre_hooks.values() if not (hasattr(hook, "name") or hasattr(hook, "_tensor_name"))]
     if count := len(hooks) + len(layer._forward_hooks):
         where = f"`{path}`" if path else "`source`"
-        warnings.warn(f"{caller}: {count} forward hook(s) of {where} do not come along.", UserWarning, stacklevel=5)
+        warnings.warn(
+            f"{caller}: {count} forward hook(s) of {where} do not come along.", UserWarning, stacklevel=checks.frames_to_the_user()
+        )
 
 
 def check_same(caller: str, module: nnx.Module, theirs: Any, argument: str, prefix: str):
@@ -188,7 +191,7 @@ def _options(ours: Any, theirs: Any):
         if hasattr(theirs, "batch_first"):
             yield "batch_first", ours.batch_first, theirs.batch_first
         if hasattr(theirs, "nonlinearity"):
-            yield "nonlinearity", ours.stack.cell.nonlinearity, theirs.nonlinearity
+            yield "nonlinearity", getattr(ours.stack.cell, "nonlinearity", None), theirs.nonlinearity
     elif isinstance(ours, nnx.LayerNorm):
         yield "epsilon", ours.epsilon, theirs.eps
     elif isinstance(ours, nnx.Embed):

@@ -1,18 +1,20 @@
 """Modules from params that somebody has made by hand, from whatever a trained network is kept in. No format may be known here."""
 
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import numpy as np
 
 from jaxrnn.cells import Cell
 from jaxrnn.interop import _cells, _modules
+from jaxrnn.interop._options import RecurrentOptions, takes_options
 from jaxrnn.nnx import Recurrent
 
 __all__ = ["from_params"]
 
 
-def from_params(cell: Cell, params: Any, *, initial_state: Any = None, **options) -> Recurrent:
+@takes_options
+def from_params(cell: Cell, params: Any, *, initial_state: Any = None, **options: Unpack[RecurrentOptions]) -> Recurrent:
     """Make a module from the params of its layers and directions.
 
     Args:
@@ -21,7 +23,7 @@ def from_params(cell: Cell, params: Any, *, initial_state: Any = None, **options
             own, weights in the form `x @ w`. Or a list of layers, each params or a pair (forward, backward) of them.
         initial_state: where a sequence starts, in place of zeros: a state of the cell, without batch axes, nested as `params`. It
             becomes a parameter, as with learn_initial_state=True.
-        options: of `jaxrnn.Recurrent`. The arrays tell sizes, layers, directions, `bias` and `param_dtype`.
+        options: arguments of `jaxrnn.Recurrent`. The arrays tell sizes, layers, directions, `bias` and `param_dtype`.
 
     Returns:
         A `jaxrnn.RNN`, `LSTM` or `GRU` if the cell is theirs, else a `Recurrent`; with copies of the arrays.

@@ -1,7 +1,7 @@
 """Equinox: `eqx.nn.LSTMCell` and `eqx.nn.GRUCell`."""
 
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -9,17 +9,19 @@ import numpy as np
 
 from jaxrnn.cells import Cell, GateParams, GRUCell, LSTMCell
 from jaxrnn.interop import _cells, _checks, _gates, _modules
+from jaxrnn.interop._options import RecurrentOptions, takes_options
 from jaxrnn.nnx import Recurrent
 
 __all__ = ["from_equinox", "to_equinox"]
 
 
-def from_equinox(source: Any, **options) -> Recurrent:
+@takes_options
+def from_equinox(source: Any, **options: Unpack[RecurrentOptions]) -> Recurrent:
     """Make a module from cells of Equinox.
 
     Args:
         source: an `eqx.nn.LSTMCell` or `eqx.nn.GRUCell`, or a list of layers, each a cell or a pair (forward, backward).
-        options: of `jaxrnn.Recurrent`.
+        options: arguments of `jaxrnn.Recurrent`.
 
     Returns:
         A `jaxrnn.LSTM` or `GRU`.
@@ -64,7 +66,7 @@ def to_equinox(module: Recurrent) -> tuple:
     return tuple(tuple(make(params) for params in layer) for layer in _modules.values(module))
 
 
-def _describe(eqx, theirs: Any):
+def _describe(eqx, theirs: Any) -> tuple[Cell, tuple[int, int, bool], dict[str, Any]]:
     cells = {eqx.nn.LSTMCell: LSTMCell(), eqx.nn.GRUCell: GRUCell()}
     if type(theirs) not in cells:
         raise TypeError(f"from_equinox: a cell should be an eqx.nn.LSTMCell or GRUCell, got {type(theirs).__name__}.")
@@ -73,7 +75,7 @@ def _describe(eqx, theirs: Any):
     return cells[type(theirs)], (theirs.input_size, theirs.hidden_size, theirs.use_bias), found
 
 
-def _encode(cell: Cell, params: GateParams) -> dict[str, np.ndarray]:
+def _encode(cell: Cell, params: Any) -> dict[str, np.ndarray]:
     w_ih, w_hh = (w.reshape(w.shape[0], -1).T for w in params[:2])
     if params.b_ih is None:
         return {"weight_ih": w_ih, "weight_hh": w_hh}
@@ -87,9 +89,9 @@ def _encode(cell: Cell, params: GateParams) -> dict[str, np.ndarray]:
 def _decode(cell: Cell, found: dict[str, np.ndarray]) -> GateParams:
     w_ih, w_hh = (_gates.split(found[name].T, cell.gates, cell.gates) for name in ("weight_ih", "weight_hh"))
     if "bias" not in found:
-        return GateParams(w_ih, w_hh, None, None)
+        return _gates.gate_params(w_ih, w_hh)
     b_ih = _gates.split(found["bias"], cell.gates, cell.gates)
     b_hh = np.zeros_like(b_ih)
     if isinstance(cell, GRUCell):
         b_hh[2] = found["bias_n"]
-    return GateParams(w_ih, w_hh, b_ih, b_hh)
+    return _gates.gate_params(w_ih, w_hh, b_ih, b_hh)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,21 +10,24 @@ from flax import nnx
 
 from jaxrnn.cells import Cell, GateParams, GRUCell, LSTMCell, RNNCell
 from jaxrnn.interop import _cells, _checks, _gates, _modules
+from jaxrnn.interop._options import RecurrentOptions, takes_options
 from jaxrnn.nnx import Recurrent
+from jaxrnn.typing import Nonlinearity
 
 __all__ = ["from_linen", "from_nnx", "to_linen", "to_nnx"]
 
 CELLS = (RNNCell, LSTMCell, GRUCell)
 
 
-def from_linen(source: Any, *, nonlinearity: str = "tanh", **options) -> Recurrent:
+@takes_options
+def from_linen(source: Any, *, nonlinearity: Nonlinearity = "tanh", **options: Unpack[RecurrentOptions]) -> Recurrent:
     """Make a module from the parameters of Linen's `LSTMCell`, `OptimizedLSTMCell`, `GRUCell` or `SimpleCell`.
 
     Args:
         source: the parameters of one cell, or a list of layers, each one cell's or a pair (forward, backward). What `nn.RNN` and
             `nn.Bidirectional` put around them may be there.
         nonlinearity: of a `SimpleCell`, "tanh" or "relu"; parameters do not say it.
-        options: of `jaxrnn.Recurrent`.
+        options: arguments of `jaxrnn.Recurrent`.
 
     Returns:
         A `jaxrnn.RNN`, `LSTM` or `GRU`. Flax's carry of an LSTM is (c, h); here states are (h, c).
@@ -57,12 +60,13 @@ def to_linen(module: Recurrent) -> tuple:
     )
 
 
-def from_nnx(source: Any, **options) -> Recurrent:
+@takes_options
+def from_nnx(source: Any, **options: Unpack[RecurrentOptions]) -> Recurrent:
     """Make a module from `nnx.LSTMCell`, `OptimizedLSTMCell`, `GRUCell` or `SimpleCell`.
 
     Args:
         source: a cell, or a list of layers, each a cell or a pair (forward, backward).
-        options: of `jaxrnn.Recurrent`.
+        options: arguments of `jaxrnn.Recurrent`.
 
     Returns:
         A `jaxrnn.RNN`, `LSTM` or `GRU`. Flax's carry of an LSTM is (c, h); here states are (h, c).
@@ -112,7 +116,7 @@ def _unwrapped(tree: Mapping) -> list[Mapping]:
     return [tree]
 
 
-def _describe_linen(tree: Mapping, nonlinearity: str):
+def _describe_linen(tree: Mapping, nonlinearity: Nonlinearity) -> tuple[Cell, tuple[int, int, bool], dict[str, Any]]:
     found = {f"{dense}.{name}": np.asarray(a) for dense, arrays in tree.items() for name, a in arrays.items()}
     cells = {"hi": LSTMCell(), "hz": GRUCell(), "h": RNNCell(nonlinearity=nonlinearity)}
     key = next((key for key in cells if key in tree), None)
@@ -137,11 +141,12 @@ def _encode_linen(cell: Cell, params) -> dict[str, np.ndarray]:
     return found | {f"{side}{name}.bias": one[k] for k, name in enumerate(names)}
 
 
-def _decode_linen(cell: Cell, found: dict[str, np.ndarray]) -> GateParams:
+def _decode_linen(cell: Cell, found: dict[str, Any]) -> GateParams:
     names = ("",) if isinstance(cell, RNNCell) else cell.gates
     w_ih, w_hh = (np.stack([found[f"{side}{name}.kernel"] for name in names], axis=1) for side in "ih")
     zeros = np.zeros_like(w_ih[0, 0])
-    return GateParams(w_ih, w_hh, *(np.stack([found.get(f"{side}{name}.bias", zeros) for name in names]) for side in "ih"))
+    biases = (np.stack([found.get(f"{side}{name}.bias", zeros) for name in names]) for side in "ih")
+    return _gates.gate_params(w_ih, w_hh, *biases)
 
 
 def _nested(found: dict[str, np.ndarray]) -> dict[str, dict]:
@@ -155,7 +160,7 @@ def _nested(found: dict[str, np.ndarray]) -> dict[str, dict]:
 # NNX: the same for `LSTMCell`; one dense layer for all gates for the others --------------------------------------------
 
 
-def _describe_nnx(theirs: nnx.Module):
+def _describe_nnx(theirs: Any) -> tuple[Cell, tuple[int, int, bool], dict[str, Any]]:
     kinds = {nnx.LSTMCell: LSTMCell(), nnx.OptimizedLSTMCell: LSTMCell(), nnx.GRUCell: GRUCell(), nnx.SimpleCell: RNNCell()}
     if type(theirs) not in kinds:
         names = ", ".join(f"nnx.{kind.__name__}" for kind in kinds)

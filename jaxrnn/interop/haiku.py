@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn.cells import Cell, ChungGRUCell, GateParams, LSTMCell, RNNCell
 from jaxrnn.interop import _cells, _checks, _gates, _modules
+from jaxrnn.interop._options import RecurrentOptions, takes_options
 from jaxrnn.nnx import Recurrent
 
 __all__ = ["from_haiku", "to_haiku"]
@@ -17,13 +18,14 @@ CELLS = (RNNCell, LSTMCell, ChungGRUCell)
 ORDERS = {LSTMCell: ("i", "g", "f", "o"), ChungGRUCell: ("z", "r", "n"), RNNCell: ("h",)}
 
 
-def from_haiku(params: Mapping[str, Any], name: Any, **options) -> Recurrent:
+@takes_options
+def from_haiku(params: Mapping[str, Any], name: Any, **options: Unpack[RecurrentOptions]) -> Recurrent:
     """Make a module from Haiku's parameters.
 
     Args:
         params: what `hk.transform(…).init` returns.
         name: of the core in them, e.g. "lstm"; or a list of layers, each a name or a pair (forward, backward).
-        options: of `jaxrnn.Recurrent`.
+        options: arguments of `jaxrnn.Recurrent`.
 
     Returns:
         A `jaxrnn.LSTM` or `RNN` (relu); for `hk.GRU` a `Recurrent` of `ChungGRUCell`. Haiku adds 1 to the forget gate's
@@ -78,7 +80,7 @@ def to_haiku(module: Recurrent, name: Any) -> dict[str, dict]:
     return nested
 
 
-def _describe(params: Mapping[str, Any], name: str):
+def _describe(params: Mapping[str, Any], name: str) -> tuple[Cell, tuple[int, int, bool], dict[str, Any]]:
     """Our cell, its sizes, and the arrays of the core `name`, by what follows the name."""
     found = {
         f"{module.removeprefix(name)}/{array}": np.asarray(a)
@@ -104,7 +106,7 @@ def _describe(params: Mapping[str, Any], name: str):
     return LSTMCell(), (rows - columns // 4, columns // 4, True), found
 
 
-def _encode(cell: Cell, params: GateParams) -> dict[str, np.ndarray]:
+def _encode(cell: Cell, params: Any) -> dict[str, np.ndarray]:
     order = ORDERS[type(cell)]
     w_ih, w_hh = (_gates.join(w, cell.gates, order) for w in (params.w_ih, params.w_hh))
     if isinstance(cell, RNNCell):
@@ -123,13 +125,13 @@ def _decode(cell: Cell, found: dict[str, np.ndarray]) -> GateParams:
         return _gates.split(a, ORDERS[type(cell)], cell.gates)
 
     if isinstance(cell, RNNCell):
-        return GateParams(*(split(found[key]) for key in ("/linear/w", "/linear_1/w", "/linear/b", "/linear_1/b")))
+        return _gates.gate_params(*(split(found[key]) for key in ("/linear/w", "/linear_1/w", "/linear/b", "/linear_1/b")))
     if isinstance(cell, ChungGRUCell):
         b = split(found["/b"])
-        return GateParams(split(found["/w_i"]), split(found["/w_h"]), b, np.zeros_like(b))
+        return _gates.gate_params(split(found["/w_i"]), split(found["/w_h"]), b, np.zeros_like(b))
     w, b = found["/linear/w"], split(found["/linear/b"])
     width = w.shape[0] - w.shape[1] // 4
-    return GateParams(split(w[:width]), split(w[width:]), b, _forget(b))
+    return _gates.gate_params(split(w[:width]), split(w[width:]), b, _forget(b))
 
 
 def _forget(b: np.ndarray) -> np.ndarray:

@@ -4,13 +4,15 @@ never imported: layers describe themselves, and files are read with h5py."""
 import itertools
 import os
 import warnings
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
-from jaxrnn.cells import Cell, ChungGRUCell, RNNCell
+from jaxrnn import checks
+from jaxrnn.cells import ChungGRUCell, RNNCell
 from jaxrnn.interop import _checks, _keras_graph, _keras_layers, _keras_live, _keras_saved, _modules
 from jaxrnn.interop._keras_layers import NAMES, ORDERS, SYMMETRIC, Layer
+from jaxrnn.interop._options import RecurrentOptions, takes_options
 from jaxrnn.nnx import Recurrent
 
 __all__ = ["from_keras", "load_keras", "to_keras"]
@@ -18,7 +20,10 @@ __all__ = ["from_keras", "load_keras", "to_keras"]
 MOST = 20  # names of layers in a message
 
 
-def from_keras(source: Any, layer: str | list[str] | None = None, *, go_backwards: bool = False, **options) -> Recurrent:
+@takes_options
+def from_keras(
+    source: Any, layer: str | list[str] | None = None, *, go_backwards: bool = False, **options: Unpack[RecurrentOptions]
+) -> Recurrent:
     """Make a module from recurrent layers of Keras.
 
     Args:
@@ -29,9 +34,9 @@ def from_keras(source: Any, layer: str | list[str] | None = None, *, go_backward
             layers, such as `TimeDistributed`: what that does itself does not come along.
         go_backwards: whether the layers have this option (a `Bidirectional`: its forward layer). If so, call the module with
             its input flipped, `module(jnp.flip(x, 1))`, and with `mask=` flipped too: outputs come in Keras's order.
-        options: of `jaxrnn.Recurrent`. With merge="none" a layer of any `merge_mode`, "mul" too, gives the pair of the outputs
-            of its directions. Dropout does not come along: Keras's is another. A warning says so, and so it does of `stateful`,
-            and of masks and states that the model feeds the layer: pass `mask=` or `lengths=`, and `h_0`.
+        options: arguments of `jaxrnn.Recurrent`. With merge="none" a layer of any `merge_mode`, "mul" too, gives the pair of the
+            outputs of its directions. Dropout does not come along: Keras's is another. A warning says so, and so it does of
+            `stateful`, and of masks and states that the model feeds the layer: pass `mask=` or `lengths=`, and `h_0`.
 
     Returns:
         A `jaxrnn.RNN`, `LSTM` or `GRU`; with other activations, or for a GRU with reset_after=False, a `Recurrent`. It gives the
@@ -66,11 +71,13 @@ def from_keras(source: Any, layer: str | list[str] | None = None, *, go_backward
         if len(set(values)) > 1:
             raise ValueError(f"from_keras: all layers should have the same {key}, got {values}.")
     _check_stack("from_keras", layers)
-    merge = {} if merges[0] is None else {"merge": merges[0]}
-    return _modules.build("from_keras", cells[0], params, **{"batch_first": not time_major[0]} | options | merge)
+    made: dict[str, Any] = {"batch_first": not time_major[0], **options}
+    if merges[0] is not None:
+        made["merge"] = merges[0]
+    return _modules.build("from_keras", cells[0], params, **made)
 
 
-def load_keras(module: Recurrent, source: Any, layer: str | list[str] | None = None, *, go_backwards: bool = False):
+def load_keras(module: Recurrent, source: Any, layer: str | list[str] | None = None, *, go_backwards: bool = False) -> None:
     """Set the parameters of a module from Keras's, all of them or, on any error, none.
 
     Args:
@@ -206,7 +213,7 @@ def _warn_of_model(caller: str, picked: list[Layer]):
         if count > 1:
             found.append((f"that the model calls {layer.where} {count} times", "call the module as often"))
         for what, way in found:
-            warnings.warn(f"{caller}: {what} does not come along: {way}.", UserWarning, stacklevel=4)
+            warnings.warn(f"{caller}: {what} does not come along: {way}.", UserWarning, stacklevel=checks.frames_to_the_user())
 
 
 def _check_chain(caller: str, picked: list[Layer]):
@@ -269,7 +276,7 @@ def _weights(layer: Layer, stack, go_backwards: bool, first: bool, alone: bool) 
     return [[_keras_layers.encode(stack.cell, p) for p in directions] for directions in params]
 
 
-def _computed(cell: Cell, merge: str | None) -> str:
+def _computed(cell: Any, merge: str | None) -> str:
     """A cell and what becomes of directions, in words."""
     plain = type(cell)(nonlinearity=cell.nonlinearity) if isinstance(cell, RNNCell) else \
         type(cell)(activation=cell.activation, recurrent_activation=cell.recurrent_activation)  # fmt: skip

@@ -1,21 +1,24 @@
 """Weights of linear recurrent units in the layouts of their authors' code. No other format may be known here."""
 
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from jaxrnn.cells import LRUCell, RGLRUCell
 from jaxrnn.cells.lru import LRUParams, RGLRUParams
 from jaxrnn.interop import _checks
+from jaxrnn.interop._options import RecurrentOptions, takes_options
 from jaxrnn.interop.by_hand import from_params
 from jaxrnn.nnx import Recurrent
+from jaxrnn.typing import ArrayLike
 
 __all__ = ["from_minimal_lru", "from_recurrent_gemma", "to_minimal_lru", "to_recurrent_gemma"]
 
 MINIMAL_LRU = ("nu_log", "theta_log", "gamma_log", "B_re", "B_im", "C_re", "C_im", "D")
 
 
-def from_recurrent_gemma(params: dict[str, Any], **options) -> Recurrent:
+@takes_options
+def from_recurrent_gemma(params: dict[str, Any], **options: Unpack[RecurrentOptions]) -> Recurrent:
     """Make a module of one layer from the params of an `RGLRU` of RecurrentGemma (De et al., 2024, arXiv:2402.19427).
 
     They are `a_param` (width,), and of `a_gate` and `input_gate` a `w` (blocks, width / blocks, width / blocks) and a `b` (blocks,
@@ -24,7 +27,7 @@ def from_recurrent_gemma(params: dict[str, Any], **options) -> Recurrent:
 
     Args:
         params: nested dicts of arrays.
-        options: of `jaxrnn.Recurrent`.
+        options: arguments of `jaxrnn.Recurrent`.
 
     Raises:
         TypeError, ValueError: an array is missing, or its shape does not fit the others.
@@ -50,8 +53,8 @@ def from_recurrent_gemma(params: dict[str, Any], **options) -> Recurrent:
             raise ValueError(f"{name}: `{label}.b` should have shape {w.shape[:2]}, got {b.shape}.")
         weights.append(w.transpose(1, 0, 2).reshape(w.shape[1], -1))
         biases.append(b.reshape(-1))
-    made = RGLRUParams(np.stack(weights, axis=1), None, np.stack(biases), None, -decay, None)
-    return from_params(RGLRUCell(blocks=shapes[0]), made, **options)
+    arrays: list[Any] = [np.stack(weights, axis=1), None, np.stack(biases), None, -decay, None]
+    return from_params(RGLRUCell(blocks=shapes[0]), RGLRUParams(*arrays), **options)
 
 
 def to_recurrent_gemma(module: Recurrent) -> dict[str, Any]:
@@ -66,13 +69,14 @@ def to_recurrent_gemma(module: Recurrent) -> dict[str, Any]:
     return {"a_param": -params.decay, **gates}
 
 
-def from_minimal_lru(params: dict[str, Any], **options) -> tuple[Recurrent, np.ndarray, np.ndarray]:
+@takes_options
+def from_minimal_lru(params: dict[str, Any], **options: Unpack[RecurrentOptions]) -> tuple[Recurrent, np.ndarray, np.ndarray]:
     """Make a module of one layer from the params of an `LRU` of minimal-LRU (Orvieto et al., 2023, arXiv:2303.06349).
 
     Args:
         params: a dict of `nu_log`, `theta_log`, `gamma_log` (N,), `B_re`, `B_im` (N, input), `C_re`, `C_im` (output, N) and `D`
             (output,).
-        options: of `jaxrnn.Recurrent`.
+        options: arguments of `jaxrnn.Recurrent`.
 
     Returns:
         (module, w_out, d): that layer's output Re(C h) + D ⊙ x is `module(x)[0] @ w_out + d * x`.
@@ -98,12 +102,12 @@ def from_minimal_lru(params: dict[str, Any], **options) -> tuple[Recurrent, np.n
         if params[field].shape != shape:
             rule = f"have shape {shape}, for `nu_log` of {n} units and `D` of {width} outputs"
             raise ValueError(f"{name}: `{field}` should {rule}, got {params[field].shape}.")
-    made = LRUParams(np.stack([b_re.T, b_im.T], axis=1), None, None, None, nu, theta, gamma)
+    arrays: list[Any] = [np.stack([b_re.T, b_im.T], axis=1), None, None, None, nu, theta, gamma]
     w_out = np.stack([c_re.T, -c_im.T], axis=1).reshape(2 * n, -1)
-    return from_params(LRUCell(), made, **options), w_out, d
+    return from_params(LRUCell(), LRUParams(*arrays), **options), w_out, d
 
 
-def to_minimal_lru(module: Recurrent, w_out, d) -> dict[str, Any]:
+def to_minimal_lru(module: Recurrent, w_out: ArrayLike, d: ArrayLike) -> dict[str, Any]:
     """The params of an `LRU` of minimal-LRU, from a module of one layer and direction, as `from_minimal_lru` reads them."""
     params, w_out = _only(module, LRUCell, "to_minimal_lru"), np.asarray(w_out)
     if w_out.ndim != 2 or len(w_out) != 2 * params.nu_log.size:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any
+from typing import Any, Unpack
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +16,7 @@ from jaxrnn.interop import _onnx_fed as _fed
 from jaxrnn.interop import _onnx_words as _words
 from jaxrnn.interop._onnx_find import Found, OnnxNodeInfo
 from jaxrnn.interop._onnx_node import OnnxNode
+from jaxrnn.interop._options import RecurrentOptions, takes_options
 from jaxrnn.nnx import Recurrent
 
 __all__ = ["OnnxNode", "OnnxNodeInfo", "from_onnx", "onnx_node", "onnx_nodes", "to_onnx"]
@@ -78,13 +79,13 @@ def onnx_node(source: Any, node: str | OnnxNodeInfo | None = None, *, weights: d
         return _read("onnx_node", found[0] if node is None else _onnx_find.pick("onnx_node", found, node))
 
 
+@takes_options
 def from_onnx(
     source: Any,
     node: str | OnnxNodeInfo | list[str] | None = None,
     *,
     weights: dict[str, Any] | None = None,
-    batch_first: bool | None = None,
-    **options,
+    **options: Unpack[RecurrentOptions],
 ) -> Recurrent:
     """Make a module from recurrent nodes, forward or bidirectional.
 
@@ -99,7 +100,7 @@ def from_onnx(
         batch_first: whether the module takes (batch, time, input). By default it is inferred from the graph: true if what the first
             node reads is transposed from (batch, time, …) just before, as in the export of a `torch.nn.LSTM(batch_first=True)`, and
             else false, the layout of ONNX. If the output of the graph then has the other layout, the call asks for it.
-        options: of `jaxrnn.Recurrent`.
+        options: arguments of `jaxrnn.Recurrent`.
 
     Returns:
         A `jaxrnn.RNN`, `LSTM` or `GRU`, or a `Recurrent` with the cell that computes what the nodes compute. An initial state
@@ -128,15 +129,16 @@ def from_onnx(
             _check_layer(layer, read[0])
         _fed.check_fed("from_onnx", layers, named=node is not None)
         kept = _files.stored_options("from_onnx", layers[0].graph.metadata)
-        kept["batch_first"] = _chain.batch_first("from_onnx", layers) if batch_first is None else batch_first
+        if "batch_first" not in options:
+            kept["batch_first"] = _chain.batch_first("from_onnx", layers)
         if any(layer.initial is not None for layer in read):
-            options = {"learn_initial_state": True} | options
-        module = _modules.build("from_onnx", read[0].cells[0], [layer.params for layer in read], **kept | options)
+            kept["learn_initial_state"] = True
+        module = _modules.build("from_onnx", read[0].cells[0], [layer.params for layer in read], **{**kept, **options})
         _set_initial_states(module, read)
         return module
 
 
-def to_onnx(module: nnx.Module, path: str | os.PathLike | None = None, *, lengths: bool = False, states: bool = False):
+def to_onnx(module: nnx.Module, path: str | os.PathLike | None = None, *, lengths: bool = False, states: bool = False) -> Any:
     """Make a model with one `RNN`, `LSTM` or `GRU` node for each layer, for any batch and time; checked by `onnx.checker`.
 
     It computes what the module does after `eval()`. With `lengths` and `states` one file serves whole sequences and streams: feed

@@ -3,17 +3,19 @@
 import json
 import math
 import os
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Unpack
 
 import numpy as np
 from flax import nnx
 
+from jaxrnn.cells import RNNCell
 from jaxrnn.interop import _checks, _files, _torch_keys
+from jaxrnn.interop._options import TorchOptions, takes_options
 from jaxrnn.nnx import Recurrent
 
 __all__ = ["from_safetensors", "load_safetensors", "to_safetensors"]
 
-DTYPES = dict(zip(("F64", "F32", "F16", "BF16"), _checks.DTYPES, strict=True))
+DTYPES: dict[str, np.dtype] = dict(zip(("F64", "F32", "F16", "BF16"), _checks.DTYPES, strict=True))
 BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "BOOL": 8, "C64": 64} | {
     f"{kind}{bits}": bits for kind in "UI" for bits in (8, 16, 32, 64)
 }
@@ -31,14 +33,16 @@ OTHERS = {
 """How files begin that are easily taken for one, and what to do with them."""
 
 
-def from_safetensors(path: str | os.PathLike, prefix: str = "", **options) -> Recurrent:
+@takes_options
+def from_safetensors(path: str | os.PathLike, prefix: str = "", **options: Unpack[TorchOptions]) -> Recurrent:
     """Make a module from the recurrent layers of a safetensors file with PyTorch's keys.
 
     Args:
         path: the file.
         prefix: of the keys, e.g. "encoder.lstm."; other keys are ignored.
-        options: of `jaxrnn.Recurrent`. A file that `to_safetensors` wrote holds `batch_first`, `dropout` and `nonlinearity`;
-            for another, their defaults are jaxrnn's, so batch_first=True. `param_dtype` converts.
+        options: arguments of `jaxrnn.Recurrent`, and `nonlinearity` of an RNN. A file that `to_safetensors` wrote holds
+            `batch_first`, `dropout` and `nonlinearity`; for another, their defaults are jaxrnn's, so batch_first=True.
+            `param_dtype` converts.
 
     Returns:
         A `jaxrnn.RNN`, `LSTM` or `GRU`.
@@ -48,17 +52,17 @@ def from_safetensors(path: str | os.PathLike, prefix: str = "", **options) -> Re
         or of the wrong shape. OSError: it cannot be read.
     """
     found, metadata = _read("from_safetensors", path, prefix)
-    options = _files.stored_options("from_safetensors", metadata, os.fspath(path)) | options
-    return _torch_keys.from_arrays("from_safetensors", os.fspath(path), found, prefix, options)
+    stored = _files.stored_options("from_safetensors", metadata, os.fspath(path))
+    return _torch_keys.from_arrays("from_safetensors", os.fspath(path), found, prefix, stored | dict(options))
 
 
-def load_safetensors(module: nnx.Module, path: str | os.PathLike, prefix: str = ""):
+def load_safetensors(module: nnx.Module, path: str | os.PathLike, prefix: str = "") -> None:
     """Set the parameters of a module from a safetensors file, all of them or, on any error, none; see `load_torch`."""
     found, _ = _read("load_safetensors", path, prefix)
     _torch_keys.load_arrays("load_safetensors", os.fspath(path), module, found, prefix)
 
 
-def to_safetensors(module: nnx.Module, path: str | os.PathLike, prefix: str = ""):
+def to_safetensors(module: nnx.Module, path: str | os.PathLike, prefix: str = "") -> None:
     """Write the parameters of a module to a safetensors file that PyTorch reads too; the file appears whole or not at all.
 
     Args:
@@ -90,7 +94,7 @@ def _options(module: nnx.Module) -> dict[str, str]:
     if not isinstance(module, Recurrent):
         return {}
     options = {"batch_first": module.batch_first, "dropout": module.stack.dropout}
-    if hasattr(module.stack.cell, "nonlinearity"):
+    if isinstance(module.stack.cell, RNNCell):
         options["nonlinearity"] = module.stack.cell.nonlinearity
     return {"jaxrnn": json.dumps(options)}
 
@@ -131,7 +135,7 @@ def _parsed(file: BinaryIO, size: int, prefix: str) -> tuple[_checks.Arrays, dic
         dtype, shape, (begin, stop) = _dtype(key, entry), _shape(key, entry), _offsets(key, entry)
         bits = 8 * dtype.itemsize if isinstance(dtype, np.dtype) else BITS.get(dtype)
         if bits is None:
-            raise ValueError(f"{_checks.listed([key])} has the dtype {_checks.listed([dtype])}, which is unknown")
+            raise ValueError(f"{_checks.listed([key])} has the dtype {_checks.listed([str(dtype)])}, which is unknown")
         if begin != end or 8 * (stop - begin) != bits * math.prod(shape) or stop > size - start:
             wanted = f"in the file, from byte {end} of the arrays on, and take up {bits} bits for each entry"
             raise ValueError(f"{_checks.listed([key])} should lie {wanted}")

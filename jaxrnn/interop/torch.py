@@ -2,26 +2,29 @@
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from flax import nnx
 
 from jaxrnn.interop import _checks, _modules, _torch_keys, _torch_live
+from jaxrnn.interop._options import TorchOptions, takes_options
 from jaxrnn.nnx import Recurrent
 
 __all__ = ["from_torch", "load_torch", "to_torch"]
 
 
-def from_torch(source: Any, prefix: str = "", **options) -> Recurrent:
+@takes_options
+def from_torch(source: Any, prefix: str = "", **options: Unpack[TorchOptions]) -> Recurrent:
     """Make the module that computes what a PyTorch module computes.
 
     Args:
         source: a `torch.nn.RNN`, `LSTM`, `GRU` or a cell of theirs; a list, `ModuleList` or `Sequential` of them, which becomes
             the layers of one module; a module that has one inside; or a state_dict, from whose shapes kind and sizes follow.
         prefix: of the keys, e.g. "encoder.lstm."; other keys are ignored. It is also the name of the module inside.
-        options: of `jaxrnn.Recurrent`, instead of those of `source`. A state_dict does not say `batch_first`, `dropout`
-            and, for an RNN, `nonlinearity`: their defaults are jaxrnn's, so batch_first=True. `param_dtype` converts.
+        options: arguments of `jaxrnn.Recurrent`, and `nonlinearity` of an RNN, instead of those of `source`; None: as there. A
+            state_dict does not say `batch_first`, `dropout` and `nonlinearity`: their defaults are jaxrnn's, so batch_first=True.
+            `param_dtype` converts.
 
     Returns:
         A `jaxrnn.RNN`, `LSTM` or `GRU` with copies of the weights in their dtype; in evaluation mode if `source` is. A weight that
@@ -37,18 +40,18 @@ def from_torch(source: Any, prefix: str = "", **options) -> Recurrent:
     """
     if isinstance(source, Mapping):
         found = _checked_state_dict("from_torch", source)
-        return _torch_keys.from_arrays("from_torch", "`source`", found, prefix, options)
+        return _torch_keys.from_arrays("from_torch", "`source`", found, prefix, dict(options))
     _refuse_path("from_torch", source)
     torch = _checks.require("from_torch", "torch")
     source = _inside("from_torch", torch, source, prefix)
     if isinstance(source, list | tuple | torch.nn.ModuleList | torch.nn.Sequential):
         if not isinstance(source, list | tuple):
             _torch_live.check_forward("from_torch", torch, prefix.rstrip("."), "source", source)
-        return _from_layers(torch, list(source), options)
-    return _from_layer(torch, source, options)
+        return _from_layers(torch, list(source), dict(options))
+    return _from_layer(torch, source, dict(options))
 
 
-def load_torch(module: nnx.Module, source: Any, prefix: str = ""):
+def load_torch(module: nnx.Module, source: Any, prefix: str = "") -> None:
     """Set the parameters of a module from PyTorch's, all of them or, on any error, none.
 
     Args:
@@ -83,7 +86,7 @@ def load_torch(module: nnx.Module, source: Any, prefix: str = ""):
     _torch_keys.load_arrays("load_torch", "`source`", module, found, prefix, epsilon_known=True)
 
 
-def to_torch(module: nnx.Module, prefix: str = "", *, cell: bool = False, target: Any = None) -> dict:
+def to_torch(module: nnx.Module, prefix: str = "", *, cell: bool = False, target: Any = None) -> dict[str, Any]:
     """The state_dict of the PyTorch module that computes what `module` computes.
 
     Args:

@@ -1,0 +1,68 @@
+"""The Linen twin of `jaxrnn.Recurrent`. No arithmetic may live here."""
+
+from jaxrnn.cells import Cell
+from jaxrnn.linen_layers import Layers
+from jaxrnn.typing import Alone, Sizes
+
+
+class Recurrent(Layers[Alone]):
+    """Layers of any cell, as `jaxrnn.Recurrent`.
+
+    Parameters are nested dicts of arrays, `params["layer_0"]["forward"]["w_ih"]`; a learned initial state is under "initial".
+
+    Args:
+        cell: the description of one step, see `jaxrnn.cells.CELLS`.
+        input_size: width of the input, at least 1.
+        hidden_size: hidden size of every layer, at least 1; or a tuple with one for each layer: then states are nested,
+            `[layer][direction]`.
+        num_layers: layers, at least 1, each reading the outputs of the one before.
+        bias: whether the gates have biases.
+        batch_first: whether `x` and the output are (batch, time, …), Flax's layout and the default here, or (time, batch, …),
+            PyTorch's default. States are (layers * directions, batch, hidden) either way.
+        dropout: rate, from 0 to 1, of dropout on the output of every layer but the last, drawn afresh at each step, as PyTorch's;
+            with one layer it does nothing, and a warning says so. This rate and those below act with deterministic=False.
+        bidirectional: run every layer in both directions of time.
+        merge: how the outputs of the two directions become one: "concat", "sum", "mean"; or "none": they never meet, and the output
+            is a pair.
+        residual: from the second layer on, a layer's output adds its input. Not together with `skip_connections`.
+        skip_connections: every layer also reads the input of the first, and the output holds the outputs of all layers (Graves,
+            2013, arXiv:1308.0850, section 2).
+        input_dropout: rate of dropout on the input of every layer, one draw for the whole sequence (Gal & Ghahramani, 2016,
+            arXiv:1512.05287).
+        recurrent_dropout: rate of variational dropout, on `h` before the recurrent matmul, one draw for the whole sequence (ibid.).
+        zoneout: rate at which entries of the state keep their value (Krueger et al., 2017, arXiv:1606.01305); where nothing is
+            drawn, the state moves by the expected share.
+        weight_dropout: rate of DropConnect, dropout on `w_hh`, one draw for the whole sequence (Merity et al., 2018,
+            arXiv:1708.02182).
+        learn_initial_state: whether the initial state is a parameter, which begins as the cell's own; else it is the cell's own,
+            zeros for most.
+        remat: compute again in the backward pass, in segments of √time steps: less memory, the same gradients.
+        truncate: stop the gradient, but not the state, after every so many steps, at least 1: truncated backpropagation through
+            time; None: don't.
+        dtype: floating-point dtype to compute in; None: what input and parameters promote to.
+        param_dtype: floating-point dtype to store parameters in.
+        backend: how it is computed: "auto", "xla", "pallas" or "cudnn", see `unroll`.
+        output_only: a call gives the output alone, for `nn.Sequential`, which would pass h_n on to the next layer.
+        deterministic: whether nothing is drawn, where a call does not say so: in `nn.Sequential`, under `nn.remat`. Default: True.
+        named_axes: whether each parameter is in a box with the names of its axes, `nn.LogicallyPartitioned`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxrnn import GRUCell
+        >>> from jaxrnn.linen import Recurrent
+        >>> gru = Recurrent(GRUCell(), 3, 5, num_layers=2)
+        >>> x = jnp.ones((4, 7, 3))
+        >>> (output, h_n), variables = gru.init_with_output(jax.random.key(0), x)
+        >>> output.shape, h_n.shape
+        ((4, 7, 5), (2, 4, 5))
+        >>> variables["params"]["layer_0"]["forward"]["w_ih"].shape, tuple(gru.axis_names()["layer_0"]["forward"]["w_ih"])
+        ((3, 3, 5), ('input', 'gates', 'hidden'))
+    """
+
+    cell: Cell
+    input_size: int
+    hidden_size: Sizes
+    num_layers: int = 1
+
+    def describe_cell(self) -> Cell:
+        return self.cell
