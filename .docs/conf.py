@@ -17,7 +17,6 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.mathjax",
-    "sphinx_mathjax_offline",
     "myst_nb",
     "sphinx_copybutton",
     "_ext.extension",
@@ -43,6 +42,7 @@ nb_execution_mode = "off"  # notebooks are committed with their outputs
 nb_merge_streams = True
 myst_heading_anchors = 4
 myst_enable_extensions = ["dollarmath", "amsmath"]
+mathjax_path = "mathjax/tex-chtml.js"  # `_ext.extension` puts it there: the site asks nobody else for anything
 mathjax3_config = {"chtml": {"displayAlign": "left"}}
 copybutton_prompt_text = ">>> |... "
 copybutton_prompt_is_regexp = False

@@ -1,6 +1,8 @@
 """The Sphinx extension: makes pages before the site is built, hands docstrings, signatures and links over. What is made of them
 is said in the files beside this one."""
 
+import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 from docutils.parsers.rst import Directive
@@ -40,10 +42,28 @@ def read_signature(app, what, name, obj, options, signature, returned):
     return api.signature(obj), None if what == "class" else api.returned(obj)
 
 
+MATHJAX = ("tex-chtml.js", "input/tex/extensions", "output/chtml/fonts")
+"""What is needed of MathJax to set mathematics in a browser."""
+
+
+def copy_mathjax(app, exception):
+    """Into the site, so that it needs no other server: from a package that has all of MathJax."""
+    if exception is None and app.builder.format == "html":
+        source = Path(find_spec("sphinx-mathjax-offline").submodule_search_locations[0]) / "static" / "mathjax"
+        for part in MATHJAX:
+            target = Path(app.outdir) / "_static" / "mathjax" / part
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if (source / part).is_dir():
+                shutil.copytree(source / part, target, dirs_exist_ok=True)
+            else:
+                shutil.copy(source / part, target)
+
+
 def setup(app):
     app.add_directive("also-called", AlsoCalled)
     app.connect("builder-inited", make_pages)
     app.connect("source-read", turn_links)
     app.connect("autodoc-process-docstring", read_docstring, priority=400)  # before napoleon's 500
     app.connect("autodoc-process-signature", read_signature)
+    app.connect("build-finished", copy_mathjax)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
