@@ -41,14 +41,14 @@ def project(v, w, b, gate):
 
 
 def rnn(x, state, p, activation=np.tanh):
-    """Elman, 1990; document 003, first equation."""
+    """Elman, 1990, with two biases, as in `torch.nn.RNN`."""
     from_x = project(x, p["w_ih"], p["b_ih"], 0)
     from_h = project(state["h"], p["w_hh"], p["b_hh"], 0)
     return {"h": activation(from_x + from_h)}
 
 
 def lstm(x, state, p, activation=np.tanh, gate=sigmoid):
-    """Document 000; Gers et al., 2000. Order i f g o."""
+    """Gers et al., 2000. Order i f g o."""
     h, c = state["h"], state["c"]
     w, b, u, v = p["w_ih"], p["b_ih"], p["w_hh"], p["b_hh"]
     i = gate(project(x, w, b, 0) + project(h, u, v, 0))
@@ -90,7 +90,7 @@ def coupled_lstm(x, state, p):
 
 
 def gru(x, state, p, activation=np.tanh, gate=sigmoid):
-    """Document 003, section 2: r acts after the product, z keeps the old state. Order r z n."""
+    """Cho et al., 2014, as in cuDNN and `torch.nn.GRU`: r acts after the product, z keeps the old state. Order r z n."""
     h = state["h"]
     w, b, u, v = p["w_ih"], p["b_ih"], p["w_hh"], p["b_hh"]
     r = gate(project(x, w, b, 0) + project(h, u, v, 0))
@@ -100,7 +100,7 @@ def gru(x, state, p, activation=np.tanh, gate=sigmoid):
 
 
 def chung_gru(x, state, p, activation=np.tanh, gate=sigmoid):
-    """Document 000; Chung et al., 2014, arXiv:1412.3555: r acts before the product. Order r z n."""
+    """Chung et al., 2014, arXiv:1412.3555: r acts before the product. Order r z n."""
     h = state["h"]
     w, b, u, v = p["w_ih"], p["b_ih"], p["w_hh"], p["b_hh"]
     r = gate(project(x, w, b, 0) + project(h, u, v, 0))
@@ -152,7 +152,7 @@ def layer_norm_lstm(x, state, p, epsilon=1e-5):
 def layer_norm_gru(x, state, p, epsilon=1e-5):
     """Ba et al., 2016, arXiv:1607.06450, supplement, equations 23-25: r and z normalised together, n alone. Order r z n.
 
-    But z keeps the old state, as in document 003; theirs takes the new.
+    But z keeps the old state, as in `torch.nn.GRU`; theirs takes the new.
     """
     b = np.zeros_like(p["norm_h"]["gain"]) if p["b_ih"] is None else p["b_ih"]
     gates, candidate = slice(0, 2), slice(2, 3)

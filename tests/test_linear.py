@@ -11,7 +11,7 @@ import pytest
 from jax import export
 from jax.test_util import check_grads
 from oracles import lru, min_gru, min_lstm, positive, rg_lru
-from support import close, drawn_like, jit, normal, residual_bytes, weighted
+from support import close, drawn_like, equations, jit, normal, residual_bytes, weighted
 
 import jaxrnn
 from jaxrnn import Stack, linear_scan, unroll
@@ -519,6 +519,25 @@ def test_a_diagonal_cell_may_draw_at_every_step(strategy, impl, x64):
 
     run = jit(derivatives, static_argnums=0)
     close(run(strategy, params, xs), run("scan_plain", params, xs), 1e-10)
+
+
+@dataclass(frozen=True)
+class HalvesItsInput(jaxrnn.ParaGRUCell):
+    def project(self, params, x):
+        return super().project(params, x) / 2
+
+
+@pytest.mark.parametrize(
+    ("cell", "read"), [(CELLS["ParaGRU"](), [(4, 5)] * 3), (HalvesItsInput(), [(4, 3, 5)])], ids=("usual", "own")
+)
+def test_the_loop_of_a_diagonal_cell_reads_an_array_for_each_gate(cell, read):
+    """XLA:CPU compiles the split of one array to scalar code. What a cell's own `project` gives is read as it is."""
+    params, xs = drawn_like(cell.init(jax.random.key(0), 3, 5), 1), normal(40, 4, 3)
+    run = partial(unroll, cell)
+    (loop,) = [eqn for eqn in equations(jax.make_jaxpr(run)(params, xs)) if eqn.primitive.name == "scan"]
+    rows = loop.invars[loop.params["num_consts"] + loop.params["num_carry"] :]
+    assert [v.aval.shape[1:] for v in rows] == read
+    close(run(params, xs), run(params, xs, strategy="scan_plain"), 1e-6)
 
 
 def test_what_a_diagonal_cell_reads_from_outside_cannot_be_differentiated():

@@ -212,7 +212,7 @@ def test_values_and_gradients_are_pytorchs(case, x64):
 
 
 class TorchModel(torch.nn.Module):
-    """The documents' model: a recurrent network, and a linear layer on its last output."""
+    """A recurrent network, and a linear layer on its last output."""
 
     def __init__(self, kind, layers, dtype):
         super().__init__()

@@ -29,6 +29,13 @@ class DiagonalParams(NamedTuple):
     b_hh: None
 
 
+def project_each(params, x) -> tuple:
+    """What the input contributes to each gate, as arrays of their own: XLA:CPU compiles the split of an array that a loop reads to
+    scalar code."""
+    biases = (None,) * params.w_ih.shape[-2] if params.b_ih is None else split_gates(params.b_ih)
+    return tuple(contract(x, w, b) for w, b in zip(split_gates(params.w_ih), biases, strict=True))
+
+
 def matrix(parts: tuple) -> tuple:
     """The coefficient `a` of units as A: of one real number, or of a complex one, given as (real, imaginary)."""
     if len(parts) == 1:
@@ -78,9 +85,8 @@ class LinearCell(Cell):
         )
 
     def project(self, params, x):
-        """One array for each gate: the products are large, and so they stay apart from the beginning."""
-        biases = (None,) * len(self.gates) if params.b_ih is None else split_gates(params.b_ih)
-        return tuple(contract(x, w, b) for w, b in zip(split_gates(params.w_ih), biases, strict=True))
+        """One array for each gate."""
+        return project_each(params, x)
 
     def coefficients(self, params, x_gates, **further):
         """a and b, for any number of leading axes, time the first of them in `unroll`, so that a key per step is then one of many;

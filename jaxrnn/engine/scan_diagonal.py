@@ -3,13 +3,14 @@
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import jaxprs_in_params
 
 from jaxrnn._arrays import cast, is_real, zeros_like
 from jaxrnn.cells.base import Cell
 from jaxrnn.cells.conform import equations_of
-from jaxrnn.cells.elementwise import DiagonalCell
+from jaxrnn.cells.elementwise import DiagonalCell, project_each
 from jaxrnn.engine import affine, scan_plain
 from jaxrnn.engine.outside import refuse_traced
 from jaxrnn.engine.problem import Semantics, Steps, Weights
@@ -127,7 +128,8 @@ def _shapes(variables) -> set:
 
 
 def _segment(what: Semantics, find, form: str, weights: Weights, state, steps: Steps):
-    x_gates = what.cell.project(cast(weights.params, what.dtype), zero_invalid(steps.valid, steps.x))
+    project = project_each if _projects_as_usual(what.cell) else what.cell.project
+    x_gates = project(cast(weights.params, what.dtype), zero_invalid(steps.valid, steps.x))
     steps = steps._replace(x=checkpoint_name(x_gates, "x_gates"))
     initial = state if weights.initial is None else weights.initial
     moving, fixed = partition((weights._replace(initial=None), steps))
@@ -135,10 +137,15 @@ def _segment(what: Semantics, find, form: str, weights: Weights, state, steps: S
     return jax.tree.map(lambda s: s[0 if what.reverse else -1], states), output(what, states, steps.valid)
 
 
+def _projects_as_usual(cell) -> bool:
+    return type(cell).project is Cell.project
+
+
 def _whole(what: Semantics, weights: Weights, old, now: Steps):
     """A step from the state that it reads, whatever that was reset from."""
     old, h = before(weights, old, now._replace(reset=None))
-    new = what.cell.recur(cast(weights.params, what.dtype), old, now.x, h, **now.per_step, **weights.context)
+    x_gates = jnp.stack(now.x, axis=-2) if _projects_as_usual(what.cell) else now.x
+    new = what.cell.recur(cast(weights.params, what.dtype), old, x_gates, h, **now.per_step, **weights.context)
     return after(what, old, new, now)
 
 

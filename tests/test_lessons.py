@@ -1,4 +1,5 @@
-"""Every equation, class, shape and example of the five documents, by their numbers."""
+"""Recurrent layers as five lessons write them out by hand: 000 equations and a regression, 001 models, 002 layers with start
+states, 003 variants, directions and stacks, 004 the signature of `torch.nn.GRU`."""
 
 import inspect
 
@@ -46,7 +47,7 @@ def weights(module, layer=0, direction=0):
 
 @pytest.fixture
 def joined(x64):
-    """A function from a cell to its parameters and the documents' form of them: W (hidden, hidden + input), b (hidden,)."""
+    """A function from a cell to its parameters and the form of the lesson: W (hidden, hidden + input), b (hidden,)."""
 
     def draw(cell):
         params = jax.tree.map(lambda a: jnp.asarray(0.5 * random(*a.shape)), cell.init(jax.random.key(0), 3, 5))
@@ -130,7 +131,7 @@ def test_001_models_by_keyword_are_printed_with_their_sizes(model_class, gates):
 @pytest.mark.slow
 @pytest.mark.parametrize("module_class", [jaxrnn.LSTM, jaxrnn.GRU])
 def test_002_output_is_hidden_wide_with_and_without_a_start(module_class):
-    """The document prints [2, 2, 1], which is its mistake: torch's output there is (2, 2, 10) as well."""
+    """(2, 2, 10), as in torch."""
     module = randomize(module_class(1, 10, num_layers=2, rngs=nnx.Rngs(0)))
     x = jnp.array([[[1.0], [2.0]], [[3.0], [4.0]]])
     output, h_n = run(module, x)
@@ -158,7 +159,7 @@ def gru(x, h, w_ih, w_hh, b_ih, b_hh):
 
 
 def layer(step, xs, h, arrays, backward=False):
-    """The documents' loop over time: (batch, time, hidden) and the last state."""
+    """A loop over time: (batch, time, hidden) and the last state."""
     outs = {}
     for t in reversed(range(xs.shape[1])) if backward else range(xs.shape[1]):
         outs[t] = h = step(xs[:, t], h, *arrays)
@@ -205,7 +206,7 @@ def test_003_layers_and_both_directions(module_class, step):
 
 @pytest.mark.parametrize("module_class", [jaxrnn.RNN, jaxrnn.LSTM, jaxrnn.GRU])
 def test_004_every_argument_of_the_signature_is_taken(module_class):
-    """All but `batch_first` have the document's default: ours is True, Flax's layout and that of its examples."""
+    """All but `batch_first` have PyTorch's default: ours is True, Flax's layout."""
     arguments = {"num_layers": 1, "bias": True, "batch_first": True, "dropout": 0.0, "bidirectional": False}
     module = module_class(5, 3, **arguments, rngs=nnx.Rngs(0))
     default = module_class(5, 3, rngs=nnx.Rngs(0))
