@@ -33,7 +33,8 @@ def read_docstring(app, what, name, obj, options, lines):
     lines[:] = docstrings.rest(lines, api.links())
     inherited = api.inherited(obj) if what == "class" else []
     if inherited:
-        lines += ["", f"Inherited: {', '.join(f':py:meth:`{member.rpartition('.')[2]} <{member}>`' for member in inherited)}.", ""]
+        links = (f":py:meth:`{member.rpartition('.')[2]} <{member}>`" for member in inherited)
+        lines += ["", f"Inherited: {', '.join(links)}.", ""]
 
 
 def read_signature(app, what, name, obj, options, signature, returned):
