@@ -17,6 +17,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.mathjax",
+    "sphinx-mathjax-offline",  # puts MathJax into the site, which asks nobody else for anything
     "myst_nb",
     "sphinx_copybutton",
     "_ext.extension",
@@ -33,16 +34,17 @@ pygments_style = "friendly"
 pygments_dark_style = "monokai"
 
 python_maximum_signature_line_length = 80
-autodoc_typehints = "none"  # `_ext.api` writes types as the code has them
+autodoc_typehints = "none"  # `_ext.signatures` writes types as the code has them
 autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
 napoleon_use_param = napoleon_use_rtype = napoleon_use_keyword = False
+napoleon_use_ivar = True
 
 nb_execution_mode = "off"  # notebooks are committed with their outputs
 nb_merge_streams = True
 myst_heading_anchors = 4
 myst_enable_extensions = ["dollarmath", "amsmath"]
-mathjax_path = "mathjax/tex-chtml.js"  # `_ext.extension` puts it there: the site asks nobody else for anything
+mathjax_path = "mathjax/tex-chtml.js"
 mathjax3_config = {"chtml": {"displayAlign": "left"}}
 copybutton_prompt_text = ">>> |... "
 copybutton_prompt_is_regexp = False

@@ -1,4 +1,5 @@
-"""The pages of the reference, from what the modules make public: one row of `PAGES` each. Nothing about docstrings may live here.
+"""The pages of the reference, from what the modules make public: one row of `PAGES` each. Nothing about docstrings
+or signatures may live here.
 
 A name that a row puts into no group comes under the last heading, so that none is missing. What several modules have (a cell, in
 `jaxrnn` and `jaxrnn.cells`) is described once, under its shortest name, on the last page that has it.
@@ -6,13 +7,14 @@ A name that a row puts into no group comes under the last heading, so that none 
 
 import ast
 import inspect
-import textwrap
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, NamedTuple
+
+from _ext.signatures import class_body
 
 
 class Page(NamedTuple):
@@ -87,9 +89,13 @@ PAGES = [
         ),
     ),
     Page("jaxrnn.trees", "Paths of parameters", "Nested dicts with readable paths, and back.", only=("to_dict", "from_dict")),
-    Page("jaxrnn.padding", "Padding", "Sequences of different lengths in one array."),
-    Page("jaxrnn.data_parallel", "Data parallelism", "A batch shared out among devices."),
-    Page("jaxrnn.runs", "Training runs", "What a training script needs around its loop."),
+    Page("jaxrnn.padding", "Padding", "Sequences of different lengths as one array, in few shapes."),
+    Page("jaxrnn.data_parallel", "Data parallelism", "The rows of a batch shared out among devices."),
+    Page("jaxrnn.text", "Text", "Models of text, as Flax NNX modules."),
+    Page("jaxrnn.scaling", "Scaling", "Numbers of a series to inputs of a forecasting model, and outputs of it to numbers."),
+    Page("jaxrnn.runs", "Runs", "The trained model of a folder that a training script wrote."),
+    Page("jaxrnn.descriptions", "Descriptions", "Models as JSON: their classes and arguments, not their weights."),
+    Page("jaxrnn.typing", "Types", "Names that types in signatures have, for annotations of your own."),
 ]
 
 NOTES = {
@@ -127,31 +133,36 @@ def _is_own(module, name: str, value) -> bool:
 @cache
 def entries() -> dict[str, list[Entry]]:
     """What is described on the page of each module, in order."""
-    names: dict[int, list[str]] = {}
+    names: dict[tuple[str, int], list[str]] = {}
     values, home = {}, {}
     for page in pages():
         for name in public_names(page):
             value = getattr(import_module(page.module), name)
-            names.setdefault(id(value), []).append(f"{page.module}.{name}")
-            values[id(value)], home[id(value)] = value, page.module
+            names.setdefault((name, id(value)), []).append(page.module)
+            values[name, id(value)], home[name, id(value)] = value, page.module
     found: dict[str, list[Entry]] = {page.module: [] for page in pages()}
     for key, value in values.items():
-        first, *others = sorted(names[key], key=lambda name: (name.count("."), name))
+        modules = sorted(names[key], key=len)
         kind = "class" if inspect.isclass(value) else "function" if inspect.isfunction(value) else "data"
-        found[home[key]].append(Entry(first, tuple(others), kind, value))
+        found[home[key]].append(Entry(f"{modules[0]}.{key[0]}", tuple(f"{other}.{key[0]}" for other in modules[1:]), kind, value))
     return found
 
 
-def links() -> dict[str, tuple[str, str]]:
-    """For names that may stand in backticks, short or full: what they are and their full names. Earlier pages come first."""
+def types() -> dict[int, str]:
+    """Full names of what a type in a signature may be, by their identities."""
+    return {id(entry.value): entry.name for of_page in entries().values() for entry in of_page if entry.kind != "function"}
+
+
+def links(name: str) -> dict[str, tuple[str, str]]:
+    """For names that may stand in backticks, short or full, in the docstring of `name`: what they are and their full names."""
+    home = max((page.module for page in pages() if name.startswith(f"{page.module}.")), key=len, default="jaxrnn")
     found: dict[str, tuple[str, str]] = {}
-    for module in entries().values():
-        for entry in module:
+    for module in sorted(entries(), key=lambda module: module != home):  # a `Recurrent` of Linen means that of Linen
+        for entry in entries()[module]:
             for name in (entry.name, *entry.aliases, entry.name.rpartition(".")[2]):
                 found.setdefault(name, (entry.kind, entry.name))
-            if entry.kind == "class":
-                for member in members(entry.value):
-                    found.setdefault(f"{entry.name}.{member}", ("method", f"{entry.name}.{member}"))
+            for member in members(entry.value) if entry.kind == "class" else ():
+                found.setdefault(f"{entry.name}.{member}", ("method", f"{entry.name}.{member}"))
     return found
 
 
@@ -183,9 +194,6 @@ def _entry(entry: Entry) -> Iterator[str]:
         yield f".. auto{entry.kind}:: {entry.name}"
         if entry.kind == "class" and members(entry.value):
             yield f"   :members: {', '.join(members(entry.value))}"
-    for alias in entry.aliases:
-        yield ""
-        yield f".. also-called:: {alias} {entry.name} {entry.kind}"
 
 
 def members(cls: type) -> list[str]:
@@ -228,7 +236,7 @@ def _is_documented(cls: type) -> bool:
 @cache
 def _described_fields(cls: type) -> tuple[str, ...]:
     """Fields with a docstring below them."""
-    body = _class_body(cls)
+    body = class_body(cls)
     return tuple(
         line.target.id
         for line, below in zip(body, body[1:], strict=False)
@@ -237,69 +245,3 @@ def _described_fields(cls: type) -> tuple[str, ...]:
         and isinstance(below, ast.Expr)
         and isinstance(below.value, ast.Constant)
     )
-
-
-@cache
-def _class_body(cls: type) -> list[ast.stmt]:
-    try:
-        (made,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
-    except (OSError, TypeError):
-        return []
-    return made.body if isinstance(made, ast.ClassDef) else []
-
-
-# Signatures, as they stand in the code -----------------------------------------------------------------------------------
-
-
-def signature(value) -> str | None:
-    """The arguments of a function or class, their types as written in the code, their defaults by name."""
-    try:  # of a class: its metaclass may hide it
-        shown = inspect.signature(value.__init__ if inspect.isclass(value) and inspect.isfunction(value.__init__) else value)
-    except (TypeError, ValueError):
-        return None
-    types = _types(value)
-    made, star = [], False
-    for parameter in shown.parameters.values():
-        if parameter.name in ("self", "cls"):
-            continue
-        if parameter.kind is parameter.KEYWORD_ONLY and not star:
-            made.append("*")
-            star = True
-        star = star or parameter.kind is parameter.VAR_POSITIONAL
-        stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
-        text = stars + parameter.name + (f": {types[parameter.name]}" if parameter.name in types else "")
-        if parameter.default is not parameter.empty:
-            equals = " = " if parameter.name in types else "="
-            text += f"{equals}{_default(parameter.default)}"
-        made.append(text)
-    return f"({', '.join(made)})"
-
-
-def returned(value) -> str | None:
-    """The type of the result, as written in the code."""
-    return _types(value).get("return")
-
-
-def _types(value) -> dict[str, str]:
-    if inspect.isclass(value):
-        found = {}
-        for base in reversed(inspect.getmro(value)):
-            for line in _class_body(base):
-                if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
-                    found[line.target.id] = ast.unparse(line.annotation)
-        return found | (_types(value.__init__) if inspect.isfunction(value.__init__) else {})
-    try:
-        (made,) = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(value)))).body
-    except (OSError, TypeError, SyntaxError, ValueError):
-        return {}
-    if not isinstance(made, ast.FunctionDef):
-        return {}
-    arguments = [*made.args.posonlyargs, *made.args.args, *made.args.kwonlyargs, made.args.vararg, made.args.kwarg]
-    found = {a.arg: ast.unparse(a.annotation) for a in arguments if a is not None and a.annotation is not None}
-    return found | ({"return": ast.unparse(made.returns)} if made.returns is not None else {})
-
-
-def _default(value) -> str:
-    if inspect.isfunction(value) or inspect.isclass(value):
-        return value.__name__
-    return "…" if " at 0x" in repr(value) else repr(value)

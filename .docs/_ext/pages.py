@@ -100,7 +100,7 @@ def front_page(readme: str) -> str:
     if missing:
         raise ValueError(f"front_page: `FRONT` should name headings of the README, which has none called {missing}.")
     text = "\n".join(parts[name].rstrip() + "\n" for name in FRONT)
-    return text + "\n" + "\n".join(toctree(caption, pages) for caption, pages in contents())
+    return text + "\n" + "\n".join(toctree(pages, f":caption: {caption}") for caption, pages in contents())
 
 
 def contents() -> list[tuple[str, list[str]]]:
@@ -114,5 +114,11 @@ def contents() -> list[tuple[str, list[str]]]:
     return made
 
 
-def toctree(caption: str, pages: list[str]) -> str:
-    return "\n".join(["```{toctree}", ":hidden:", f":caption: {caption}", "", *pages, "```", ""])
+def toctree(pages: list[str], *options: str) -> str:
+    return "\n".join(["```{toctree}", ":hidden:", *options, "", *pages, "```", ""])
+
+
+def below(docname: str) -> str:
+    """What a page has at its end on the site: that of the notebooks, the menu of them."""
+    notebooks = [f"notebooks/{path.stem}" for path in sorted(MADE["notebooks"].glob("*.ipynb"))]
+    return "\n" + toctree(notebooks) if docname == "notebooks" else ""
