@@ -28,11 +28,14 @@ html_theme = "furo"
 html_title = f"jaxrnn {version}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_favicon = "_static/favicon.svg"
 html_copy_source = False
 html_show_sphinx = False
+highlight_language = "none"  # a block that names no language is a command
 pygments_style = "friendly"
 pygments_dark_style = "monokai"
 
+toc_object_entries_show_parents = "hide"
 python_maximum_signature_line_length = 80
 autodoc_typehints = "none"  # `_ext.signatures` writes types as the code has them
 autodoc_inherit_docstrings = False
@@ -45,6 +48,10 @@ nb_merge_streams = True
 myst_heading_anchors = 4
 myst_enable_extensions = ["dollarmath", "amsmath"]
 mathjax_path = "mathjax/tex-chtml.js"
-mathjax3_config = {"chtml": {"displayAlign": "left"}}
+mathjax3_config = {
+    "chtml": {"displayAlign": "left", "scale": 0.9},
+    "loader": {"load": ["[tex]/textmacros"]},  # so that `\_` in `\text` is an underscore, as in LaTeX
+    "tex": {"packages": {"[+]": ["textmacros"]}},
+}
 copybutton_prompt_text = ">>> |... "
 copybutton_prompt_is_regexp = False

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import pairwise
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -65,10 +66,11 @@ PAGES = [
     Page(
         "jaxrnn.initializers",
         "Initial values",
-        "Arguments of cells: ``LSTMCell(b_ih_init=initializers.chrono(500))``. They are called once for each gate, so every function "
-        "of ``jax.nn.initializers`` works as well.",
+        "Arguments of cells: ``LSTMCell(b_ih_init=initializers.chrono(500))``. They are called once for each gate, so every "
+        "function of ``jax.nn.initializers`` works as well.",
         (
-            ("Initialisers", ("uniform", "zeros", "ones", "constant", "identity", "orthogonal", "forget_bias", "chrono", "PerGate")),
+            ("Initialisers", ("uniform", "zeros", "ones", "constant", "identity", "orthogonal")),
+            ("Gate by gate", ("forget_bias", "chrono", "PerGate")),
             ("For cells of your own", ()),
         ),
     ),
@@ -194,6 +196,8 @@ def _entry(entry: Entry) -> Iterator[str]:
         yield f".. auto{entry.kind}:: {entry.name}"
         if entry.kind == "class" and members(entry.value):
             yield f"   :members: {', '.join(members(entry.value))}"
+        if entry.kind == "class" and bases(entry.value):
+            yield "   :show-inheritance:"
 
 
 def members(cls: type) -> list[str]:
@@ -211,16 +215,10 @@ def members(cls: type) -> list[str]:
     return list(found)
 
 
-def inherited(cls: type) -> list[str]:
-    """Full names of what is described of the public classes below a class, and is not its own."""
+def bases(cls: type) -> list[str]:
+    """Full names of the nearest classes below that are described."""
     known = {entry.value: entry.name for module in entries().values() for entry in module if entry.kind == "class"}
-    seen, found = set(members(cls)), []
-    for base in inspect.getmro(cls)[1:]:
-        for member in members(base) if base in known else ():
-            if member not in seen and member not in vars(cls):
-                found.append(f"{known[base]}.{member}")
-            seen.add(member)
-    return found
+    return [name for base in cls.__bases__ for name in ([known[base]] if base in known else bases(base))]
 
 
 def _is_member(name: str, value) -> bool:
@@ -239,7 +237,7 @@ def _described_fields(cls: type) -> tuple[str, ...]:
     body = class_body(cls)
     return tuple(
         line.target.id
-        for line, below in zip(body, body[1:], strict=False)
+        for line, below in pairwise(body)
         if isinstance(line, ast.AnnAssign)
         and isinstance(line.target, ast.Name)
         and isinstance(below, ast.Expr)

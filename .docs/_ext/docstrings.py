@@ -89,18 +89,16 @@ def _inline(block: list[str], links: Mapping[str, tuple[str, str]]) -> list[str]
     made = ""
     for index, part in enumerate(parts):
         if part.startswith("`"):
-            before, after = text_before(made), (parts[index + 1][:1] if index + 1 < len(parts) else "")
-            made += ("" if before in " \n([{'\"-/:<" else r"\ ") + code(part.strip("`"), links)
+            before, after = made[-1:], parts[index + 1][:1]  # parts end with text
+            known = {} if made.endswith("'s ") else links  # ONNX's `LSTM` is not ours
+            made += "" if not before or before in " \n([{'\"-/:<" else r"\ "
+            made += code(part.strip("`"), known)
             made += r"\ " if after and (after.isalnum() or after in "_√|²") else ""
         elif part.startswith("**"):
             made += part
         else:
             made += ARXIV.sub(r"`arXiv:\1 <https://arxiv.org/abs/\1>`__", re.sub(r"([*|\\]|(?<=\w)_(?!\w))", r"\\\1", part))
     return made.split("\n")
-
-
-def text_before(made: str) -> str:
-    return made[-1:] or " "
 
 
 def code(name: str, links: Mapping[str, tuple[str, str]]) -> str:

@@ -16,10 +16,10 @@ def turn_links(app, docname, source):
 
 def read_docstring(app, what, name, obj, options, lines):
     lines[:] = docstrings.rest(lines, api.links(name))
-    inherited = api.inherited(obj) if what == "class" else []
-    if inherited:
-        links = (f":py:meth:`{member.rpartition('.')[2]} <{member}>`" for member in inherited)
-        lines += ["", f"Inherited: {', '.join(links)}.", ""]
+
+
+def read_bases(app, name, obj, options, bases):
+    bases[:] = [f":py:class:`~{base}`" for base in api.bases(obj)]
 
 
 def read_signature(app, what, name, obj, options, signature, returned):
@@ -33,5 +33,6 @@ def setup(app):
     app.connect("builder-inited", make_pages)
     app.connect("source-read", turn_links)
     app.connect("autodoc-process-docstring", read_docstring, priority=400)  # before napoleon's 500
+    app.connect("autodoc-process-bases", read_bases)
     app.connect("autodoc-process-signature", read_signature)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

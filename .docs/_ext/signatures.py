@@ -1,5 +1,5 @@
-"""Signatures as they stand in the code: types as written, `Float[Array, "time *batch input"]`, where evaluated ones are long and name
-private modules; defaults by name. Nothing about Sphinx may live here."""
+"""Signatures as they stand in the code: types as written, `Float[Array, "time *batch input"]`, since evaluated ones are long and
+name private modules; defaults by name. Nothing about Sphinx may live here."""
 
 import ast
 import inspect
@@ -65,7 +65,7 @@ def _linked(annotation: ast.expr, owner, names: Mapping[int, str]) -> str:
     namespace = vars(sys.modules[owner.__module__])
 
     class Link(ast.NodeTransformer):
-        def visit_Name(self, node):  # noqa: N802
+        def visit_Name(self, node):
             full = names.get(id(namespace.get(node.id)))
             return ast.Name(f"~{full}") if full else node
 
