@@ -1,9 +1,11 @@
 """What several test modules use: random arrays, comparisons, a quick `jit`, walks through jaxprs. No test lives here."""
 
+import contextlib
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 from flax import nnx
 
@@ -19,6 +21,16 @@ SKIP = {"skip_connections": True}
 """The connections of a stack, as options."""
 H_MASK = "h_mask"
 """The argument of `unroll` that multiplies what the recurrent products read of `h`."""
+
+
+@contextlib.contextmanager
+def unannotated():
+    """Calls as users make them: no annotation is checked, so that the error is the library's own."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def small_segments(monkeypatch):

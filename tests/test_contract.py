@@ -12,7 +12,7 @@ import pytest
 import reference
 from flax import nnx
 from jaxtyping import Array
-from support import close, drawn_like, equal, jit, normal, optimised, quickly, weighted
+from support import close, drawn_like, equal, jit, normal, optimised, quickly, unannotated, weighted
 
 import jaxrnn
 from jaxrnn import Stack, unroll
@@ -913,7 +913,10 @@ def test_tensors_and_packed_sequences_of_torch_are_named():
     with pytest.raises(TypeError, match=r"`params\.w_hh` should be an array, got Tensor\. Pass it through jnp\.asarray\."):
         unroll(cell, params._replace(w_hh=torch.zeros(5, 3, 5)), xs)
     packed = torch.nn.utils.rnn.pack_sequence([torch.ones(3, INPUT), torch.ones(2, INPUT)])
-    with pytest.raises(TypeError, match=r"`x` should be an array, got PackedSequence\. Unpack it: .*pad_packed_sequence"):
+    with (
+        unannotated(),
+        pytest.raises(TypeError, match=r"`x` should be an array, got PackedSequence\. Unpack it: .*pad_packed_sequence"),
+    ):
         jaxrnn.GRU(INPUT, HIDDEN, rngs=nnx.Rngs(0))(packed)
 
 
