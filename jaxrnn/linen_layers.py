@@ -123,7 +123,7 @@ class Layers(Checked, Generic[Alone], kw_only=True):
         names = trees.to_dict(*map(stack.axis_names, (params, jax.eval_shape(stack.init_state, params))))
         return jax.tree.map(lambda axes: jax.P(*axes), names, is_leaf=lambda node: isinstance(node, tuple))
 
-    def setup(self):
+    def setup(self) -> None:
         stack, tree = self.stack, {}
         if self.has_variable("params", "layers"):
             rule = 'hold "layer_0" and so on, as those of this release, got "layers", as those of 0.1.0'

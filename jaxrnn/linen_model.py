@@ -88,7 +88,7 @@ class SequenceModel(_Options):
     hidden_size: int
     output_size: int
 
-    def setup(self):
+    def setup(self) -> None:
         name = type(self).__name__
         blocks.check_sizes(name, **{f: getattr(self, f) for f in ("input_size", "output_size", "num_layers", "last")})
         checks.rate(name, "dropout", self.dropout)

@@ -1,7 +1,7 @@
 """Parameters and learned starts as nested dicts with readable paths, `layer_0/forward/w_ih`, and back to `[layer][direction]`: the
 one place where the two meet. No module may be known here."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -37,7 +37,7 @@ def to_dict(params: Any, initial: Any = None) -> dict[str, Any]:
     return layers if initial is None else layers | {INITIAL: to_dict(initial)}
 
 
-def layer_to_dict(layer) -> dict[str, Any]:
+def layer_to_dict(layer: Any) -> dict[str, Any]:
     """`to_dict` of one layer."""
     return dict(zip(DIRECTIONS, map(_fields, _items(layer)), strict=False))
 
@@ -65,19 +65,19 @@ def from_dict(stack: Any, tree: Mapping[str, Any]) -> tuple[Any, Any]:
     return rebuilt(stack, tree)
 
 
-def rebuilt(stack, tree, leaf=lambda value: value) -> tuple[Any, Any]:
+def rebuilt(stack: Any, tree: Any, leaf: Callable[[Any], Any] = lambda value: value) -> tuple[Any, Any]:
     """`from_dict` without its check, of dicts or of objects that have the names as attributes; of every leaf, what `leaf` makes."""
     initial = kinds(stack)[1]
     return rebuilt_params(stack, tree, leaf), None if initial is None else _layers(initial, _children(tree)[INITIAL], leaf)
 
 
-def rebuilt_params(stack, tree, leaf=lambda value: value):
+def rebuilt_params(stack: Any, tree: Any, leaf: Callable[[Any], Any] = lambda value: value) -> Any:
     """`rebuilt` of the parameters alone."""
     return _layers(kinds(stack)[0], tree, leaf)
 
 
 @lru_cache(maxsize=1024)
-def kinds(stack) -> tuple[Any, Any]:
+def kinds(stack: Any) -> tuple[Any, Any]:
     """`[layer][direction]` of parameters and of a learned start as classes without arrays: fields that there are hold 0."""
 
     def made():

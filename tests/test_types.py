@@ -189,6 +189,36 @@ def test_every_argument_of_a_class_is_in_its_signature_and_its_docstring(one):
     assert sorted(described(one)) == sorted(names)
 
 
+def written(name: str, one) -> dict:
+    """The functions of a class or function by their names; of one that is defined anew, the first, whose types hold for all."""
+    if not inspect.isclass(one):
+        return {name: one}
+    found = {}
+    for cls in reversed([cls for cls in one.__mro__ if cls.__module__.startswith("jaxrnn.")]):
+        for attribute, value in vars(cls).items():
+            value = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+            if inspect.isfunction(value) and (attribute == "__call__" or not attribute.startswith("_")):
+                found.setdefault(f"{name}.{attribute}", value)
+    return found
+
+
+def test_every_public_function_says_what_it_takes_and_gives():
+    modules = (jaxrnn, linen, models, interop, jaxrnn.trees, jaxrnn.initializers)
+    public = {
+        f"{m.__name__}.{name}": getattr(m, name) for m in modules for name in getattr(m, "__all__", vars(m)) if name[0] != "_"
+    }
+    ours = {name: one for name, one in public.items() if getattr(one, "__module__", "").startswith("jaxrnn.") and callable(one)}
+    functions = {name: f for path, one in ours.items() for name, f in written(path, one).items()}
+    assert len(functions) > 200
+    silent = []
+    for name, function in functions.items():
+        signature = inspect.signature(function)
+        said = {p.name: p.annotation for p in signature.parameters.values() if p.name not in ("self", "cls")}
+        said["return"] = signature.return_annotation
+        silent += [f"{name}: {part}" for part, annotation in said.items() if annotation is inspect.Parameter.empty]
+    assert not silent
+
+
 @pytest.mark.parametrize("one", LOADERS, ids=lambda one: one.__name__)
 def test_options_of_loaders_are_in_their_signatures(one):
     names = list(inspect.signature(one).parameters)

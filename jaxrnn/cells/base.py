@@ -181,7 +181,7 @@ class Cell:
             b_hh=draw(self.b_hh_init, k_bhh, self.gates, (hidden_size,), dtype) if bias else None,
         )
 
-    def check_init(self, key, input_size, hidden_size, bias, dtype):
+    def check_init(self, key: Array, input_size: int, hidden_size: int, bias: bool, dtype: DTypeLike) -> None:
         """Raise if an argument of `init` is wrong."""
         name = type(self).__name__
         checks.prng_key(f"{name}.init", key)

@@ -49,7 +49,7 @@ class _ConvCell(Cell):
             b_hh=draw(self.b_hh_init, k_bhh, self.gates, (hidden_size,), dtype) if bias else None,
         )
 
-    def convolve(self, x, w, b):
+    def convolve(self, x: Array, w: Array, b: Array | None) -> Array:
         """Convolve the last axes (*space, channels) of `x`, padded to keep the size: (…, *space, gates, hidden).
 
         Axes that may be sharded, batch and hidden, stand before time and gates when they become one: so they stay sharded.

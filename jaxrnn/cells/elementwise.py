@@ -104,7 +104,7 @@ class LinearCell(Cell):
         """
         raise NotImplementedError(f"{type(self).__name__} should define `coefficients`")
 
-    def parts(self, h) -> tuple:
+    def parts(self, h: Any) -> tuple:
         """`h` as what `a` and `b` act on: itself; or, of complex units, the real and the imaginary parts."""
         return (h,)
 
@@ -147,7 +147,7 @@ class LinearCell(Cell):
         b = tuple(jnp.broadcast_to(p, beside(p, like)).astype(like.dtype) for p, like in zip(b, h, strict=True))
         return jax.tree.map(lambda leaf: leaf.astype(h[0].dtype), a), b
 
-    def computed_with(self, params, dtype):
+    def computed_with(self, params: Any, dtype: Any) -> Any:
         return cast(params, promote(dtype, jnp.float32, *(a.dtype for a in jax.tree.leaves(params) if is_real(a))))
 
     def recur(self, params, state, x_gates, h, **further):

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -72,7 +72,7 @@ class _LayerNormCell(GatedCell):
         b = params.b_ih
         return x_gates if b is None else x_gates + broadcast_like(b, x_gates)
 
-    def normalise_gates(self, a, norm):
+    def normalise_gates(self, a: Array, norm: Norm) -> Array:
         if len(self.together) == 1:
             return normalise(a, norm, (-2, -1), self.epsilon)
         bounds = [sum(self.together[:k]) for k in range(len(self.together) + 1)]
@@ -80,7 +80,7 @@ class _LayerNormCell(GatedCell):
         parts = [normalise(a[..., g, :], Norm(norm.gain[g], norm.shift[g]), (-2, -1), self.epsilon) for g in groups]
         return jnp.concatenate(parts, axis=-2)
 
-    def normalise_h(self, h_gates, norm_h):
+    def normalise_h(self, h_gates: tuple, norm_h: Any) -> tuple:
         return split_gates(self.normalise_gates(jnp.stack(h_gates, axis=-2), norm_h))
 
 

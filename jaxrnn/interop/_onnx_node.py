@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from jaxrnn.cells import Cell, ChungGRUCell, CoupledLSTMCell, GRUCell, LSTMCell, PeepholeLSTMCell, RNNCell
 from jaxrnn.cells.lstm_variants import PeepholeParams
@@ -54,7 +55,7 @@ class OnnxNode:
     initial: tuple[Any, ...] | None = None
     sequence_lens: Any = None
 
-    def __call__(self, x, sequence_lens=None, initial_h=None, initial_c=None):
+    def __call__(self, x: Any, sequence_lens: Any = None, initial_h: Any = None, initial_c: Any = None) -> tuple[Array, ...]:
         """Compute Y, Y_h and, for an LSTM, Y_c, in ONNX's layout of them.
 
         What the graph itself holds of lengths and initial states is taken where none is given. Where a length is 0, Y_h is the
