@@ -151,7 +151,7 @@ def to_onnx(module: nnx.Module, path: str | os.PathLike | None = None, *, length
         path: where to write the model, if given.
         lengths: whether the model has an input `lengths` (batch,), int32: how many steps of a row are valid, 0 included.
         states: whether it has inputs `h_0` and, for an LSTM, `c_0`: (layers * directions, batch, hidden); and, whatever the module
-            gives, the outputs `h_n` and `c_n`, which are the inputs of the next call.
+            gives, the outputs `h_n` and `c_n`: the inputs of the next call, in the same order.
 
     Returns:
         An onnx ModelProto: `x`, as the module takes it, to what the module gives: `output`, `h_n` and, for an LSTM, `c_n`; `output`
