@@ -132,7 +132,7 @@ def train(cell, seed, config, mesh, folder):
         params, opt_state, state, loss = jax.block_until_ready(step(params, opt_state, state, x, y))
         seconds.append(time.process_time() - before)
         metrics = {"loss": loss}
-        if number % config.validate_every == 0 or number == config.steps:
+        if number % config.validate_every == 0:
             metrics["held_out_bits"] = score = float(bits(params, x_held_out, y_held_out))
             training.log(f"{run.name} step {number}/{config.steps}: {score:.4f} bits per character on the held-out text")
         run.log(number, **metrics)
@@ -142,7 +142,7 @@ def train(cell, seed, config, mesh, folder):
     count = sum(a.size for a in jax.tree.leaves(params))
     label = f"{run.name}{' in blocks' if model.blocks else ''}, {count:,} parameters"
     training.log(f"\n{label}: {score:.4f} bits per character on the held-out text{per_step(seconds)}")
-    return run, nnx.merge(graph, jax.device_get(params), rest)
+    return run, score, nnx.merge(graph, jax.device_get(params), rest)
 
 
 def write(model, prompt, count, seed, config):
@@ -211,12 +211,13 @@ def train_with_torch(cell, seed, config):
     return score
 
 
-def plot(runs, path):
+def plot(trained, path):
     with training.figure(path) as axes:
-        for run in runs:
+        for run, score in trained:
             metrics = run.metrics()
-            axes.plot(*metrics["held_out_bits"], "o-", ms=4, label=f"{run.name}, held-out text")
-            if len(runs) == 1:
+            steps, scores = metrics.get("held_out_bits", ((), ()))
+            axes.plot([*steps, run.last], [*scores, score], "o-", ms=4, label=f"{run.name}, held-out text")
+            if len(trained) == 1:
                 steps, losses = metrics["loss"]
                 axes.plot(steps, losses / np.log(2), lw=0.5, color="gray", label="training batch")
         axes.set(xlabel="step", ylabel="bits per character", title="Python's documentation")
@@ -239,16 +240,16 @@ def main(arguments=None):
     mesh = training.start(config, batch_size=config.batch_size)
     both = [(cell, seed) for cell in config.cell for seed in config.seed]
     with training.open_folder(config) as folder:
-        runs = []
+        trained = []
         for cell, seed in both:
-            run, model = train(cell, seed, config, mesh, folder)
-            runs.append(run)
+            run, score, model = train(cell, seed, config, mesh, folder)
+            trained.append((run, score))
             if training.is_main_process():
                 sample = write(model, "\n", config.sample, seed, config)
                 training.write_whole(run.path / "sample.txt", sample)
                 training.log(f"\n{sample}\n")
         if training.is_main_process():
-            plot(runs, folder.path / "loss.png")
+            plot(trained, folder.path / "loss.png")
             training.log(f"plot, samples and metrics: {config.out}")
     if config.compare and training.is_main_process():
         for cell, seed in both:

@@ -209,7 +209,7 @@ def train(task, cell, seed, data, config, mesh, folder):
         rows, _ = sampler.next()
         params, opt_state, value = step(params, opt_state, *training.shard_batch(mesh, *batch(learn[rows])))
         metrics = {"loss": value}
-        if number % config.validate_every == 0 or number == config.steps:
+        if number % config.validate_every == 0:
             metrics["validation"] = np.float32(error(params, *validation))
             if metrics["validation"] < best:
                 best, best_params = metrics["validation"], params
@@ -292,6 +292,9 @@ def names(config):
     if list(levels) != sorted(set(levels)) or levels[-1] >= 1 or 0.5 not in levels or len(levels) < 3:
         given = " ".join(map(str, levels))
         raise training.Failure(f"--quantiles should ascend between 0 and 1, with 0.5 inside, got {given}", code=2)
+    if config.steps % config.validate_every:
+        rule = f"--steps should be a multiple of --validate-every {config.validate_every}"
+        raise training.Failure(f"{rule}, got {config.steps}", code=2)
     if config.csv is None:
         alone = [flag for flag, value in (("--column", config.column), ("--time", config.time), ("--with", config.with_)) if value]
         if alone:

@@ -264,9 +264,9 @@ def test_inputs_and_targets_are_the_values_and_back(from_last, gappy):
         future = gappy[end + 1 : end + 5, 0]
         np.testing.assert_array_equal(known[row], ~np.isnan(future))
         np.testing.assert_allclose(y[row], np.nan_to_num((future - level) / 2), rtol=1e-6)
-    back = scaler.restored(y[..., None], gappy, ends)[..., 0]
-    truth = forecast_windows.futures(gappy, ends, FRAME)
-    np.testing.assert_allclose(back[known == 1], truth[known == 1], rtol=1e-6)
+    back = scaler.restored(y[..., None] + [0.5, 0, -1.5], gappy, ends)  # in any order
+    truth = forecast_windows.futures(gappy, ends, FRAME)[..., None] + [-3, 0, 1]
+    np.testing.assert_allclose(back[known == 1], truth[known == 1], rtol=1e-6, atol=1e-6)
     assert 0 < known.mean() < 1 and not mask.all()
 
 
@@ -426,7 +426,7 @@ def test_a_file_is_forecast_scored_and_continued(trained):
 @pytest.mark.slow
 def test_several_networks_share_rows_scaler_and_baselines(tmp_path, capsys):
     """A row of the table and a prediction for each; the same as alone, whichever others there are."""
-    path, words = sales(tmp_path, 400), TINY.replace("--steps 500", "--steps 20") + " --predict"
+    path, words = sales(tmp_path, 400), TINY.replace("--steps 500", "--steps 20 --validate-every 10") + " --predict"
     run(path, tmp_path / "run", words + " --cell gru rnn --seed 0 1")
     out = capsys.readouterr().out
     assert [line.split()[0] for line in out.splitlines() if line.startswith("  ")][-4:] == ["GRU-0", "GRU-1", "RNN-0", "RNN-1"]

@@ -34,7 +34,7 @@ from jaxrnn.runs import load_run
 
 ROOT = Path(__file__).parents[1]
 TINY = {
-    train_forecast: "--task sunspots --hidden-size 3 --batch-size 6 --validate-every 4",
+    train_forecast: "--task sunspots --hidden-size 3 --batch-size 6 --validate-every 2",
     train_classify: "--task vowels --cell GRU --seed 4 --hidden-size 3 --batch-size 4 --buckets 2",
     train_chars: "--characters 4000 --embed-size 2 --hidden-size 3 --batch-size 6 --length 7 --sample 11",
     train_regression: "--cell RNN --hidden-size 3 --epochs 3",
@@ -528,6 +528,20 @@ def test_a_character_model_in_stretches_and_in_steps_is_the_whole(name, more):
     for place in range(9):
         logits, state = model.step(tokens[:, place], state)
         np.testing.assert_allclose(logits, whole[:, place], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "message"),
+    [
+        (train_forecast, "--validate-every 4 --steps 10", "--steps should be a multiple of --validate-every 4, got 10"),
+        (train_policy, "--report-every 4 --steps 10", "--steps should be a multiple of --report-every 4, got 10"),
+    ],
+)
+def test_the_last_step_is_one_that_is_validated_or_reported(script, words, message, tmp_path):
+    with pytest.raises(training.Failure, match=message) as failure:
+        tiny(script, tmp_path / "run", words)
+    assert failure.value.code == 2
+    assert not (tmp_path / "run").exists()
 
 
 def test_pytorchs_layers_are_not_compared_with_blocks(tmp_path):
