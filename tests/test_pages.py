@@ -11,7 +11,8 @@ import training
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-PAGES = {path.stem: path for path in (README, *sorted((ROOT / ".docs").glob("**/*.md")))}
+WRITTEN = (path for path in sorted((ROOT / ".docs").glob("**/*.md")) if path.parent.name in (".docs", "guides") and path.stem != "index")
+PAGES = {path.stem: path for path in (README, *WRITTEN)}
 TEXTS = {name: path.read_text(encoding="utf-8") for name, path in PAGES.items()}
 EXAMPLES = {
     f"{name}-{number}": example

@@ -85,19 +85,19 @@ def _one_error_each(block: list[str]) -> list[str]:
 def _inline(block: list[str], links: Mapping[str, tuple[str, str]]) -> list[str]:
     """Text with its marks: `code`, **strong**; what else reStructuredText would read as a mark stays what it is."""
     text = "\n".join(block)
-    parts = re.split(r"(`[^`]+`|\*\*[^*\s][^*]*\*\*)", text)
+    parts = re.split(r"(``[^`]+``|`[^`]+`|\*\*[^*\s][^*]*\*\*)", text)
     made = ""
     for index, part in enumerate(parts):
-        if part.startswith("`"):
-            before, after = made[-1:], parts[index + 1][:1]  # parts end with text
+        if index % 2 == 0:
+            made += ARXIV.sub(r"`arXiv:\1 <https://arxiv.org/abs/\1>`__", re.sub(r"([*|\\]|(?<=\w)_(?!\w))", r"\\\1", part))
+        elif part.startswith("`"):
+            before, after = made[-1:], parts[index + 1][:1]
             known = {} if made.endswith("'s ") else links  # ONNX's `LSTM` is not ours
             made += "" if not before or before in " \n([{'\"-/:<" else r"\ "
             made += code(part.strip("`"), known)
             made += r"\ " if after and (after.isalnum() or after in "_√|²") else ""
-        elif part.startswith("**"):
-            made += part
         else:
-            made += ARXIV.sub(r"`arXiv:\1 <https://arxiv.org/abs/\1>`__", re.sub(r"([*|\\]|(?<=\w)_(?!\w))", r"\\\1", part))
+            made += part
     return made.split("\n")
 
 

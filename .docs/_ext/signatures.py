@@ -75,7 +75,7 @@ def _linked(annotation: ast.expr, owner, names: Mapping[int, str]) -> str:
 def _default(value) -> str:
     if inspect.isfunction(value) or inspect.isclass(value):
         return value.__name__
-    return "…" if " at 0x" in repr(value) else repr(value)
+    return "..." if " at 0x" in repr(value) or repr(value).startswith("<") else repr(value)
 
 
 def class_body(cls: type) -> list[ast.stmt]:
