@@ -45,9 +45,10 @@ def value_and_grad(loss: Callable, mesh: Mesh, *, axis: str | None = None, carry
         (9.0, [6.0, 6.0, 6.0])
     """
     checks.kind("value_and_grad", "mesh", mesh, Mesh)
-    if axis is None and len(mesh.axis_names) > 1:
-        raise ValueError(f"value_and_grad: `axis` should be one of {', '.join(map(repr, mesh.axis_names))}, got None.")
-    axis = mesh.axis_names[0] if axis is None else axis
+    if axis is None:
+        if len(mesh.axis_names) != 1:
+            raise ValueError(f"value_and_grad: `axis` should be one of {', '.join(map(repr, mesh.axis_names))}, got None.")
+        (axis,) = mesh.axis_names
     checks.choice("value_and_grad", "axis", axis, mesh.axis_names)
     count = mesh.shape[axis]
 

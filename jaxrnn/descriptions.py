@@ -72,7 +72,7 @@ def build(description: Mapping[str, Any]) -> nnx.Module:
 def _arguments(model) -> dict[str, Any]:
     if isinstance(model, CharModel):
         recurrent = model.rnn
-        layers = _of_sequence_model(recurrent) if model.blocks else _of_recurrent(recurrent)
+        layers = _of_sequence_model(recurrent) if isinstance(recurrent, SequenceModel) else _of_recurrent(recurrent)
         kept = {"cell": layers["cell"], "hidden_size": layers["hidden_size"], "num_layers": layers["num_layers"]}
         return {"symbols": model.symbols, "embed_size": model.embed.features, "blocks": model.blocks, **kept}
     if isinstance(model, SequenceModel):

@@ -69,8 +69,7 @@ def load_run(folder, *, step: int | None = None, model: nnx.Module | None = None
         raise ValueError(f"load_run: Orbax cannot read {checkpoint}: {reason[0]}\n{hint}") from error
     prefix = f"{kept['params']}/"
     _fill(run, model, {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)})
-    scaler = kept["scaler"] and {name: tuple(v) if isinstance(v, list) else v for name, v in kept["scaler"].items()}
-    return LoadedRun(model, Scaler(**scaler) if scaler else None, kept["config"])
+    return LoadedRun(model, Scaler(**kept["scaler"]) if kept["scaler"] else None, kept["config"])
 
 
 # The folder -----------------------------------------------------------------------------------------------------------------

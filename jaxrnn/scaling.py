@@ -44,6 +44,10 @@ class Scaler:
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
 
+    def __post_init__(self):
+        for name in ("columns", "quantiles", "mean", "deviation"):  # lists, if they were kept as JSON
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+
     def inputs(self, values, ends=None) -> tuple[np.ndarray, np.ndarray]:
         """Windows as inputs of the model: x (n, window, features), and mask (n, window), whether a step has a value at all.
 
@@ -65,7 +69,7 @@ class Scaler:
         scaled = np.where(known, np.concatenate([target[..., None], others], axis=-1), 0)
         distance = np.broadcast_to(np.arange(1 - self.window, 1)[:, None] / self.window, (*past.shape[:2], 1))
         features = [scaled, distance] + ([known] if past.shape[-1] > 1 else [])
-        return np.concatenate(features, axis=-1).astype(np.float32), known.any(-1)
+        return np.concatenate(features, axis=-1).astype(np.float32), np.asarray(known.any(-1))
 
     def targets(self, values, ends) -> tuple[np.ndarray, np.ndarray]:
         """What is to be forecast behind each end, scaled, (n, horizon), 0 where no value is known; and 1 where one is known."""

@@ -109,20 +109,19 @@ def keep(path, series, frame, config):
     """
     file = path / "scaler.json"
     if training.is_main_process():
-        for place, kind in ((path, "folder"), (file, "file")):
-            training.check_own(place, kind)
+        training.own_folder(path.parent, path.name)
+        training.check_own(file)
     if not file.exists():
         check(series, frame)
         scaler = fit_scaler(series, frame)
         kept = {"rows": len(series.values), "digest": digest(series), "season": frame.season, "scaler": asdict(scaler)}
         if training.is_main_process():
-            training.make_folder(path)
             training.write_whole(file, json.dumps(kept, indent=1) + "\n")
         return series, frame, scaler
     try:
         kept = json.loads(file.read_text(encoding="utf-8"))
         rows, before, season = int(kept["rows"]), kept["digest"], int(kept["season"])
-        scaler = Scaler(**{name: tuple(v) if isinstance(v, list) else v for name, v in kept["scaler"].items()})
+        scaler = Scaler(**kept["scaler"])
         frame = Frame(scaler.window, scaler.horizon, season, scaler.quantiles)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         text = f"{file} is damaged: put a copy of it back, or name another folder with --out"

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import io
 import json
 import os
 import re
@@ -899,6 +900,14 @@ def test_what_stops_a_script_becomes_its_exit_code(capsys):
     with pytest.raises(ZeroDivisionError):
         stop(ZeroDivisionError())
     assert training.exit_code(lambda: None) == 0
+
+
+def test_a_pipe_that_does_not_know_a_character_gets_another(monkeypatch):
+    """As on Windows, where what is piped is in the code page of the system."""
+    pipe = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", pipe)
+    assert training.exit_code(lambda: print("décroît: λ")) == 0
+    assert pipe.buffer.getvalue().decode("cp1252").strip() == "décroît: ?"
 
 
 # Who may know whom -----------------------------------------------------------------------------------------------------

@@ -110,6 +110,8 @@ def exit_code(main: Callable[[], None]) -> int:
     Where several processes train, one that fails leaves at once, and the others say that it did.
     """
     code = 0
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # a pipe on Windows does not know every character
     try:
         main()
         sys.stdout.flush()

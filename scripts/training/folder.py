@@ -50,6 +50,20 @@ def check_own(path: Path, kind: str = "file"):
         raise Failure(f"{path} should be a {kind} of the run, and is something else: take it away, {ELSEWHERE}", code=2)
 
 
+def own_folder(folder: Path, name: str) -> Path:
+    """Make a folder within one that is open, `vowels/LSTM-0`.
+
+    Raises:
+        Failure: something else lies there, or on the way.
+    """
+    path = folder
+    for part in name.split("/"):
+        path /= part
+        check_own(path, "folder")
+        path.mkdir(exist_ok=True)
+    return path
+
+
 def write_whole(path: Path, text: str):
     """Write a file so that it is never seen half-written. A link in its place is replaced, not followed."""
     draft = path.with_name(path.name + ".draft")

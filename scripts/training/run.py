@@ -20,7 +20,7 @@ from training import devices
 from training.checkpoints import Checkpoints
 from training.config import differences, to_json
 from training.console import Failure, Progress, log
-from training.folder import CONFIG, Folder, check_own
+from training.folder import CONFIG, Folder, check_own, own_folder
 
 FLUSH = 50
 """How many logged steps may wait on the devices before they are fetched, checked and written."""
@@ -77,10 +77,7 @@ class Run:
         self._progress: Progress | None = None
         self._tensorboard, self._writer = tensorboard, None
         if devices.is_main_process():
-            for part in (*reversed(self.path.parents), self.path):
-                if part != folder.path and part.is_relative_to(folder.path):
-                    check_own(part, "folder")
-            self.path.mkdir(parents=True, exist_ok=True)
+            own_folder(folder.path, name)
             self._checkpoints = folder.at_exit.enter_context(Checkpoints(self.path / _checkpoints.FOLDER, run=name))
 
     def restore(self, **trees: Any) -> tuple:
@@ -219,18 +216,13 @@ class Run:
 
     def metrics(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """What was logged so far: for each name the steps and the values."""
-        return read_metrics(self._metrics)
-
-
-def read_metrics(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """A metrics file: for each name the steps and the values."""
-    found: dict[str, list] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        metrics = json.loads(line)
-        step = metrics.pop("step")
-        for name, value in metrics.items():
-            found.setdefault(name, []).append((step, value))
-    return {name: tuple(np.asarray(column) for column in zip(*pairs, strict=True)) for name, pairs in found.items()}
+        found: dict[str, list] = {}
+        for line in self._metrics.read_text(encoding="utf-8").splitlines():
+            metrics = json.loads(line)
+            step = metrics.pop("step")
+            for name, value in metrics.items():
+                found.setdefault(name, []).append((step, value))
+        return {name: tuple(np.asarray(column) for column in zip(*pairs, strict=True)) for name, pairs in found.items()}
 
 
 def save_model(folder: Path, name: str, model: nnx.Module, *, step: int, config: Any):
@@ -241,14 +233,11 @@ def save_model(folder: Path, name: str, model: nnx.Module, *, step: int, config:
     """
     if (folder / CONFIG).exists():
         raise Failure(f"{folder} holds a run of another script: name another folder with --out", code=2)
-    for part in (*reversed((folder / name).parents), folder / name):
-        if part != folder and part.is_relative_to(folder):
-            check_own(part, "folder")
-    (folder / name).mkdir(parents=True, exist_ok=True)
+    path = own_folder(folder, name)
     state = {"params": nnx.state(model, nnx.Param)}
     arrays = dict(zip(_checkpoints.names(state), devices.to_host(jax.tree.leaves(state)), strict=True))
     about = {"model": _described(model), "params": "params", "scaler": None, "config": to_json(config)}
-    with Checkpoints(folder / name / _checkpoints.FOLDER, run=name) as checkpoints:
+    with Checkpoints(path / _checkpoints.FOLDER, run=name) as checkpoints:
         checkpoints.clear()
         checkpoints.save(step, arrays, _as_json(about))
 
