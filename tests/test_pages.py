@@ -11,8 +11,8 @@ import training
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-WRITTEN = (path for path in sorted((ROOT / ".docs").glob("**/*.md")) if path.parent.name in (".docs", "guides") and path.stem != "index")
-PAGES = {path.stem: path for path in (README, *WRITTEN)}
+WRITTEN = [*sorted((ROOT / ".docs").glob("*.md")), *sorted((ROOT / ".docs" / "guides").glob("*.md"))]  # the rest is the site's
+PAGES = {path.stem: path for path in (README, *WRITTEN) if path.stem != "index"}
 TEXTS = {name: path.read_text(encoding="utf-8") for name, path in PAGES.items()}
 EXAMPLES = {
     f"{name}-{number}": example
