@@ -1,6 +1,7 @@
 """Models of text, and how they write. No data and no training may live here."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -77,8 +78,10 @@ class CharModel(nnx.Module):
         # As PyTorch's: Flax draws embeddings so much smaller that a short training does not make up for it.
         self.embed = nnx.Embed(len(symbols), embed_size, embedding_init=jax.nn.initializers.normal(1.0), rngs=rngs)
         layers = {"num_layers": num_layers, "rngs": rngs}
+        self.rnn: Any
+        self.fc: Any = None  # blocks have a layer of their own behind them
         if blocks:
-            self.rnn, self.fc = SequenceModel(cell, embed_size, hidden_size, len(symbols), **layers), None
+            self.rnn = SequenceModel(cell, embed_size, hidden_size, len(symbols), **layers)
         else:
             self.rnn = Recurrent(cell, embed_size, hidden_size, **layers)
             self.fc = nnx.Linear(self.rnn.stack.output_size, len(symbols), rngs=rngs)

@@ -53,7 +53,7 @@ def parts(caller: str, module: Any) -> Parts:
 
 
 def _of_sequential(caller: str, module: nnx.Sequential) -> Parts:
-    members = {f"layers.{k}": member for k, member in enumerate(module.layers)}
+    members: dict[str, Any] = {f"layers.{k}": member for k, member in enumerate(module.layers)}
     recurrent = [name for name, member in members.items() if isinstance(member, Recurrent)]
     if len(recurrent) != 1:
         rule = "should have one recurrent module among its members, whose states go in and out"
