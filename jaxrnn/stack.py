@@ -12,17 +12,17 @@ from jax import Array
 from jaxrnn import checks, layers
 from jaxrnn.cells import conform
 from jaxrnn.cells.base import axis_names
-from jaxrnn.description import Description
 from jaxrnn.engine import over_devices
 from jaxrnn.engine.outside import read_from_outside
 from jaxrnn.stack_checks import check_arrays, check_one_direction, check_start
+from jaxrnn.stack_options import StackOptions
 from jaxrnn.synonyms import checked, checked_class
 from jaxrnn.typing import ArrayLike, BatchShape, DTypeLike, Lengths, TimeAxis
 
 
 @checked_class
 @dataclass(frozen=True, repr=False)
-class Stack(Description):
+class Stack(StackOptions):
     """Layers and directions of a cell; frozen, hashable, holding no arrays.
 
     Args:

@@ -1,4 +1,4 @@
-"""The description of a stack: its options, and the sizes that follow from them. No array may live here."""
+"""The options of a stack, and the sizes that follow from them. No array may live here."""
 
 from dataclasses import dataclass, fields
 from typing import Any
@@ -12,7 +12,7 @@ from jaxrnn.typing import Backend, DTypeLike, Merge, Sizes
 
 
 @dataclass(frozen=True)
-class Description:
+class StackOptions:
     """The options of a `Stack`, which says what they mean."""
 
     cell: Cell
