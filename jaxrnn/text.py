@@ -79,9 +79,10 @@ class CharModel(nnx.Module):
         self.embed = nnx.Embed(len(symbols), embed_size, embedding_init=jax.nn.initializers.normal(1.0), rngs=rngs)
         layers = {"num_layers": num_layers, "rngs": rngs}
         self.rnn: Any
-        self.fc: Any = None  # blocks have a layer of their own behind them
+        self.fc: Any
         if blocks:
             self.rnn = SequenceModel(cell, embed_size, hidden_size, len(symbols), **layers)
+            self.fc = None  # the blocks have a linear layer of their own behind them
         else:
             self.rnn = Recurrent(cell, embed_size, hidden_size, **layers)
             self.fc = nnx.Linear(self.rnn.stack.output_size, len(symbols), rngs=rngs)
