@@ -350,6 +350,21 @@ def test_ets_continues_season_and_trend_and_sees_nothing_after_an_origin():
     np.testing.assert_array_equal(again[0], point[0])
 
 
+@pytest.mark.slow
+def test_ets_is_fitted_to_the_last_seasons_where_a_season_is_not_a_whole_number_of_steps():
+    """A year is not 52 weeks: fitted to 37 years, the season comes six weeks out of phase."""
+    values = forecast_series.read(forecast_series.packaged("co2"), "co2", time="date").values
+    frame, ends = Frame(104, 26, 52, (0.1, 0.5, 0.9)), np.arange(1945, 2250, 61)
+    errors = [
+        np.nanmean(np.abs(points - forecast_windows.futures(values, ends, frame)))
+        for points, _ in (
+            forecast_baselines.exponential_smoothing(values, ends, 1941, frame),
+            forecast_baselines.ets(values[:, 0], ends, 1941, frame),
+        )
+    ]
+    assert errors[0] < 0.5 * errors[1]
+
+
 def test_the_pinball_losses_are_least_at_the_quantiles():
     """Of lopsided numbers, so that 0.1 and 0.9 cannot be mistaken for each other."""
     numbers = np.random.default_rng(0).exponential(size=(2001, 1))
