@@ -43,7 +43,7 @@ ENOUGH = 200
 def exponential_smoothing(values, ends, second, frame):
     """ETS fitted to the rows before the test rows, then led up to each origin: to all of them or the last few seasons, whichever
     forecasts the validation rows best. Of all of them, a season that is not quite a whole number of steps is out of phase: after
-    37 years of 52 weeks, by six weeks.
+    37 years of 52 weeks, by more than six weeks.
 
     It knows no gaps: for it alone, those before the last known value are drawn through in a straight line.
     """

@@ -191,6 +191,7 @@ def test_a_file_that_cannot_be_forecast_is_refused_in_a_line(rows, words, messag
         (b'day,sold\n1,"2\n', r"a\.csv, line \d+: unexpected end of data"),
         (b"sold,sold\n1,2\n", r"a\.csv has 2 columns 'sold'"),
         (b"1,2\n3,4\n", r"no column 'sold'; its first line names: 1, 2"),
+        (b",price\n1,2\n", r"no column 'sold'; its first line names: '' \(no name\), price"),
     ],
 )
 def test_what_is_not_a_csv_file_is_refused_in_a_line(content, message, tmp_path):
@@ -352,7 +353,7 @@ def test_ets_continues_season_and_trend_and_sees_nothing_after_an_origin():
 
 @pytest.mark.slow
 def test_ets_is_fitted_to_the_last_seasons_where_a_season_is_not_a_whole_number_of_steps():
-    """A year is not 52 weeks: fitted to 37 years, the season comes six weeks out of phase."""
+    """A year is not 52 weeks: fitted to all of 37 years, the season comes out of phase."""
     values = forecast_series.read(forecast_series.packaged("co2"), "co2", time="date").values
     frame, ends = Frame(104, 26, 52, (0.1, 0.5, 0.9)), np.arange(1945, 2250, 61)
     errors = [
