@@ -155,7 +155,7 @@ def _place(path: str, header: list[str], name: str) -> int:
         return header.index(name)
     if name in header:
         raise Failure(f"{path} has {header.count(name)} columns {name!r}: name them apart", code=2)
-    shown = ", ".join(header[:12]) + (", …" if len(header) > 12 else "")
+    shown = ", ".join(name or "'' (no name)" for name in header[:12]) + (", …" if len(header) > 12 else "")
     raise Failure(f"{path} has no column {name!r}; its first line names: {shown}", code=2)
 
 

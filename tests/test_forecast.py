@@ -191,6 +191,7 @@ def test_a_file_that_cannot_be_forecast_is_refused_in_a_line(rows, words, messag
         (b'day,sold\n1,"2\n', r"a\.csv, line \d+: unexpected end of data"),
         (b"sold,sold\n1,2\n", r"a\.csv has 2 columns 'sold'"),
         (b"1,2\n3,4\n", r"no column 'sold'; its first line names: 1, 2"),
+        (b",price\n1,2\n", r"no column 'sold'; its first line names: '' \(no name\), price"),
     ],
 )
 def test_what_is_not_a_csv_file_is_refused_in_a_line(content, message, tmp_path):
@@ -348,6 +349,21 @@ def test_ets_continues_season_and_trend_and_sees_nothing_after_an_origin():
     later[102:] = 1000
     again, _ = forecast_baselines.exponential_smoothing(later, ends[:1], 100, frame)
     np.testing.assert_array_equal(again[0], point[0])
+
+
+@pytest.mark.slow
+def test_ets_is_fitted_to_the_last_seasons_where_a_season_is_not_a_whole_number_of_steps():
+    """A year is not 52 weeks: fitted to all of 37 years, the season comes out of phase."""
+    values = forecast_series.read(forecast_series.packaged("co2"), "co2", time="date").values
+    frame, ends = Frame(104, 26, 52, (0.1, 0.5, 0.9)), np.arange(1945, 2250, 61)
+    errors = [
+        np.nanmean(np.abs(points - forecast_windows.futures(values, ends, frame)))
+        for points, _ in (
+            forecast_baselines.exponential_smoothing(values, ends, 1941, frame),
+            forecast_baselines.ets(values[:, 0], ends, 1941, frame),
+        )
+    ]
+    assert errors[0] < 0.5 * errors[1]
 
 
 def test_the_pinball_losses_are_least_at_the_quantiles():

@@ -26,6 +26,7 @@ TRAINING = {
     "09_real_networks",
     "10_long_sequences",
     "11_sequence_to_sequence",
+    "13_forecast_your_series",
 }
 """Those that compute for a minute, of library calls that others make too: once, with the README's test command, is enough."""
 RUNS = [pytest.param(path, marks=() if path.stem in TRAINING else pytest.mark.newest, id=path.stem) for path in NOTEBOOKS]
