@@ -35,14 +35,14 @@ class _Block(nnx.Module):
 
 
 class SequenceModel(nnx.Module):
-    """Residual blocks of a recurrence and a gated linear unit, the usual frame of deep models of linear layers (Orvieto et al.,
-    2023, arXiv:2303.06349, figure 1).
+    """Residual blocks of a recurrence and a gated linear unit, as in deep models of linear recurrences (Orvieto et al., 2023,
+    arXiv:2303.06349, figure 1).
 
         x ← W_in x + b_in
         x ← x + D(GLU(D(gelu(recurrence(norm(x))))))       in every block; D is dropout
         output = W_out norm(x) + b_out
 
-    Stacked without anything that is not linear between them, linear cells are one linear map; here they are not.
+    Linear cells stacked with nothing nonlinear between them are one linear map; the blocks put a nonlinearity there.
 
     Args:
         cell: the recurrence, one layer in each block, see `jaxrnn.cells.CELLS`.
@@ -173,7 +173,7 @@ class SequenceModel(nnx.Module):
             x: the sequences; there may be several batch axes.
             state: where to start, as `return_state` or `step` gave it; `None` means the initial state.
             lengths, mask, reset: as of `jaxrnn.Recurrent`.
-            return_state: give (output, state): the next stretch of the same sequences starts from that.
+            return_state: return (output, state), the state being where the next chunk of the same sequences starts.
         """
         name = type(self).__name__
         valid = blocks.valid_steps(name, x, self.encoder.in_features, lengths, mask)
@@ -189,9 +189,9 @@ class SequenceModel(nnx.Module):
 
     @checked()
     def step(self, x: ArrayLike, state: Any = None, *, reset: ArrayLike | None = None) -> tuple[Array, Any]:
-        """Run one step of a stream, (batch, input): (output, state), in pieces what a call gives for the whole at every step.
+        """Run one step of a stream, (batch, input): (output, state). Step by step, outputs are those of a call on the whole.
 
-        Nothing is drawn, whether the model is in training or not.
+        No dropout is drawn, in training mode neither.
 
         Args:
             x: the input, with any number of batch axes in front.
