@@ -79,10 +79,10 @@ class CharModel(nnx.Module):
         self.embed = nnx.Embed(len(symbols), embed_size, embedding_init=jax.nn.initializers.normal(1.0), rngs=rngs)
         layers = {"num_layers": num_layers, "rngs": rngs}
         self.rnn: Any
-        self.fc: Any  # declared only: Flax takes what begins as None for no module
+        self.fc: Any
         if blocks:
             self.rnn = SequenceModel(cell, embed_size, hidden_size, len(symbols), **layers)
-            self.fc = None  # blocks have a head of their own
+            self.fc = None  # the blocks have a linear layer of their own behind them
         else:
             self.rnn = Recurrent(cell, embed_size, hidden_size, **layers)
             self.fc = nnx.Linear(self.rnn.stack.output_size, len(symbols), rngs=rngs)
