@@ -19,18 +19,18 @@ def value_and_grad(loss: Callable, mesh: Mesh, *, axis: str | None = None, carry
 
     Args:
         loss: (params, *batch) -> the mean over the rows of the batch; with `carry`, (params, carried, *batch) -> (mean, carried).
-            A mean of another kind, over the valid steps say, is not the mean of the devices' means.
+            It has to be a mean in which rows weigh the same: a mean over valid steps is not the mean of the devices' means.
         mesh: the devices.
         axis: the axis of the mesh that the rows are spread over; `None` means its only one.
-        carry: how what is carried from batch to batch is spread, for instance `P(None, "rows")` if its second axis is the rows, as
-            of the states of a module.
+        carry: the sharding of what is carried from batch to batch, for instance `P(None, "rows")` if the rows are its second axis,
+            as in the states of a module.
 
     Returns:
         A function of the same arguments, to be called under `jax.jit`: (value, gradient); with `carry`, ((value, carried),
         gradient). Value and gradient are the same on every device.
 
     Raises:
-        ValueError: the mesh has no such axis. When called: the rows of an array of the batch are no multiple of the devices.
+        ValueError: the mesh has no such axis. When called: the number of rows is not a multiple of the number of devices.
 
     Example:
         >>> import jax, jax.numpy as jnp

@@ -56,17 +56,17 @@ class SequenceModel(_Options):
         dropout: rate, from 0 to 1, of both dropouts of a block. This rate and those below act with deterministic=False.
         bias: whether the gates have biases.
         bidirectional: run the layer of every block in both directions of time.
-        merge: how the outputs of the two directions become one: "concat", "sum" or "mean".
+        merge: how the outputs of the two directions are combined: "concat", "sum" or "mean".
         input_dropout: rate of dropout on the input of the layer of every block, one draw for the whole sequence (Gal & Ghahramani,
             2016, arXiv:1512.05287).
         recurrent_dropout: rate of variational dropout, on `h` before the recurrent matmul, one draw for the whole sequence (ibid.).
         zoneout: rate at which entries of the state keep their value (Krueger et al., 2017, arXiv:1606.01305); where nothing is
-            drawn, the state moves by the expected share.
+            drawn, the state is rate · old + (1 − rate) · new.
         weight_dropout: rate of DropConnect, dropout on `w_hh`, one draw for the whole sequence (Merity et al., 2018,
             arXiv:1708.02182).
-        learn_initial_state: whether the initial state is a parameter, which begins as the cell's own; else it is the cell's own,
-            zeros for most.
-        remat: compute again in the backward pass, in segments of √time steps: less memory, the same gradients.
+        learn_initial_state: whether to train the initial state, which begins as the cell's own, zeros for most; else it stays the
+            cell's own.
+        remat: recompute states in the backward pass, in segments of √time steps: less memory, the same gradients.
         truncate: stop the gradient, but not the state, after every so many steps, at least 1: truncated backpropagation through
             time; None: don't.
         dtype: floating-point dtype to compute in; None: what input and parameters promote to.

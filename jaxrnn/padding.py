@@ -17,13 +17,13 @@ class Padded(NamedTuple):
 
 
 def pad(sequences: Sequence[Any], to: int | Sequence[int] | None = None) -> Padded:
-    """Put sequences of different lengths into one array, with zeros behind each.
+    """Put sequences of different lengths into one array, padded with zeros at the end.
 
     Args:
         sequences: arrays or lists (time, …) of numbers; all axes but the first are the same, and so are the dtypes. A sequence may
             be empty.
-        to: the length to pad to; or several, of which the smallest that holds all is taken, see `bucket_limits`; `None` means
-            the length of the longest.
+        to: the length to pad to; or several, of which the smallest one that is long enough is taken, see `bucket_limits`; `None`
+            means the length of the longest sequence.
 
     Returns:
         `Padded(x, lengths)`: (batch, time, …) in the dtype of the sequences, and (batch,) of int32.

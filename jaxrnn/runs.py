@@ -36,14 +36,14 @@ def load_run(folder, *, step: int | None = None, model: nnx.Module | None = None
     is of and with which arguments it was made. Reading it needs Orbax: `pip install 'jaxrnn[train]'`.
 
     Args:
-        folder: of a run; or one with a single run in it.
-        step: of the checkpoint; `None` means the newest.
-        model: a model to fill, where its class lives in a script: made with the sizes of the run. Everything of it but its
-            parameters is left as it is.
+        folder: the folder of a run, or one that holds a single run.
+        step: which checkpoint; `None` means the newest.
+        model: a model to fill, made with the sizes of the run: needed where its class is defined in a script. Only its parameters
+            are changed.
 
     Returns:
-        `LoadedRun(model, scaler, config)`: the model, in evaluation mode if it was made here; the `jaxrnn.scaling.Scaler` of a
-        forecast, None elsewhere; the options of the run.
+        `LoadedRun(model, scaler, config)`: the model, in evaluation mode unless you passed it; the `jaxrnn.scaling.Scaler` of a
+        forecast, else None; the options of the run.
 
     Raises:
         FileNotFoundError: there is no run in the folder, or none at that step. ValueError: there are several; the checkpoint is

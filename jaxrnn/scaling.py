@@ -11,7 +11,7 @@ from jaxrnn import checks
 
 @dataclass(frozen=True)
 class Scaler:
-    """The way of a series, whose gaps are NaN, through a model that forecasts quantiles of its first column.
+    """Turns a series into inputs of a model that forecasts quantiles of its first column, and outputs into values; gaps are NaN.
 
     It is fitted to training rows by `scripts/train_forecast.py`, and comes back with the model from `jaxrnn.runs.load_run`.
 
@@ -20,8 +20,8 @@ class Scaler:
         window: steps of the past that the model reads.
         horizon: steps that it forecasts.
         quantiles: which ones, ascending.
-        from_last: whether values count from the window's last known value, or from the mean of the training rows.
-        scale: what one unit of the model's outputs is.
+        from_last: whether the last known value of the window is subtracted, or else the mean of the training rows.
+        scale: the values are then divided by it.
         mean, deviation: of each column, in the training rows.
 
     Example:
@@ -49,9 +49,9 @@ class Scaler:
             object.__setattr__(self, name, tuple(getattr(self, name)))
 
     def inputs(self, values, ends=None) -> tuple[np.ndarray, np.ndarray]:
-        """Windows as inputs of the model: x (n, window, features), and mask (n, window), whether a step has a value at all.
+        """Windows as inputs of the model: x (n, window, features), and mask (n, window), true where a step has a value at all.
 
-        Beside the scaled values, 0 in gaps, a step holds how far it is from the window's end, since the model skips steps without a
+        Each step holds the scaled values, 0 in gaps; its distance from the window's end, since the model skips steps without a
         value; and, if there are several columns, which of them have a value.
 
         Args:
@@ -72,7 +72,7 @@ class Scaler:
         return np.concatenate(features, axis=-1).astype(np.float32), np.asarray(known.any(-1))
 
     def targets(self, values, ends) -> tuple[np.ndarray, np.ndarray]:
-        """What is to be forecast behind each end, scaled, (n, horizon), 0 where no value is known; and 1 where one is known."""
+        """The scaled values after each end, (n, horizon), 0 where none is known; and weights, 1 where one is known, else 0."""
         values, ends = self._checked("Scaler.targets", values, ends, after=self.horizon)
         future = values[ends[:, None] + np.arange(1, self.horizon + 1), 0]
         future = (future - self.level(values, ends)[:, None]) / self.scale
@@ -96,7 +96,7 @@ class Scaler:
         return np.sort(outputs.reshape(shape), axis=-1) * self.scale + self.level(values, ends)[:, None, None]
 
     def level(self, values, ends) -> np.ndarray:
-        """What the values of each window count from: (n,)."""
+        """What is subtracted from the values of each window: (n,)."""
         return last_known(values[:, 0])[ends] if self.from_last else np.full(len(ends), self.mean[0])
 
     def _checked(self, name: str, values: Any, ends: Any, *, after: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -35,14 +35,14 @@ class _Block(nnx.Module):
 
 
 class SequenceModel(nnx.Module):
-    """Residual blocks of a recurrence and a gated linear unit, the usual frame of deep models of linear layers (Orvieto et al.,
-    2023, arXiv:2303.06349, figure 1).
+    """Residual blocks of a recurrence and a gated linear unit, as in deep models of linear recurrences (Orvieto et al., 2023,
+    arXiv:2303.06349, figure 1).
 
         x ← W_in x + b_in
         x ← x + D(GLU(D(gelu(recurrence(norm(x))))))       in every block; D is dropout
         output = W_out norm(x) + b_out
 
-    Stacked without anything that is not linear between them, linear cells are one linear map; here they are not.
+    Linear cells stacked with nothing nonlinear between them are one linear map; the blocks put a nonlinearity there.
 
     Args:
         cell: the recurrence, one layer in each block, see `jaxrnn.cells.CELLS`.
@@ -51,21 +51,21 @@ class SequenceModel(nnx.Module):
         output_size: width of the prediction, at least 1.
         num_layers: blocks, at least 1.
         last: predict at the last valid step only (a class, a score), instead of at every step.
-        dropout: rate, from 0 to 1, of both dropouts of a block. This rate and those below act after `train()`, where modules begin,
-            and not after `eval()`.
+        dropout: rate, from 0 to 1, of both dropouts of a block. This rate and those below act in training mode, in which a
+            module begins, and not after `eval()`.
         bias: whether the gates have biases.
         bidirectional: run the layer of every block in both directions of time.
-        merge: how the outputs of the two directions become one: "concat", "sum" or "mean".
+        merge: how the outputs of the two directions are combined: "concat", "sum" or "mean".
         input_dropout: rate of dropout on the input of the layer of every block, one draw for the whole sequence (Gal & Ghahramani,
             2016, arXiv:1512.05287).
         recurrent_dropout: rate of variational dropout, on `h` before the recurrent matmul, one draw for the whole sequence (ibid.).
         zoneout: rate at which entries of the state keep their value (Krueger et al., 2017, arXiv:1606.01305); where nothing is
-            drawn, the state moves by the expected share.
+            drawn, the state is rate · old + (1 − rate) · new.
         weight_dropout: rate of DropConnect, dropout on `w_hh`, one draw for the whole sequence (Merity et al., 2018,
             arXiv:1708.02182).
-        learn_initial_state: whether the initial state is a parameter, which begins as the cell's own; else it is the cell's own,
-            zeros for most.
-        remat: compute again in the backward pass, in segments of √time steps: less memory, the same gradients.
+        learn_initial_state: whether to train the initial state, which begins as the cell's own, zeros for most; else it stays the
+            cell's own.
+        remat: recompute states in the backward pass, in segments of √time steps: less memory, the same gradients.
         truncate: stop the gradient, but not the state, after every so many steps, at least 1: truncated backpropagation through
             time; None: don't.
         dtype: floating-point dtype to compute in; None: what input and parameters promote to.
@@ -173,7 +173,7 @@ class SequenceModel(nnx.Module):
             x: the sequences; there may be several batch axes.
             state: where to start, as `return_state` or `step` gave it; `None` means the initial state.
             lengths, mask, reset: as of `jaxrnn.Recurrent`.
-            return_state: give (output, state): the next stretch of the same sequences starts from that.
+            return_state: return (output, state), the state being where the next chunk of the same sequences starts.
         """
         name = type(self).__name__
         valid = blocks.valid_steps(name, x, self.encoder.in_features, lengths, mask)
@@ -189,9 +189,9 @@ class SequenceModel(nnx.Module):
 
     @checked()
     def step(self, x: ArrayLike, state: Any = None, *, reset: ArrayLike | None = None) -> tuple[Array, Any]:
-        """Run one step of a stream, (batch, input): (output, state), in pieces what a call gives for the whole at every step.
+        """Run one step of a stream, (batch, input): (output, state). Step by step, outputs are those of a call on the whole.
 
-        Nothing is drawn, whether the model is in training or not.
+        No dropout is drawn, in training mode neither.
 
         Args:
             x: the input, with any number of batch axes in front.

@@ -24,8 +24,8 @@ class CharModel(nnx.Module):
         embed_size: width of a character's embedding.
         hidden_size: width of the hidden state.
         num_layers: recurrent layers.
-        blocks: put the layers into the residual blocks of `SequenceModel`, as stacks of linear cells need.
-        rngs: the source of the parameters. Not optional.
+        blocks: put the layers into the residual blocks of `SequenceModel`, which stacks of linear cells need.
+        rngs: the source of the parameters, such as `nnx.Rngs(0)`; required.
 
     Attributes:
         symbols: the characters.
@@ -96,7 +96,7 @@ class CharModel(nnx.Module):
             state: where to start, as a call or a step returned it; `None` means the initial state.
 
         Raises:
-            ValueError: a token is none of the model's characters. TypeError: tokens are no integers.
+            ValueError: a token stands for no character of the model. TypeError: tokens are not integers.
         """
         x = self._embedded(type(self).__name__, "tokens", tokens)
         if self.blocks:
@@ -106,7 +106,7 @@ class CharModel(nnx.Module):
 
     @checked()
     def step(self, token, state=None):
-        """One character further: tokens (batch,), or one, to (logits, state)."""
+        """Read one character of each row: tokens (batch,), or a single one, give (logits, state)."""
         x = self._embedded(f"{type(self).__name__}.step", "token", token)
         output, state = self.rnn.step(x, state)
         return (output if self.blocks else self.fc(output)), state
@@ -118,17 +118,17 @@ class CharModel(nnx.Module):
 
     @checked()
     def generate(self, prompt: str, count: int, *, temperature: float = 1.0, key=None) -> str:
-        """Write on from a prompt, a character after the other, each drawn from softmax(logits / temperature).
+        """Continue a prompt, character by character, each drawn from softmax(logits / temperature).
 
         The prompt is read in one call; the state that it leaves is then carried through a `lax.scan` of `step`. The program is
         compiled once for each length of the prompt and each `count`.
 
         Args:
-            prompt: the text to write on from, at least one character.
-            count: characters to write.
+            prompt: the text to continue, at least one character.
+            count: how many characters to write.
             temperature: 1 draws with the model's own probabilities, less keeps to what is likely, and 0 always takes the
                 likeliest (greedy decoding).
-            key: the source of the draws. Not needed at temperature 0.
+            key: the source of the draws, from `jax.random.key`; not needed at temperature 0.
 
         Returns:
             What follows the prompt, `count` characters.

@@ -48,7 +48,7 @@ class Config(training.RunConfig):
     hidden_size: int = option(128, "Width of the hidden state.", least=1)
     num_layers: int = option(1, "Recurrent layers.", least=1)
     batch_size: int = option(32, "Streams that are read at once.", least=1)
-    length: int = option(64, "Characters of a step: the gradient goes no further back.", least=1)
+    length: int = option(64, "Characters in a training step; the gradient goes no further back.", least=1)
     learning_rate: float = option(4e-3, "Step size of Adam.", above=0)
     steps: int = option(1600, "Batches to train on.", least=1, amount=True)
     characters: int | None = option(None, "How many characters of the text to use, from its start. Default: all.", least=1000)
@@ -60,7 +60,7 @@ class Config(training.RunConfig):
     compare: bool = option(False, "Train PyTorch's layers too, in the same way.", saved=False)
     save_every: int = option(200, "Steps between checkpoints.", least=1, saved=False)
     seed: tuple[int, ...] = option((0,), "Seeds of everything random.", least=0, each=True)
-    out: str = option("runs/chars", "Folder of the run; a run that is there goes on.", saved=False, metavar="FOLDER")
+    out: str = option("runs/chars", "Folder of the run; a run already in it is resumed.", saved=False, metavar="FOLDER")
 
 
 def make(symbols, cell, config, *, seed):

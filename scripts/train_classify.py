@@ -48,7 +48,7 @@ class Config(training.RunConfig):
         amount=True,
     )
     save_every: int = option(20, "Epochs between checkpoints.", least=1, saved=False)
-    out: str = option("runs/classify", "Folder of the run; a run that is there goes on.", saved=False, metavar="FOLDER")
+    out: str = option("runs/classify", "Folder of the run; a run already in it is resumed.", saved=False, metavar="FOLDER")
 
 
 def read_ts(path):

@@ -49,7 +49,7 @@ class Config(training.RunConfig):
     csv: str | None = option(None, "Your own file, its first line naming the columns.", saved=False, metavar="FILE")
     column: str | None = option(None, "The column of the file to forecast.", metavar="NAME")
     time: str | None = option(None, "The column of its times: numbers or ISO dates, ascending.", metavar="NAME")
-    with_: tuple[str, ...] = option((), "More columns to look at, of which only the past is known.")
+    with_: tuple[str, ...] = option((), "More columns to read, of which only the past is known.", metavar="NAME")
     task: tuple[Literal["co2", "sunspots"], ...] | None = option(
         None, "Series that come with statsmodels, in place of a file: co2, sunspots. Default: both.", each=True
     )
@@ -66,7 +66,7 @@ class Config(training.RunConfig):
     steps: int = option(1500, "Batches to train on.", least=1, amount=True)
     validate_every: int = option(50, "Steps between looks at the validation rows.", least=1)
     seed: tuple[int, ...] = option((0,), "Seeds of everything random.", least=0, each=True)
-    out: str = option("runs/forecast", "Folder of the run; a run that is there goes on.", saved=False, metavar="FOLDER")
+    out: str = option("runs/forecast", "Folder of the run; a run already in it is resumed.", saved=False, metavar="FOLDER")
 
 
 # Series ----------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""How far back can they remember? The adding problem and the copy task over ever longer sequences.
+"""How far back do RNN, LSTM and GRU remember? The adding problem and the copy task over ever longer sequences.
 
     python scripts/train_memory.py
     python scripts/train_memory.py --task copy --recall 10 --length 100 500 --steps 3000 --out runs/copy
@@ -44,7 +44,7 @@ class Config(training.RunConfig):
     steps: int = option(600, "Batches to train on.", least=1, amount=True)
     save_every: int = option(200, "Steps between checkpoints.", least=1, saved=False)
     seed: tuple[int, ...] = option((0,), "Seeds of everything random.", least=0, each=True)
-    out: str = option("runs/memory", "Folder of the run; a run that is there goes on.", saved=False, metavar="FOLDER")
+    out: str = option("runs/memory", "Folder of the run; a run already in it is resumed.", saved=False, metavar="FOLDER")
 
 
 def adding(rng, rows, length, _recall):

@@ -59,7 +59,7 @@ class Config(training.RunConfig):
     weight_decay: float = option(0.01, "Weight decay of AdamW.", least=0)
     epochs: int = option(25, "Times through the training images.", least=1, amount=True)
     save_every: int = option(5, "Epochs between checkpoints.", least=1, saved=False)
-    out: str = option("runs/pixels", "Folder of the run; a run that is there goes on.", saved=False, metavar="FOLDER")
+    out: str = option("runs/pixels", "Folder of the run; a run already in it is resumed.", saved=False, metavar="FOLDER")
 
 
 def load(score_on="test", permuted=False):

@@ -57,7 +57,7 @@ class Config(training.RunConfig):
     steps: int = option(60, "Steps of training, each a rollout and passes through it.", least=1, amount=True)
     report_every: int = option(4, "Steps between reports, compiled into one program.", least=1)
     save_every: int = option(20, "Steps between checkpoints.", least=1, saved=False)
-    out: str = option("runs/policy", "Folder of the run; a run that is there goes on.", saved=False, metavar="FOLDER")
+    out: str = option("runs/policy", "Folder of the run; a run already in it is resumed.", saved=False, metavar="FOLDER")
 
 
 # The policy ------------------------------------------------------------------------------------------------------------

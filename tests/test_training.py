@@ -92,7 +92,7 @@ def test_help_is_in_sentences_with_choices_and_defaults(capsys):
     assert " --widths N [N ...] How wide. Default: 3 4. --" in said
     assert " --limit N How many: 100 %, if not given. --" in said
     assert " --wide Whether wide. --" in said
-    assert " --process-id N Which of them this is, from 0. Default: $JAX_PROCESS_ID, or 0. --" in said
+    assert " --process-id N Number of this process, from 0. Default: $JAX_PROCESS_ID, or 0. --" in said
     assert " Address of process 0, if there are several. Default: $JAX_COORDINATOR_ADDRESS. --" in said
 
 

@@ -58,10 +58,10 @@ def linear_scan(
 
     Args:
         a: decay, (time, …), or (1, …) where it is the same at every step; or a pair (real, imaginary): a complex recurrence.
-        b: what comes in, (time, …), broadcast with `a` behind time; a pair if `a` is one.
-        h_0: the state before, (…), in the shape of one step of `b`; None: zeros.
-        reset: (time, *batch), the first axes of `b`: where True, the state is replaced by `initial` before the step. What it
-            was does not matter then, not even as NaN. With `reverse`, steps are counted in the direction of the loop.
+        b: input, (time, …), broadcast with `a` in the axes after time; a pair if `a` is one.
+        h_0: the state before the first step, (…), in the shape of one step of `b`; None: zeros.
+        reset: (time, *batch), the first axes of `b`: where True, the state is replaced by `initial` before the step. The
+            old state is then ignored, even if it is NaN. With `reverse`, steps are counted in the direction of the loop.
         initial: the state that `reset` returns to, (…); None: zeros.
         reverse: from the last step to the first.
         form: "loop", step by step, or "associative", a parallel prefix of about 2 log₂ time steps. Default: what suits the platform

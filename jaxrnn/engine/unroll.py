@@ -83,12 +83,12 @@ def unroll(
         cell: the description of one step.
         params: its parameters, from `cell.init`.
         xs: the inputs. No steps at all is allowed: the state comes back, the outputs are empty.
-        state: where to start; `None` means `initial`. Taken as it is.
+        state: where to start, used unchanged; `None` means `initial`.
         initial: the state that `reset` returns to, with or without batch axes; `None`, for a field as well, means the cell's own,
             zeros for most.
         lengths: valid steps of each sequence, 0 … time, the rest being padding; a list will do. Length 0 returns `state` untouched.
         mask: True, or 1 in any dtype of numbers, where a step is valid, in any pattern. Not together with `lengths`.
-        reset: where True, or 1, the state is replaced by `initial` before the step. With `reverse`, the same boundaries hold.
+        reset: where True, or 1, the state is replaced by `initial` before the step. `reverse` uses the same episode boundaries.
         per_step: what the cell's `per_step` names, each a pytree of arrays with time in front: a key for each step, noise, a side
             input that is not projected. Floating-point arrays have the batch axes behind time, and are zero at invalid steps; or 1
             in their place, for what all examples share. Keys are typed, from `jax.random.key`.
@@ -103,10 +103,10 @@ def unroll(
         zoneout: a state of rates in [0, 1] (the state moves by the expected share), or of boolean arrays
             (time, *batch, hidden), True where an entry keeps its value; None for fields that move freely.
         dtype: to compute in. Default: what `xs` and `params` promote to.
-        backend: "xla", loops in JAX; "pallas", on an NVIDIA GPU all of time in one kernel, for gated cells up to a hidden size that
-            is named where it is too large, in float32 or bfloat16, first derivatives too (elsewhere, and in other transformations,
-            a scan); "cudnn", on an NVIDIA GPU cuDNN's LSTM, in float32, first derivatives too, and an error elsewhere. "auto" is
-            "xla" everywhere today.
+        backend: "xla" runs loops in JAX. "pallas" runs the whole sequence in one kernel on an NVIDIA GPU, and its first derivative
+            too, for gated cells in float32 or bfloat16 (a hidden size that is too large is an error that names the limit); on
+            other platforms, and under other transformations, it is a scan. "cudnn" is cuDNN's LSTM on an NVIDIA GPU, in float32,
+            with first derivatives, and an error elsewhere. "auto" means "xla" everywhere today.
         strategy: how it is computed, for tests and benchmarks: "scan_gated" (one product per step, the library's derivative),
             "scan_linear" and "associative" (a `LinearCell`, step by step and in parallel over time), "scan_diagonal" and "newton"
             (a `DiagonalCell`, likewise) or "scan_plain" (JAX's derivative). Default: what suits the cell and the platform.

@@ -210,17 +210,17 @@ def parse(arguments: list[str] | None):
         return number
 
     parser = argparse.ArgumentParser("benchmark", "%(prog)s [options]", __doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--quick", action="store_true", help="few lines, contenders and calls")
-    parser.add_argument("--check", action="store_true", help="check the contenders, time nothing")
-    parser.add_argument("--lines", nargs="+", choices=FULL["lines"], help="kinds of lines")
-    parser.add_argument("--cells", nargs="+", choices=FULL["cells"], help="of all lines")
-    parser.add_argument("--sizes", nargs="+", type=size, metavar="T,B,I,H", help="of the grid")
+    parser.add_argument("--quick", action="store_true", help="measure few lines, contenders and calls")
+    parser.add_argument("--check", action="store_true", help="check that the contenders agree, and time nothing")
+    parser.add_argument("--lines", nargs="+", choices=FULL["lines"], help="kinds of measurements to make")
+    parser.add_argument("--cells", nargs="+", choices=FULL["cells"], help="cells to measure")
+    parser.add_argument("--sizes", nargs="+", type=size, metavar="T,B,I,H", help="shapes of the grid")
     named = ", ".join(f"'{name}'" if " " in name else name for name in FULL["contenders"])
     parser.add_argument("--contenders", nargs="+", choices=FULL["contenders"], metavar="NAME", help=named)
-    parser.add_argument("--rounds", type=positive(int, "whole number"), help="turns of every contender")
-    parser.add_argument("--seconds", type=positive(float, "number"), help="of calling in one turn")
-    parser.add_argument("--allocator", choices=["default", "tuned"], default="default", help="of malloc")
-    parser.add_argument("--output", type=Path, default=Path("runs/benchmark"), metavar="FOLDER")
+    parser.add_argument("--rounds", type=positive(int, "whole number"), help="how often every contender has its turn")
+    parser.add_argument("--seconds", type=positive(float, "number"), help="how long a contender is called in one turn")
+    parser.add_argument("--allocator", choices=["default", "tuned"], default="default", help="settings of malloc")
+    parser.add_argument("--output", type=Path, default=Path("runs/benchmark"), metavar="FOLDER", help="folder for the results")
     options = parser.parse_args(arguments)
     for name, value in (QUICK if options.quick else FULL).items():
         if getattr(options, name) is None:

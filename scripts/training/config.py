@@ -53,14 +53,14 @@ class RunConfig:
     """
 
     save_every: int = option(100, "Steps between checkpoints.", least=1, saved=False)
-    devices: int = option(1, "Local devices to spread each batch over; a CPU is made into this many.", least=1)
+    devices: int = option(1, "Local devices to spread each batch over; a CPU is split into this many.", least=1)
     num_processes: int = option(1, "Processes that train together, one per host.", least=1, variable="JAX_NUM_PROCESSES")
-    process_id: int = option(0, "Which of them this is, from 0.", least=0, saved=False, variable="JAX_PROCESS_ID")
+    process_id: int = option(0, "Number of this process, from 0.", least=0, saved=False, variable="JAX_PROCESS_ID")
     coordinator: str | None = option(
         None, "Address of process 0, if there are several.", saved=False, metavar="HOST:PORT", variable="JAX_COORDINATOR_ADDRESS"
     )
-    tensorboard: bool = option(False, "Write TensorBoard's files too.", saved=False)
-    out: str = option("runs/run", "Folder of the run; a run that is there goes on.", saved=False, metavar="FOLDER")
+    tensorboard: bool = option(False, "Write event files for TensorBoard too.", saved=False)
+    out: str = option("runs/run", "Folder of the run; a run already in it is resumed.", saved=False, metavar="FOLDER")
 
 
 def parse(kind: type[C], arguments: Sequence[str] | None = None, *, description: str) -> C:
@@ -112,7 +112,7 @@ def _help(field: dataclasses.Field, annotation: Any) -> str:
     if isinstance(default, tuple):
         default = " ".join(map(str, default))
     variable = f"${field.metadata['variable']}" if field.metadata["variable"] else None
-    defaults = [str(d) for d in (variable, default) if d is not None and d is not False]
+    defaults = [str(d) for d in (variable, default) if d is not None and d is not False and d != ""]
     if defaults:
         words.append(f"Default: {', or '.join(defaults)}.")
     return " ".join(words).replace("%", "%%")
