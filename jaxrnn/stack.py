@@ -110,7 +110,7 @@ class Stack(StackOptions):
 
         return tuple(tuple(start(p) for p in layer) for layer in params)
 
-    def states_like(self, params: Any, batch: tuple[int, ...], dtype: DTypeLike) -> Any:
+    def states_like(self, params: Any, batch: tuple[Any, ...], dtype: DTypeLike) -> Any:
         """The shapes and dtypes of states, `[layer][direction]`, for inputs with the batch axes (and those of space) `batch`."""
         x = lambda p: jax.ShapeDtypeStruct((*batch, self.cell.input_size(p)), dtype)
         return tuple(tuple(conform.state_like(self.cell, p, x(p)) for p in layer) for layer in params)

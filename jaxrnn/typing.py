@@ -15,8 +15,8 @@ Lengths: TypeAlias = jax.Array | np.ndarray | Sequence[Any] | int
 """Valid steps of each sequence: an array of integers or a list of them, nested where there are several batch axes."""
 Sizes: TypeAlias = int | tuple[int, ...]
 """One size for all layers, or one for each."""
-BatchShape: TypeAlias = int | tuple[int, ...] | list[int]
-"""Batch axes, or one."""
+BatchShape: TypeAlias = int | tuple[Any, ...] | list[Any]
+"""Batch axes, or one: numbers, or symbolic sizes of `jax.export`."""
 TimeAxis: TypeAlias = str | tuple[str, ...]
 """An axis of a mesh, or axes."""
 Merge: TypeAlias = Literal["concat", "sum", "mean", "none"]
