@@ -124,7 +124,7 @@ def read(path: str, column: str, *, time: str | None = None, others: tuple[str, 
 
 
 def _rows(path: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The header, and each row with the number of its line. A blank line is no row; of a single column it is a gap, within the file."""
+    """The header, and each row with the number of its line. A blank line is no row, but a gap within a single column."""
     try:
         text = Path(path).read_bytes().decode("utf-8-sig")
     except OSError as reason:
