@@ -19,8 +19,8 @@ __all__ += cells.__all__
 
 if TYPE_CHECKING:
     from jaxrnn import data_parallel as data_parallel
-    from jaxrnn import descriptions as descriptions
     from jaxrnn import interop as interop
+    from jaxrnn import model_json as model_json
     from jaxrnn import padding as padding
     from jaxrnn import runs as runs
     from jaxrnn import scaling as scaling
@@ -29,6 +29,6 @@ else:
 
     def __getattr__(name: str):
         """Import what is not the core where it is first used."""
-        if name in ("data_parallel", "descriptions", "interop", "padding", "runs", "scaling", "text"):
+        if name in ("data_parallel", "interop", "model_json", "padding", "runs", "scaling", "text"):
             return import_module(f"jaxrnn.{name}")
         raise AttributeError(f"module 'jaxrnn' has no attribute {name!r}")

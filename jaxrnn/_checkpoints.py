@@ -18,6 +18,8 @@ ARRAYS = "arrays"
 MANIFEST = "manifest.json"
 ENTRIES = ("run", "step", "shapes", "metadata", "files")
 """What a manifest says beside its own digest."""
+ABOUT = ("model", "params", "scaler", "config")
+"""What the metadata in it say of a run."""
 
 
 class DamagedError(ValueError):
@@ -35,13 +37,29 @@ def names(tree: Any) -> list[str]:
     """The path of each leaf, in the order of `jax.tree.leaves`: `params/rnn/layer_0/forward/w_ih`, `optimizer/count`.
 
     An `nnx.Variable` counts as its array. Places in tuples and lists are left out where names stay apart without them.
+
+    Raises:
+        ValueError: with all of its path, the name of one array is that of another, or of a folder of it.
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda node: isinstance(node, nnx.Variable))
     parts = [[(_word(key), isinstance(key, jax.tree_util.SequenceKey)) for key in path] for path, _ in leaves]
     whole = [tuple(word for word, _ in path) for path in parts]
     short = [tuple(word for word, place in path if not place) for path in parts]
     taken = Counter(path[:n] for path in short for n in range(1, len(path) + 1))
-    return ["/".join(brief if brief and taken[brief] == 1 else path) for brief, path in zip(short, whole, strict=True)]
+    mixed = [brief if brief and taken[brief] == 1 else path for brief, path in zip(short, whole, strict=True)]
+    for paths in (mixed, whole):
+        found = ["/".join(path) for path in paths]
+        clash = _clash(found)
+        if clash is None:
+            return found
+    raise ValueError(f"names: `tree` should have paths that stay apart when they are joined by '/', got {clash!r} twice.")
+
+
+def _clash(names: list[str]) -> str | None:
+    """A name that is there twice, or is a folder of another."""
+    taken = Counter(names)
+    taken.update({name[:k] for name in names for k, letter in enumerate(name) if letter == "/"})
+    return next((name for name in names if taken[name] > 1), None)
 
 
 def _word(key) -> str:
@@ -99,10 +117,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not file.exists():
         raise UnfinishedError("was not finished")
     content = read_json(file)
-    if not isinstance(content, dict) or not {*ENTRIES, "digest"} <= content.keys():
+    if not isinstance(content, dict) or content.pop("digest", None) != _digest(content):
         raise DamagedError(f"is damaged ({MANIFEST})")
-    if content.pop("digest") != _digest(content):
-        raise DamagedError(f"is damaged ({MANIFEST})")
+    if lacking := lacks(content, ENTRIES):
+        raise DamagedError(f"is of another version of jaxrnn (it has no {lacking!r})")
     if str(content["step"]) != folder.name:
         raise DamagedError(f"is a copy of the one of step {content['step']}")
     wanted = content["files"]
@@ -111,6 +129,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if wrong:
         raise DamagedError(f"is damaged ({wrong})")
     return content
+
+
+def lacks(content: Any, names: Iterable[str] = ABOUT) -> str | None:
+    """The first of the entries that a manifest, or its metadata, should have and has not: another version of jaxrnn wrote it."""
+    return next((name for name in names if not isinstance(content, dict) or name not in content), None)
 
 
 def read_json(file: Path) -> Any:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxrnn import _checkpoints, checks, descriptions
+from jaxrnn import _checkpoints, checks, model_json
 from jaxrnn.scaling import Scaler
 from jaxrnn.synonyms import checked
 
@@ -27,7 +28,7 @@ class LoadedRun(NamedTuple):
 
 
 @checked()
-def load_run(folder, *, step: int | None = None, model: nnx.Module | None = None) -> LoadedRun:
+def load_run(folder: str | os.PathLike[str], *, step: int | None = None, model: nnx.Module | None = None) -> LoadedRun:
     """Load the trained model of a run.
 
         model, scaler, config = load_run("runs/forecast/co2/LSTM-0")
@@ -47,7 +48,8 @@ def load_run(folder, *, step: int | None = None, model: nnx.Module | None = None
 
     Raises:
         FileNotFoundError: there is no run in the folder, or none at that step. ValueError: there are several; the checkpoint is
-            damaged; the model's class lives in a script; or `model` has other arrays. ImportError: Orbax is not installed.
+            damaged, or of another version of jaxrnn; the model's class lives in a script; or `model` has other arrays.
+            ImportError: Orbax is not installed.
     """
     runs = _runs(_path(folder))
     if len(runs) > 1:
@@ -59,6 +61,9 @@ def load_run(folder, *, step: int | None = None, model: nnx.Module | None = None
     if importlib.util.find_spec("orbax") is None:
         raise ImportError("load_run: the package orbax-checkpoint is missing: pip install 'jaxrnn[train]'")
     kept = manifest["metadata"]
+    if entry := _unlike(kept):
+        what = f"the checkpoint {checkpoint} is of another version of jaxrnn ({entry!r} is missing, or says something else)"
+        raise ValueError(f"load_run: {what}: load it with the version that wrote it, or train again.")
     model = _made(run, kept["model"]) if model is None else model
     checks.kind("load_run", "model", model, nnx.Module)
     try:
@@ -75,7 +80,7 @@ def load_run(folder, *, step: int | None = None, model: nnx.Module | None = None
 # The folder -----------------------------------------------------------------------------------------------------------------
 
 
-def _path(folder) -> Path:
+def _path(folder: Any) -> Path:
     if not isinstance(folder, str | os.PathLike):
         raise TypeError(f"load_run: `folder` should be the path of a run, got {checks.called(folder)}.")
     path = Path(folder)
@@ -91,6 +96,12 @@ def _runs(path: Path) -> list[Path]:
         return [path]
     found = [place.parent for depth in ("*", "*/*") for place in path.glob(f"{depth}/{_checkpoints.FOLDER}") if place.is_dir()]
     if not found:
+        whole = path.absolute()
+        place, step = (whole, "") if _checkpoints.step_of(whole.name) is None else (whole.parent, f", step={whole.name}")
+        if place.name == _checkpoints.FOLDER and _checkpoints.steps(place):
+            what = "is a checkpoint of a run" if step else "is the folder of a run's checkpoints"
+            hint = f"Name the run: load_run({str(place.parent)!r}{step})."
+            raise FileNotFoundError(f"load_run: `folder` should be the folder of a run, got {path}, which {what}.\n{hint}")
         hint = "Train one first, for instance with scripts/train_forecast.py, or name the folder that was its --out."
         raise FileNotFoundError(f"load_run: `folder` should hold a run, with a folder `checkpoints` in it, got {path}.\n{hint}")
     return sorted(found)
@@ -126,6 +137,15 @@ def _checkpoint(run: Path, step: int | None) -> tuple[Path, dict[str, Any]]:
 AGAIN = "Start the script that trains the run again, with the same command: it goes on, or begins anew, and saves one."
 
 
+def _unlike(kept: Any) -> str | None:
+    """The entry of the metadata which this version of jaxrnn would have written, or would have written otherwise."""
+    if lacking := _checkpoints.lacks(kept):
+        return lacking
+    if _checkpoints.lacks(kept["model"], ("class",)):
+        return "model"
+    return "scaler" if kept["scaler"] and {*kept["scaler"]} != {field.name for field in fields(Scaler)} else None
+
+
 def _way_on(place: Path, damaged: int) -> str:
     """What to do about a damaged checkpoint."""
     for number in reversed(_checkpoints.steps(place)):
@@ -142,10 +162,10 @@ def _way_on(place: Path, damaged: int) -> str:
 
 
 def _made(run: Path, description: Any) -> nnx.Module:
-    if description["class"] not in descriptions.MODELS:
+    if description["class"] not in model_json.MODELS:
         hint = "Make one with the sizes of the run, which its config.json has, and pass it: load_run(folder, model=…)."
         raise ValueError(f"load_run: the model of {run} is a {description['class']}, which is no class of jaxrnn.\n{hint}")
-    model = descriptions.build(description)
+    model = model_json.build(description)
     model.eval()
     return model
 

@@ -124,7 +124,7 @@ def read(path: str, column: str, *, time: str | None = None, others: tuple[str, 
 
 
 def _rows(path: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The header, and each row with the number of its line; empty lines at the end are left out."""
+    """The header, and each row with the number of its line. A blank line is no row, but a gap within a single column."""
     try:
         text = Path(path).read_bytes().decode("utf-8-sig")
     except OSError as reason:
@@ -143,7 +143,13 @@ def _rows(path: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
         raise Failure(f"{path}, line {reader.line_num}: {reason}", code=2) from None
     while rows and not any(cell.strip() for cell in rows[-1][1]):
         rows.pop()
-    rows = [(line, row or [""] * len(header)) for line, row in rows]
+    blank = [not "".join(row).strip() and len(row) < 2 for _, row in rows]
+    if len(header) > 1:
+        rows = [row for row, left_out in zip(rows, blank, strict=True) if not left_out]
+    elif sum(blank) > 1 and (all(blank[::2]) or all(blank[1::2])):  # each line end doubled, such as \r\r\n
+        text = "every second line is blank: take these lines out, or write NA where a value is missing"
+        raise Failure(f"{path}, line {rows[blank.index(True)][0]}: {text}", code=2)
+    rows = [(line, row or [""]) for line, row in rows]
     uneven = next(((line, len(row)) for line, row in rows if len(row) != len(header)), None)
     if uneven:
         raise Failure(f"{path}, line {uneven[0]}: {uneven[1]} fields, where the header has {len(header)}", code=2)
@@ -196,6 +202,10 @@ def _clock(path: str, column: str, lines: list[int], cells: list[str]) -> tuple[
         apart = f"{clock.step} months" if clock.months else clock.step
         what = f"most times are {apart} apart, and {cells[bad]!r} is not a whole number of such steps after {cells[0]!r}"
         raise Failure(f"{path}, line {lines[bad]}: {what}: bring {column!r} to equal steps", code=2)
+    twice = next((k for k in range(1, len(counts)) if counts[k] <= counts[k - 1]), None)
+    if twice is not None:
+        what = f"the times {cells[twice - 1]!r} and {cells[twice]!r} fall on one step, since most are {clock.step} apart"
+        raise Failure(f"{path}, line {lines[twice]}: {what}: leave one of the rows out", code=2)
     if counts[-1] + 1 > 3 * len(times):
         raise Failure(f"{path}: of the {counts[-1] + 1} equal steps of {column!r}, only {len(times)} are in the file", code=2)
     return clock, counts

@@ -232,6 +232,8 @@ def train(task, cell, seed, data, config, mesh, folder):
 def compare(task, series, frame, config, mesh, folder):
     """Train every model on one series, and report beside the baselines; return what the plots need."""
     whole, path = series, folder.path / task
+    gaps, rows = np.isnan(series.values[:, 0]).sum(), len(series.values)
+    training.log(f"{task}: {rows} steps of {series.columns[0]!r}, {gaps} of them without a value")
     series, frame, scaler = keep(path, series, frame, config)
     values, clock, levels = series.values, series.clock, frame.quantiles
     learn, validate, test = split(series, frame)

@@ -585,9 +585,9 @@ MAY_IMPORT = {
     "data_parallel": {"_arrays", "checks"},
     "padding": {"checks"},
     "scaling": {"checks"},
-    "descriptions": {"checks", "cells", "models", "nnx", "stack", "text"},
+    "model_json": {"checks", "cells", "models", "nnx", "stack", "text"},
     "_checkpoints": set(),
-    "runs": {"_checkpoints", "checks", "descriptions", "scaling", "synonyms"},
+    "runs": {"_checkpoints", "checks", "model_json", "scaling", "synonyms"},
 }
 MESHES = {"typeof", "reshard", "pcast", "get_abstract_mesh", "auto_axes", "AxisType", "out_sharding"}
 

@@ -92,12 +92,26 @@ def test_times_that_are_left_out_are_gaps(times, places, following, season, tmp_
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
 def test_empty_cells_and_words_for_them_are_gaps_and_nothing_else_is(separator, tmp_path):
     path = tmp_path / "a.csv"
-    rows = ["other,y", "1, 2.5", "2,", "3,NaN", '4,"NA"', "5,-1e3", "", "6,n/a", "7,0", ""]
+    rows = ["other,y", "1, 2.5", "2,", "3,NaN", '4,"NA"', "5,-1e3", ",", "6,n/a", "7,0", ""]
     path.write_text("\n".join(rows).replace(",", separator) + "\n\n", encoding="utf-8-sig")
     series = forecast_series.read(str(path), "y", others=("other",))
     nan = np.nan
     np.testing.assert_array_equal(series.values.T, [[2.5, nan, nan, nan, -1000, nan, nan, 0], [1, 2, 3, 4, 5, nan, 6, 7]])
     assert series.clock.label(len(series.values)) == "9"
+
+
+@pytest.mark.parametrize(
+    ("content", "values"),
+    [
+        ("x,y\r\r\n1,1\r\r\n2,2\r\r\n3,3\r\r\n", [1, 2, 3]),
+        ("x,y\n\n1,1\n \n\n2,2\n,\n3,3\n\n", [1, 2, np.nan, 3]),
+        ("y\n1\n\n3\n4\n\n", [1, np.nan, 3, 4]),
+        ("y\n1\nNA\n3\nNA\n5\n", [1, np.nan, 3, np.nan, 5]),
+    ],
+)
+def test_a_blank_line_is_no_row_but_in_a_single_column_a_gap(content, values, tmp_path):
+    (tmp_path / "a.csv").write_bytes(content.encode())
+    np.testing.assert_array_equal(forecast_series.read(str(tmp_path / "a.csv"), "y").values[:, 0], values)
 
 
 DAYS = [f"{datetime(2024, 1, 1) + timedelta(days=k):%Y-%m-%d}" for k in range(60)]
@@ -141,6 +155,11 @@ def changed(line, *row):
             r"line 7: most times are 1 day.* apart, and '2024-01-05T12:00' is not a whole number",
         ),
         (changed(7, "2023-12-30", 1), "", r"line 7: the time '2023-12-30' is before that of the line above, '2024-01-05': sort"),
+        (
+            [(t, t) for t in ("0", "1", "1.005", "2", "3", "4")],
+            "",
+            r"line 4: the times '1' and '1.005' fall on one step, .* 1.0 apart",
+        ),
         (changed(7, "05.01.24", 1), "", r"line 7, column 'day': a time should be a number or an ISO date .*, got '05.01.24'"),
         (changed(7, "", 1), "", r"line 7, column 'day': a time should be .* got ''"),
         (
@@ -190,6 +209,8 @@ def test_a_file_that_cannot_be_forecast_is_refused_in_a_line(rows, words, messag
         (b"PK\x03\x04\xff\xfe", "it is not UTF-8 text"),
         (b'day,sold\n1,"2\n', r"a\.csv, line \d+: unexpected end of data"),
         (b"sold,sold\n1,2\n", r"a\.csv has 2 columns 'sold'"),
+        (b"sold\r\r\n1\r\r\n2\r\r\n3\r\r\n", r"a\.csv, line \d: every second line is blank: take these lines out, or write NA"),
+        (b"sold\n1\n\n2\n \n3\n", r"a\.csv, line 3: every second line is blank"),
         (b"1,2\n3,4\n", r"no column 'sold'; its first line names: 1, 2"),
         (b",price\n1,2\n", r"no column 'sold'; its first line names: '' \(no name\), price"),
     ],
@@ -422,6 +443,8 @@ def prediction(folder):
 def test_a_file_is_forecast_scored_and_continued(trained):
     """The pattern is found, eight in ten values lie inside, and the days after the file's end are those after its end."""
     folder, said = trained
+    gaps = len([k for k in range(400) if k % 9 == 0 or k % 11 == 0]) - 1  # the first row is not in the file
+    assert f"csv: 399 steps of 'sold', {gaps} of them without a value" in said
     lines = {line.split("  ")[1]: line.split() for line in said.splitlines() if line.startswith("  ")}
     rmse = {who: float(words[-4]) for who, words in lines.items() if who and who != "last value"}
     loss = {who: float(words[-2]) for who, words in lines.items() if who}

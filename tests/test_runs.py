@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from flax import nnx
 from support import drawn_like
 
 import jaxrnn
-from jaxrnn import initializers
-from jaxrnn.descriptions import build, describe
+from jaxrnn import _checkpoints, initializers
+from jaxrnn.model_json import build, describe
 from jaxrnn.models import GRUModel, LSTMModel, RNNModel, SequenceModel
 from jaxrnn.runs import load_run
 from jaxrnn.scaling import Scaler
@@ -92,6 +93,35 @@ def test_a_model_comes_back_from_its_description(name):
     jax.tree.map(np.testing.assert_array_equal, again(x), model(x))
 
 
+NUMPY = """
+import json
+import jaxrnn, numpy as np
+from flax import nnx
+from jaxrnn.model_json import build, describe
+from jaxrnn.models import GRUModel, SequenceModel
+from jaxrnn.text import CharModel
+
+i, f, r = np.int64, np.float32, nnx.Rngs(0)
+for model in (
+    GRUModel(i(3), i(5), i(2), num_layers=np.int32(2), dropout=f(0.5), bidirectional=np.bool_(True), rngs=r),
+    jaxrnn.GRU(3, (i(5), np.int32(4)), i(2), truncate=i(3), rngs=r),
+    jaxrnn.Recurrent(jaxrnn.LRUCell(r_min=f(0.9), r_max=np.float64(0.99)), i(3), 4, rngs=r),
+    SequenceModel(jaxrnn.RGLRUCell(blocks=i(2)), 3, i(4), i(2), num_layers=i(1), dropout=f(0.1), rngs=r),
+    CharModel("ab", jaxrnn.GRUCell(), i(3), i(4), num_layers=i(1), rngs=r),
+):
+    described = describe(model)
+    again = json.loads(json.dumps(described))
+    assert again == described, described
+    assert describe(build(again)) == described, described
+"""
+
+
+@pytest.mark.slow
+def test_numbers_of_numpy_are_numbers_in_json():
+    """In a process of its own, since the tests check the types of arguments, which are Python's."""
+    subprocess.run([sys.executable, "-c", NUMPY], check=True, cwd=Path(__file__).parents[1])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["GRU", "LSTM", "output only", "LSTMModel", "SequenceModel", "CharModel"])
 def test_a_run_gives_its_model_scaler_and_configuration(name, tmp_path):
@@ -163,6 +193,12 @@ def test_a_folder_without_a_run_is_refused_with_the_next_step(tmp_path, copy):
         (tmp_path / "file", FileNotFoundError, r"got '.*file', which is a file\."),
         ("a\0b", FileNotFoundError, "which is not there"),
         (7, TypeError, "`folder` should be the path of a run, got int"),
+        (
+            copy / "checkpoints",
+            FileNotFoundError,
+            rf"is the folder of a run's checkpoints\.\nName the run: load_run\('{copy}'\)\.$",
+        ),
+        (copy / "checkpoints/3", FileNotFoundError, rf"is a checkpoint of a run\.\nName the run: load_run\('{copy}', step=3\)\.$"),
         (copy / "checkpoints/6/arrays", FileNotFoundError, r"should hold a run, with a folder `checkpoints` .*\nTrain one first"),
     ]
     for folder, error, message in cases:
@@ -219,6 +255,43 @@ def test_a_damaged_checkpoint_is_refused_and_the_whole_one_before_named(damage, 
     (copy / "checkpoints/3/manifest.json").write_text("")
     with pytest.raises(ValueError, match=r"step 3 .* is damaged \(manifest.json\)\.\nStart the script .* with the same command"):
         load_run(copy, step=3)
+
+
+def without(name):
+    def change(metadata):
+        del metadata[name]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "entry"),
+    [
+        *[(without(name), name) for name in ("model", "params", "scaler", "config")],
+        (lambda metadata: metadata["model"].pop("class"), "model"),
+        (lambda metadata: metadata.update(scaler={"columns": ["y"]}), "scaler"),
+        (lambda metadata: metadata.update(scaler=asdict(SCALER) | {"power": 2}), "scaler"),
+    ],
+)
+def test_a_checkpoint_of_another_version_is_refused_in_a_sentence(change, entry, copy):
+    """Its manifest is whole, and says less, or something else."""
+    newest = copy / "checkpoints/6"
+    content = json.loads((newest / "manifest.json").read_text())
+    del content["digest"], content["files"]
+    change(content["metadata"])
+    (newest / "manifest.json").write_text(json.dumps(_checkpoints.manifest(newest, **content)))
+    message = rf"load_run: the checkpoint .*checkpoints/6 is of another version of jaxrnn \('{entry}' is missing, or .* again\.$"
+    with pytest.raises(ValueError, match=message):
+        load_run(copy)
+
+
+def test_a_manifest_of_another_version_is_not_called_damaged(copy):
+    newest = copy / "checkpoints/6"
+    content = {"run": "a", "step": 6}
+    (newest / "manifest.json").write_text(json.dumps(_checkpoints.manifest(newest, **content)))
+    message = r"step 6 in .*checkpoints is of another version of jaxrnn \(it has no 'shapes'\)\.\nThe one of step 3 is whole"
+    with pytest.raises(ValueError, match=message):
+        load_run(copy)
 
 
 def test_a_checkpoint_that_is_being_written_is_passed_over(copy):

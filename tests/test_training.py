@@ -29,7 +29,9 @@ from training.checkpoints import Checkpoints
 from training.config import differences, to_json
 
 import jaxrnn
+from jaxrnn import _checkpoints
 from jaxrnn.models import LSTMModel
+from jaxrnn.runs import load_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -496,11 +498,58 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(folder, damage, c
     said = "was not finished" if damage == "not sealed" else f"is damaged ({file.relative_to(newest)})"
     message = capsys.readouterr().err
     assert "the checkpoint of step 14 in" in message
-    assert "using the one before" in message
-    assert said in message
+    assert f"{said}: it is set aside, and the one of step 12 used\n" in message
     assert same(go(run, 14), whole)
     assert run.step == 12
-    assert (folder.path / "toy/checkpoints-set-aside/14").exists() == (damage != "not sealed")
+    assert (folder.path / "toy/checkpoints-set-aside/14/_CHECKPOINT_METADATA").exists()
+
+
+@pytest.mark.parametrize("damage", ["gone", "damaged", "not sealed"])
+def test_a_run_that_has_lost_its_checkpoints_begins_anew_aloud_and_keeps_what_was_there(folder, damage, capsys):
+    whole = go(make(folder), 14)
+    checkpoints, aside = folder.path / "toy/checkpoints", folder.path / "toy/checkpoints-set-aside"
+    metrics = (folder.path / "toy/metrics.jsonl").read_bytes()
+    if damage == "gone":
+        shutil.rmtree(checkpoints)
+    for step in (8, 12, 14) if damage != "gone" else ():
+        file = checkpoints / f"{step}/manifest.json"
+        file.unlink() if damage == "not sealed" else file.write_text("{")
+    run = make(folder)
+    assert same(go(run, 14), whole)
+    said = capsys.readouterr().err
+    assert f"toy: no checkpoint can be used: beginning anew; the metrics from before are in {aside / 'metrics.jsonl'}\n" in said
+    assert len(re.findall(r"the checkpoint of step \d+ in .*: it is set aside\n", said)) == (0 if damage == "gone" else 3)
+    assert " used\n" not in said
+    assert (aside / "metrics.jsonl").read_bytes() == (folder.path / "toy/metrics.jsonl").read_bytes() == metrics
+    assert len(list(aside.glob("*/_CHECKPOINT_METADATA"))) == (0 if damage == "gone" else 3)
+
+
+def test_of_several_damaged_checkpoints_each_is_named_and_the_newest_whole_one(folder, capsys):
+    go(make(folder), 14)
+    for step in (8, 14):
+        (folder.path / f"toy/checkpoints/{step}/manifest.json").write_text("{")
+    run = make(folder)
+    first, second = capsys.readouterr().err.splitlines()
+    assert re.match(
+        r"the checkpoint of step 14 in .* is damaged \(manifest.json\): it is set aside, and the one of step 12 used$", first
+    )
+    assert re.match(r"the checkpoint of step 8 in .* is damaged \(manifest.json\): it is set aside$", second)
+    run.restore(**start())
+
+
+@pytest.mark.parametrize("entry", ["model", "params", "scaler", "config", "metrics_bytes", "metrics_digest"])
+def test_a_checkpoint_of_another_version_is_refused(folder, entry):
+    """Its manifest is whole, and says less: one of the last, or of those before."""
+    go(make(folder), 8)
+    checkpoint = folder.path / "toy/checkpoints/8"
+    content = json.loads((checkpoint / "manifest.json").read_text())
+    del content["digest"], content["files"], content["metadata"][entry]
+    (checkpoint / "manifest.json").write_text(json.dumps(_checkpoints.manifest(checkpoint, **content)))
+    message = rf"the checkpoints in .*toy are of another version of jaxrnn \(they have no '{entry}'\): go on with .* --out$"
+    with pytest.raises(Failure, match=message) as failure:
+        make(folder).restore(**start())
+    assert failure.value.code == 2
+    assert (checkpoint / "manifest.json").exists()
 
 
 def manifest_without(entry):
@@ -536,7 +585,7 @@ def test_a_damaged_manifest_is_named_and_the_one_before_used(folder, damage, cap
         file.write_text({"text": "{", "empty": "", "deep": "[" * 10**5}[damage])
     run = make(folder)
     assert "step 14 in" in (said := capsys.readouterr().err)
-    assert "is damaged (manifest.json): using the one before" in said
+    assert "is damaged (manifest.json): it is set aside, and the one of step 12 used" in said
     assert same(go(run, 14), whole)
     assert run.step == 12
 
@@ -578,7 +627,7 @@ def test_a_checkpoint_of_another_run_is_none_of_this_one(folder, config, capsys)
     shutil.copytree(folder.path / "toy-1/checkpoints/6", folder.path / "toy-2/checkpoints/6")
     run = make(folder, "toy-2")
     assert "step 6 in" in (said := capsys.readouterr().err)
-    assert "is of the run toy-1: using the one before" in said
+    assert "is of the run toy-1: it is set aside, and the one of step 4 used" in said
     go(run, 6)
     assert run.step == 4
     with open_folder(replace(config, rate=0.75, steps=3, out=config.out + "-other")) as other:
@@ -696,6 +745,49 @@ def test_names_in_a_checkpoint_say_what_they_hold(folder):
     assert set(got) == wanted
     np.testing.assert_array_equal(got["params/rnn/layer_0/forward/w_hh"], model().rnn.params[0][0].w_hh.get_value())
     np.testing.assert_array_equal(got["state/1"], np.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("tree", "wanted"),
+    [
+        ({"a": ({"w": 1}, 2)}, ["a/w", "a/1"]),
+        ({"a": ({"1": 1}, 2)}, ["a/0/1", "a/1"]),
+        ({"a": [{"x": 1}, {"x": 2}, {"1": 3}]}, ["a/0/x", "a/1/x", "a/2/1"]),
+        ({"a": [{"1": 3}, {"x": 1}, {"x": 2}], "b": [4]}, ["a/0/1", "a/1/x", "a/2/x", "b/0"]),
+    ],
+)
+def test_no_two_arrays_have_one_name_and_none_is_a_folder_of_another(tree, wanted):
+    assert _checkpoints.names(tree) == wanted
+    arrays = dict(zip(wanted, jax.tree.leaves(tree), strict=True))
+    assert _checkpoints.flat(_checkpoints.nested(arrays)) == arrays
+
+
+@pytest.mark.parametrize("tree", [{"a/b": 1, "a": {"b": 2}}, {"a": {"b": 1}, "a/b": {"c": 2}}])
+def test_names_that_cannot_be_kept_apart_are_refused(tree):
+    with pytest.raises(ValueError, match=r"names: `tree` should have paths that stay apart when .* by '/', got 'a/b' twice\."):
+        _checkpoints.names(tree)
+
+
+@pytest.mark.parametrize("step", [5, 9])
+def test_a_model_is_replaced_by_another_only_when_that_is_saved(tmp_path, step):
+    """Of the same step, or of an earlier one; files may not grow beyond 2 kB in between."""
+    old, new = (nnx.clone(model()) for _ in range(2))
+    nnx.update(new, jax.tree.map(lambda a: a + 1, nnx.state(new, nnx.Param)))
+    training.save_model(tmp_path, "a", old, step=9, config=Config())
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, usual[1]))
+    try:
+        with pytest.raises(
+            Failure, match=rf"cannot save step {step} in .*: File too large\nWhat was saved there before is kept\.$"
+        ):
+            training.save_model(tmp_path, "a", new, step=step, config=Config())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert same(nnx.state(load_run(tmp_path).model, nnx.Param), nnx.state(old, nnx.Param))
+    training.save_model(tmp_path, "a", new, step=step, config=Config())
+    assert same(nnx.state(load_run(tmp_path).model, nnx.Param), nnx.state(new, nnx.Param))
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["checkpoints"]
+    assert [p.name for p in (tmp_path / "a/checkpoints").iterdir()] == [str(step)]
 
 
 def test_a_checkpoint_of_other_shapes_is_refused(tmp_path):

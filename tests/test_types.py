@@ -117,7 +117,6 @@ def found(tmp_path_factory):
             (folder / f"{name}-{number}.py").write_text(example, encoding="utf-8")
     shutil.copytree(ROOT / "jaxrnn", folder / "jaxrnn", ignore=shutil.ignore_patterns("__pycache__"))
     config = {
-        "exclude": ["jaxrnn/training"],
         "typeCheckingMode": "standard",
         "reportMissingImports": False,  # of frameworks that are not installed; that ours are right is seen where examples run
     }

@@ -96,7 +96,7 @@ PAGES = [
     Page("jaxrnn.text", "Text", "Models of text, as Flax NNX modules."),
     Page("jaxrnn.scaling", "Scaling", "Numbers of a series to inputs of a forecasting model, and outputs of it to numbers."),
     Page("jaxrnn.runs", "Runs", "The trained model of a folder that a training script wrote."),
-    Page("jaxrnn.descriptions", "Descriptions", "Models as JSON: their classes and arguments, not their weights."),
+    Page("jaxrnn.model_json", "Models as JSON", "Their classes and arguments, not their weights."),
     Page("jaxrnn.typing", "Types", "Names that types in signatures have, for annotations of your own."),
 ]
 

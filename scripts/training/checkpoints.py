@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from jaxrnn import _checkpoints
-from jaxrnn._checkpoints import ARRAYS, MANIFEST, DamagedError, UnfinishedError
+from jaxrnn._checkpoints import ARRAYS, MANIFEST, DamagedError
 from training.config import differences
-from training.console import Failure
+from training.console import Failure, warn
 from training.folder import check_own, write_whole
 
 MARGIN = 2**20
@@ -94,8 +93,8 @@ class Checkpoints:
             text = f"the checkpoint of step {step} in {self.path} is of another model or other data:\n    {lines}"
             raise Failure(f"{text}\nName another folder with --out.", code=2)
         for later in [later for later in self.steps if later > step]:
-            _say(f"{reasons[later]}: step {later} is set aside, and the one of step {step} used")
-            self._set_aside(self.path / str(later))
+            warn(f"{reasons[later]}: step {later} is set aside, and the one of step {step} used")
+            self.set_aside(self.path / str(later))
             del self._manifests[later]
         self._manager.reload()
         restored = self._manager.restore(step, args=self._ocp.args.Composite(**{ARRAYS: self._ocp.args.StandardRestore()}))
@@ -126,11 +125,12 @@ class Checkpoints:
         there = {*_checkpoints.steps(self.path)}
         self._manifests = {k: m for k, m in {**self._manifests, step: manifest}.items() if k in there}
 
-    def clear(self):
-        """Delete every step."""
+    def replace_by(self, checkpoint: Path):
+        """Put a whole checkpoint of another folder in the place of every step; these go into that folder."""
         for step in self.steps:
-            shutil.rmtree(self.path / str(step))
-        self._manifests = {}
+            (self.path / str(step)).rename(checkpoint.with_name(f"{step}-before"))
+        checkpoint.rename(self.path / checkpoint.name)
+        self._manifests = self._usable()
         self._manager.reload()
 
     @property
@@ -150,15 +150,15 @@ class Checkpoints:
                 shutil.rmtree(draft, ignore_errors=True)
 
     def _usable(self) -> dict[int, dict[str, Any]]:
-        """The manifests of the checkpoints that can be used, by step. What cannot be is set aside and named; what this run had not
-        finished is deleted."""
+        """The manifests of the checkpoints that can be used, by step. What cannot be is set aside and named."""
         found: dict[int, dict[str, Any]] = {}
+        faults: list[tuple[bool, str]] = []
         entries = [p for p in self.path.iterdir() if not p.name.startswith(".")]
         for entry in sorted(entries, key=lambda p: _checkpoints.step_of(p.name) or 0, reverse=True):
             step = _checkpoints.step_of(entry.name)
             if step is None:
-                _say(f"{entry} is no checkpoint: it is set aside")
-                self._set_aside(entry)
+                warn(f"{entry} is no checkpoint: it is set aside")
+                self.set_aside(entry)
                 continue
             try:
                 manifest = _checkpoints.read_manifest(entry)
@@ -166,27 +166,22 @@ class Checkpoints:
                     raise DamagedError(f"is of the run {manifest['run']}")
                 found[step] = manifest
             except DamagedError as fault:
-                if not found:
-                    _say(f"the checkpoint of step {step} in {self.path} {fault}: using the one before")
-                if isinstance(fault, UnfinishedError) and (entry / "_CHECKPOINT_METADATA").is_file():
-                    shutil.rmtree(entry)
-                else:
-                    self._set_aside(entry)
+                newer = not found
+                faults.append((newer, f"the checkpoint of step {step} in {self.path} {fault}: it is set aside"))
+                self.set_aside(entry)
+        for newer, text in faults:
+            warn(text + (f", and the one of step {max(found)} used" if newer and found else ""))
         return found
 
-    def _set_aside(self, entry: Path):
-        """Move an entry of the folder out of it, under a name that is free."""
+    def set_aside(self, entry: Path) -> Path:
+        """Move an entry of the run's folder out of the way, under a name that is free, and return its place."""
         aside = self.path.with_name(ASIDE)
         check_own(aside, "folder")
         aside.mkdir(exist_ok=True)
         number, place = 1, aside / entry.name
         while place.is_symlink() or place.exists():
             number, place = number + 1, aside / f"{entry.name}-{number + 1}"
-        entry.rename(place)
-
-
-def _say(text: str):
-    print(text, file=sys.stderr)
+        return entry.rename(place)
 
 
 def _in_short(reason: Exception) -> str:

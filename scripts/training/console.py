@@ -56,6 +56,11 @@ def log(text: str):
         print(text, flush=True)
 
 
+def warn(text: str):
+    """Print a line to stderr: something is not as it should be, and the run goes on."""
+    print(text, file=sys.stderr, flush=True)
+
+
 class Progress:
     """Steps, and how far they are, on stderr: a bar if that is a terminal and tqdm is installed, else a line now and then.
 

@@ -4,6 +4,7 @@ script's own loop, and never calls it."""
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -14,16 +15,18 @@ import numpy as np
 from flax import nnx
 
 from jaxrnn import _checkpoints
-from jaxrnn.descriptions import describe
+from jaxrnn.model_json import describe
 from jaxrnn.scaling import Scaler
 from training import devices
 from training.checkpoints import Checkpoints
 from training.config import differences, to_json
-from training.console import Failure, Progress, log
+from training.console import Failure, Progress, log, warn
 from training.folder import CONFIG, Folder, check_own, own_folder
 
 FLUSH = 50
 """How many logged steps may wait on the devices before they are fetched, checked and written."""
+DRAFT = "checkpoints-draft"
+"""Where a model is saved before it takes the place of another."""
 
 
 class Run:
@@ -98,6 +101,9 @@ class Run:
             step, host, metadata = self._checkpoints.restore(host, self._unfit)
             self._check(step, metadata)
             self.config_before = metadata.get("config", {})
+            if not step and self._metrics.exists() and self._metrics.stat().st_size:
+                place = self._checkpoints.set_aside(self._metrics)
+                warn(f"{self.name}: no checkpoint can be used: beginning anew; the metrics from before are in {place}")
             self._cut_metrics(metadata.get("metrics_bytes", 0))
             if step:
                 log(f"{self.name}: going on after step {step}")
@@ -153,7 +159,14 @@ class Run:
             raise Failure(f"stopped after step {step}: the same command goes on from there", self.folder.stop_code or 130)
 
     def _unfit(self, metadata: dict[str, Any]) -> str | None:
-        """Why the metrics file is not the one that a checkpoint goes on from; None if it is."""
+        """Why the metrics file is not the one that a checkpoint goes on from; None if it is.
+
+        Raises:
+            Failure: the checkpoint is of another version of jaxrnn.
+        """
+        if lacking := _checkpoints.lacks(metadata, (*_checkpoints.ABOUT, "metrics_bytes", "metrics_digest")):
+            what = f"the checkpoints in {self.path} are of another version of jaxrnn (they have no {lacking!r})"
+            raise Failure(f"{what}: go on with that version, or name another folder with --out", code=2)
         length = metadata["metrics_bytes"]
         if length == 0:
             return None
@@ -229,7 +242,7 @@ def save_model(folder: Path, name: str, model: nnx.Module, *, step: int, config:
     """Save a model that was trained without a `Run`, for `load_run`: in a sub-folder, in place of the model that was there.
 
     Raises:
-        Failure: it could not be saved; or the folder is one of a `Run`.
+        Failure: it could not be saved, and the model that was there is; or the folder is one of a `Run`.
     """
     if (folder / CONFIG).exists():
         raise Failure(f"{folder} holds a run of another script: name another folder with --out", code=2)
@@ -237,9 +250,18 @@ def save_model(folder: Path, name: str, model: nnx.Module, *, step: int, config:
     state = {"params": nnx.state(model, nnx.Param)}
     arrays = dict(zip(_checkpoints.names(state), devices.to_host(jax.tree.leaves(state)), strict=True))
     about = {"model": _described(model), "params": "params", "scaler": None, "config": to_json(config)}
-    with Checkpoints(path / _checkpoints.FOLDER, run=name) as checkpoints:
-        checkpoints.clear()
-        checkpoints.save(step, arrays, _as_json(about))
+    draft = path / DRAFT
+    check_own(draft, "folder")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        with Checkpoints(draft, run=name) as checkpoints:
+            checkpoints.save(step, arrays, _as_json(about))
+        with Checkpoints(path / _checkpoints.FOLDER, run=name) as checkpoints:
+            checkpoints.replace_by(draft / str(step))
+    except Failure as failure:
+        raise Failure(f"{str(failure).splitlines()[0]}\nWhat was saved there before is kept.", failure.code) from None
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _described(model: nnx.Module) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from dataclasses import fields
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from jaxrnn import checks
@@ -40,7 +41,7 @@ def describe(model: nnx.Module) -> dict[str, Any]:
     name = next((name for name, kind in MODELS.items() if kind is type(model)), None)
     if name is None:
         raise TypeError(f"describe: `model` should be of a class among {', '.join(MODELS)}, got a {type(model).__name__}.")
-    return {"class": name, "arguments": _arguments(model)}
+    return {"class": name, "arguments": _json("arguments", _arguments(model))}
 
 
 def build(description: Mapping[str, Any]) -> nnx.Module:
@@ -103,8 +104,8 @@ def _of_recurrent(module: Recurrent) -> dict[str, Any]:
     options = {f.name: getattr(stack, f.name) for f in fields(Stack)[4:] if getattr(stack, f.name) != f.default}
     options |= {} if module.batch_first else {"batch_first": False}
     options |= {"output_only": True} if module.output_only else {}
-    sizes = {"input_size": stack.input_size, "hidden_size": _json("hidden_size", stack.hidden_size), "num_layers": stack.num_layers}
-    return {"cell": _cell(stack.cell), **sizes, **{name: _json(name, value) for name, value in options.items()}}
+    sizes = {"input_size": stack.input_size, "hidden_size": stack.hidden_size, "num_layers": stack.num_layers}
+    return {"cell": _cell(stack.cell), **sizes, **options}
 
 
 def _cell(cell: Cell) -> dict[str, Any]:
@@ -112,14 +113,18 @@ def _cell(cell: Cell) -> dict[str, Any]:
         raise TypeError(f"describe: `model` should have a cell of jaxrnn.cells, got a {type(cell).__name__}.")
     values = {f.name: getattr(cell, f.name) for f in fields(cell) if not f.name.endswith("_init")}
     defaults = {f.name: f.default for f in fields(cell)}
-    changed = {name: _json(name, value) for name, value in values.items() if value != defaults[name]}
+    changed = {name: value for name, value in values.items() if value != defaults[name]}
     return {"class": type(cell).__name__, "arguments": changed}
 
 
 def _json(name: str, value: Any) -> Any:
     if name in DTYPES:
         return None if value is None else jnp.dtype(value).name
-    return [int(size) for size in value] if isinstance(value, tuple) else value
+    if isinstance(value, dict):
+        return {key: _json(key, entry) for key, entry in value.items()}
+    if isinstance(value, tuple):
+        return [_json(name, entry) for entry in value]
+    return value.item() if isinstance(value, np.generic) else value
 
 
 # And back -------------------------------------------------------------------------------------------------------------------
