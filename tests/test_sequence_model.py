@@ -148,7 +148,7 @@ def test_a_model_refuses_what_does_not_fit(monkeypatch):
     make = partial(SequenceModel, jaxrnn.LRUCell(), INPUT, HIDDEN, OUTPUT)
     with pytest.raises(ValueError, match=r"SequenceModel: `output_size` should be"):
         SequenceModel(jaxrnn.LRUCell(), INPUT, HIDDEN, 0, rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match=r"SequenceModel: `merge` should be 'concat' or 'sum' or 'mean', got 'none'"):
+    with pytest.raises(ValueError, match=r"SequenceModel: `merge` should be one of 'concat', 'sum', 'mean', got 'none'"):
         make(merge="none", rngs=nnx.Rngs(0))
     model = make(rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match=r"SequenceModel: `x` should have shape \(\*batch, time, input\), got \(2,\)"):

@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 import jaxrnn
-from jaxrnn import interop, linen, models
+from jaxrnn import data_parallel, interop, linen, models, padding, runs, scaling, text
 from jaxrnn.interop._options import RecurrentOptions, TorchOptions
 
 ROOT = Path(__file__).parents[1]
@@ -27,6 +27,7 @@ from flax import nnx
 import jaxrnn
 from jaxrnn import interop
 from jaxrnn.models import LSTMModel, SequenceModel
+from jaxrnn.text import CharModel
 
 rngs, x, key, flag = nnx.Rngs(0), jnp.ones((4, 7, 10)), jax.random.key(0), bool(jax.device_count())
 lstm = jaxrnn.LSTM(10, 20, num_layers=2, bidirectional=True, dropout=0, rngs=rngs)
@@ -85,6 +86,11 @@ reveal_type(LSTMModel(10, 20, 2, rngs=rngs)(x), expected_text="Array")
 model = SequenceModel(jaxrnn.GRUCell(), 10, 20, 2, rngs=rngs)
 reveal_type(model(x), expected_text="Array")
 reveal_type(model(x, return_state=True), expected_text="tuple[Array, Any]")
+chars = CharModel("ab", jaxrnn.GRUCell(), 3, 4, rngs=rngs)
+reveal_type(chars([0, 1], state=None), expected_text="tuple[Array, Any]")
+reveal_type(chars.step(chars.encode("a")[0]), expected_text="tuple[Array, Any]")
+chars([0, 1], None)  # error: Expected 2 positional arguments
+CharModel("ab", jaxrnn.GRUCell(), 3, 4)  # error: Argument missing for parameter "rngs"
 reveal_type(lstm.stack.apply(None, x), expected_text="tuple[Array, Any]")
 reveal_type(jaxrnn.unroll(jaxrnn.GRUCell(), None, x), expected_text="tuple[Any, Array]")
 reveal_type(jaxrnn.unroll(jaxrnn.GRUCell(), None, x, return_states=True), expected_text="tuple[Any, Array, Any]")
@@ -163,7 +169,10 @@ def test_mistakes_in_calls_are_seen_and_results_have_their_types(found):
 
 # What Python itself shows ------------------------------------------------------------------------------------------------
 
+OTHERS = (data_parallel, padding, runs, scaling, text)
+"""Modules without `__all__`: what they define is public."""
 PUBLIC = [getattr(module, name) for module in (jaxrnn, linen, models) for name in module.__all__]
+PUBLIC += [one for m in OTHERS for name, one in vars(m).items() if name[0] != "_" and getattr(one, "__module__", "") == m.__name__]
 CLASSES = [one for one in PUBLIC if inspect.isclass(one) and not issubclass(one, tuple)]  # states and parameters explain themselves
 LOADERS = [getattr(interop, name) for name in interop.__all__ if name.startswith("from_")]
 
@@ -203,7 +212,7 @@ def written(name: str, one) -> dict:
 
 
 def test_every_public_function_says_what_it_takes_and_gives():
-    modules = (jaxrnn, linen, models, interop, jaxrnn.trees, jaxrnn.initializers)
+    modules = (jaxrnn, linen, models, interop, jaxrnn.trees, jaxrnn.initializers, *OTHERS)
     public = {
         f"{m.__name__}.{name}": getattr(m, name) for m in modules for name in getattr(m, "__all__", vars(m)) if name[0] != "_"
     }
