@@ -27,7 +27,7 @@ class LoadedRun(NamedTuple):
 
 
 @checked()
-def load_run(folder, *, step: int | None = None, model: nnx.Module | None = None) -> LoadedRun:
+def load_run(folder: str | os.PathLike[str], *, step: int | None = None, model: nnx.Module | None = None) -> LoadedRun:
     """Load the trained model of a run.
 
         model, scaler, config = load_run("runs/forecast/co2/LSTM-0")
