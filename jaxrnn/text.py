@@ -175,10 +175,10 @@ class CharModel(nnx.Module):
             ValueError: a token is none of the model's characters, or tokens have another shape. TypeError: they are no integers.
         """
         name = f"{type(self).__name__}.decode"
-        tokens = self._known(name, "tokens", tokens)
-        if tokens.ndim != 1:
-            raise ValueError(f"{name}: `tokens` should have shape (time,), got {tokens.shape}.")
-        return "".join(self.symbols[token] for token in np.asarray(tokens))
+        numbers = self._known(name, "tokens", tokens)
+        if numbers.ndim != 1:
+            raise ValueError(f"{name}: `tokens` should have shape (time,), got {numbers.shape}.")
+        return "".join(self.symbols[number] for number in np.asarray(numbers))
 
     def _tokens(self, name: str, argument: str, text) -> np.ndarray:
         if not isinstance(text, str):
