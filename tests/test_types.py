@@ -89,7 +89,7 @@ reveal_type(model(x, return_state=True), expected_text="tuple[Array, Any]")
 chars = CharModel("ab", jaxrnn.GRUCell(), 3, 4, rngs=rngs)
 reveal_type(chars([0, 1], state=None), expected_text="tuple[Array, Any]")
 reveal_type(chars.step(chars.encode("a")[0]), expected_text="tuple[Array, Any]")
-chars([0, 1], None)  # error: Expected 2 positional arguments
+chars([0, 1], None)  # error: Expected 1 positional argument
 CharModel("ab", jaxrnn.GRUCell(), 3, 4)  # error: Argument missing for parameter "rngs"
 reveal_type(lstm.stack.apply(None, x), expected_text="tuple[Array, Any]")
 reveal_type(jaxrnn.unroll(jaxrnn.GRUCell(), None, x), expected_text="tuple[Any, Array]")
