@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jaxrnn import checks
 from jaxrnn.engine import transition
 from jaxrnn.engine.transition import zero_invalid as zero_invalid
+from jaxrnn.stack import Stack
+from jaxrnn.stack_checks import check_one_direction
 
 
 def valid_steps(name: str, x, input_size: int, lengths, mask) -> Any:
@@ -58,19 +60,19 @@ def at_last_valid(valid, x):
     return jnp.sum(jnp.where((steps == last[..., None])[..., None], x, jnp.zeros_like(x)), axis=-2)
 
 
-def check_sizes(name: str, *, last, **sizes):
-    """The options that only the model has."""
+def check_options(name: str, cell, *, input_size, hidden_size, output_size, num_layers, last, dropout, **of_layers):
+    """The options of a model; `of_layers` are those of the one layer that each block runs."""
+    sizes = {"input_size": input_size, "hidden_size": hidden_size, "output_size": output_size, "num_layers": num_layers}
     for argument, size in sizes.items():
         checks.size(name, argument, size)
     checks.flag(name, "last", last)
+    checks.rate(name, "dropout", dropout)
+    checks.choice(name, "merge", of_layers["merge"], ("concat", "sum", "mean"))
+    Stack._described(name, cell=cell, input_size=hidden_size, hidden_size=hidden_size, **of_layers)
 
 
-def check_stack(name: str, rnn):
-    """A block adds a linear unit of its own, so that one layer is what its module `rnn` runs."""
-    stack = rnn.stack
-    for option, plain in (("merge", ("concat", "sum", "mean")), ("skip_connections", (False,)), ("residual", (False,))):
-        if getattr(stack, option) not in plain:
-            raise ValueError(f"{name}: `{option}` should be {' or '.join(map(repr, plain))}, got {getattr(stack, option)!r}.")
-    for option, plain in (("batch_first", True), ("output_only", False)):
-        if getattr(rnn, option) is not plain:
-            raise ValueError(f"{name}: `{option}` should be {plain}, got {getattr(rnn, option)}.")
+def check_step(name: str, x, stack: Stack, input_size: int, reset):
+    """The input of one step (*batch, input)."""
+    check_one_direction(name, stack)
+    checks.inputs(name, "x", x, 1, (("*batch",),), input_size, "the model's `input_size`")
+    checks.at_one_step(name, reset, x.shape[:-1])

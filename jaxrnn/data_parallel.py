@@ -1,11 +1,13 @@
 """Data-parallel training: every device has all parameters and its share of the rows of a batch. No model and no loss may be known
 here."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
+import numpy as np
+from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
 from jaxrnn import checks
@@ -30,7 +32,9 @@ def value_and_grad(loss: Callable, mesh: Mesh, *, axis: str | None = None, carry
         gradient). Value and gradient are the same on every device.
 
     Raises:
-        ValueError: the mesh has no such axis. When called: the number of rows is not a multiple of the number of devices.
+        TypeError, ValueError: an argument is of the wrong kind, or the mesh has no such axis. When called: the rows of an array of
+            the batch, or of what is carried, are no multiple of the devices; or an array is not spread over them so, on a mesh of
+            which JAX keeps that in types, as `jax.make_mesh` makes it.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -44,13 +48,18 @@ def value_and_grad(loss: Callable, mesh: Mesh, *, axis: str | None = None, carry
         >>> float(value), gradient.tolist()
         (9.0, [6.0, 6.0, 6.0])
     """
+    if not callable(loss):
+        raise TypeError(f"value_and_grad: `loss` should be a function, got {checks.called(loss)}.")
     checks.kind("value_and_grad", "mesh", mesh, Mesh)
+    if carry is not None:
+        checks.kind("value_and_grad", "carry", carry, P)
+    for name in (name for names in _axes(carry or ()) for name in names):
+        checks.choice("value_and_grad", "carry", name, mesh.axis_names)
     if axis is None:
         if len(mesh.axis_names) != 1:
             raise ValueError(f"value_and_grad: `axis` should be one of {', '.join(map(repr, mesh.axis_names))}, got None.")
         (axis,) = mesh.axis_names
     checks.choice("value_and_grad", "axis", axis, mesh.axis_names)
-    count = mesh.shape[axis]
 
     def local(params, *batch):
         value, gradient = jax.value_and_grad(loss, has_aux=carry is not None)(varying_over(params, axis), *batch)
@@ -60,13 +69,42 @@ def value_and_grad(loss: Callable, mesh: Mesh, *, axis: str | None = None, carry
         return (mean, value[1]), gradient
 
     def whole(params: Any, *batch: Any):
-        rows = batch[carry is not None :]
-        for array in jax.tree.leaves(rows):
-            if jax.numpy.ndim(array) == 0 or array.shape[0] % count:
-                rule = f"the first axis of each array should be a multiple of the {count} devices of axis {axis!r}"
-                raise ValueError(f"value_and_grad: `batch`: {rule}, got shape {jax.numpy.shape(array)}.")
+        carried, rows = ((), batch) if carry is None else (batch[:1], batch[1:])
+        if carry is not None and not carried:
+            raise ValueError("value_and_grad: `carried` should be given behind the parameters, since `carry` is, got none.")
         specs = (P(), *(() if carry is None else (carry,)), *(P(axis) for _ in rows))
+        names = ("params", *("carried" for _ in carried), *("batch" for _ in rows))
+        for name, tree, spec in zip(names, (params, *batch), specs, strict=True):
+            for array in jax.tree.leaves(tree):
+                _check_spread(name, array, mesh, spec)
         out = (P() if carry is None else (P(), carry), P())
         return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=out)(params, *batch)
 
     return whole
+
+
+def _axes(spec) -> list[tuple]:
+    """The axes of the mesh that each axis of an array is spread over."""
+    return [names if isinstance(names, tuple) else () if names is None else (names,) for names in spec]
+
+
+def _check_spread(argument: str, array, mesh: Mesh, spec: P):
+    """`array` can be spread over the mesh as `spec` says, and is, where its type says how."""
+    shape = np.shape(array)
+    for k, names in enumerate(_axes(spec)):
+        count = math.prod(mesh.shape[name] for name in names)
+        if len(shape) <= k or shape[k] % count:
+            rule = f"axis {k} of each array should be a multiple of {count}, the devices of {_text(spec)}"
+            hint = "" if shape else "\nIs it a list of numbers? Pass it through jnp.asarray."
+            raise ValueError(f"value_and_grad: `{argument}`: {rule}, got shape {shape}.{hint}")
+    explicit = {name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Explicit}
+    wanted = [tuple(name for name in names if name in explicit) for names in _axes(spec)]
+    came = _axes(jax.typeof(array).sharding.spec)
+    if came != wanted + [()] * (len(shape) - len(wanted)):
+        place = f"Place it with jax.device_put({argument}, NamedSharding(mesh, {_text(spec)}))."
+        rule = f"should be spread over the mesh as {_text(spec)}"
+        raise ValueError(f"value_and_grad: `{argument}` {rule}, got {_text(jax.typeof(array).sharding.spec)}.\n{place}")
+
+
+def _text(spec) -> str:
+    return f"P({', '.join(map(repr, spec))})"

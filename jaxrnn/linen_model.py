@@ -14,6 +14,8 @@ from jaxrnn.linen_recurrent import Recurrent
 from jaxrnn.synonyms import checked
 from jaxrnn.typing import ArrayLike, Backend, BatchShape, DTypeLike, Lengths
 
+OF_MODEL = ("input_size", "hidden_size", "output_size", "num_layers", "last", "dropout")
+"""Fields that only the model has."""
 OF_LAYERS = (
     "bias", "bidirectional", "merge", "input_dropout", "recurrent_dropout", "zoneout", "weight_dropout", "learn_initial_state",
     "remat", "truncate", "dtype", "param_dtype", "backend",
@@ -88,13 +90,15 @@ class SequenceModel(_Options):
     hidden_size: int
     output_size: int
 
+    def __post_init__(self):
+        super().__post_init__()
+        name, options = type(self).__name__, (*OF_MODEL, *OF_LAYERS)
+        either(name, self.deterministic, None)
+        blocks.check_options(name, self.cell, **{option: getattr(self, option) for option in options})
+
     def setup(self) -> None:
-        name = type(self).__name__
-        blocks.check_sizes(name, **{f: getattr(self, f) for f in ("input_size", "output_size", "num_layers", "last")})
-        checks.rate(name, "dropout", self.dropout)
         options = {option: getattr(self, option) for option in OF_LAYERS}
         rnns = [Recurrent(self.cell, self.hidden_size, self.hidden_size, **options) for _ in range(self.num_layers)]
-        blocks.check_stack(name, rnns[0])
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         self.encoder, self.head = nn.Dense(self.hidden_size, **dtypes), nn.Dense(self.output_size, **dtypes)
         self.norm, self.rnns = nn.LayerNorm(**dtypes), rnns
@@ -161,7 +165,9 @@ class SequenceModel(_Options):
     @checked()
     def step(self, x: ArrayLike, state: Any = None, *, reset: ArrayLike | None = None) -> tuple[Array, Any]:
         """As `jaxrnn.models.SequenceModel.step`."""
-        starts = blocks.states(f"{type(self).__name__}.step", state, self.num_layers)
+        name = f"{type(self).__name__}.step"
+        blocks.check_step(name, x, self.rnns[0].stack, self.input_size, reset)
+        starts = blocks.states(name, state, self.num_layers)
         one_step = lambda rnn, x, start: rnn.step(x, start, reset=reset)
         x, ends = blocks.in_turn(self._blocks(one_step, lambda y: y), self.encoder(x), starts)  # nothing is drawn
         return self.head(self.norm(x)), ends

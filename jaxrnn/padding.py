@@ -38,7 +38,7 @@ def pad(sequences: Sequence[Any], to: int | Sequence[int] | None = None) -> Padd
         >>> pad([np.ones((2, 4)), np.ones((5, 4))], to=(3, 6, 12)).x.shape
         (2, 6, 4)
     """
-    arrays = [_sequence(k, sequence) for k, sequence in enumerate(sequences)]
+    arrays = [_sequence(k, sequence) for k, sequence in enumerate(_several("pad", "sequences", sequences))]
     if not arrays:
         raise ValueError("pad: `sequences` should hold at least one sequence, got none.")
     first = next((array for array in arrays if array is not None), np.zeros(0))
@@ -82,7 +82,7 @@ def bucket_limits(lengths: Iterable[int], buckets: int) -> tuple[int, ...]:
         (4, 9, 12)
     """
     checks.size("bucket_limits", "buckets", buckets)
-    lengths = np.asarray(list(lengths) if not isinstance(lengths, np.ndarray) else lengths)
+    lengths = np.asarray(lengths if isinstance(lengths, np.ndarray) else list(_several("bucket_limits", "lengths", lengths)))
     if lengths.size == 0:
         raise ValueError("bucket_limits: `lengths` should hold at least one length, got none.")
     if lengths.ndim != 1 or lengths.dtype.kind not in "iu":
@@ -91,6 +91,13 @@ def bucket_limits(lengths: Iterable[int], buckets: int) -> tuple[int, ...]:
         raise ValueError(f"bucket_limits: `lengths` should be at least 0, got {lengths.min()}.")
     shares = np.arange(1, buckets + 1) / buckets
     return tuple(int(n) for n in np.unique(np.quantile(lengths, shares, method="higher")))
+
+
+def _several(name: str, argument: str, value: Any) -> Iterable[Any]:
+    try:
+        return iter(value)
+    except TypeError:
+        raise TypeError(f"{name}: `{argument}` should be a list or an array, got {value!r}.") from None
 
 
 def _limits(name: str, argument: str, value: Any) -> tuple[int, ...]:

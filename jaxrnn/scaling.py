@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxrnn import checks
+from jaxrnn.typing import ArrayLike, Lengths
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,9 @@ class Scaler:
         from_last: whether the last known value of the window is subtracted, or else the mean of the training rows.
         scale: the values are then divided by it.
         mean, deviation: of each column, in the training rows.
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong kind or out of range, or there is not one mean and deviation a column.
 
     Example:
         >>> import numpy as np
@@ -46,9 +50,30 @@ class Scaler:
 
     def __post_init__(self):
         for name in ("columns", "quantiles", "mean", "deviation"):  # lists, if they were kept as JSON
+            if not isinstance(getattr(self, name), tuple | list):
+                raise TypeError(f"Scaler: `{name}` should be a tuple, got {getattr(self, name)!r}.")
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        if not self.columns or not all(isinstance(column, str) for column in self.columns):
+            raise TypeError(f"Scaler: `columns` should be names, at least one, got {self.columns}.")
+        checks.size("Scaler", "window", self.window)
+        checks.size("Scaler", "horizon", self.horizon)
+        for quantile in self.quantiles:
+            checks.rate("Scaler", "quantiles", quantile)
+        if not self.quantiles or list(self.quantiles) != sorted(set(self.quantiles)):
+            raise ValueError(f"Scaler: `quantiles` should ascend, and be at least one, got {self.quantiles}.")
+        checks.flag("Scaler", "from_last", self.from_last)
+        checks.positive("Scaler", "scale", self.scale)
+        for name in ("mean", "deviation"):
+            came = getattr(self, name)
+            if len(came) != len(self.columns):
+                raise ValueError(f"Scaler: `{name}` should have a number for each of {len(self.columns)} `columns`, got {came}.")
+        for mean, deviation in zip(self.mean, self.deviation, strict=True):
+            checks.number("Scaler", "mean", mean)
+            if not np.isfinite(mean):
+                raise ValueError(f"Scaler: `mean` should be finite, got {mean}.")
+            checks.positive("Scaler", "deviation", deviation)
 
-    def inputs(self, values, ends=None) -> tuple[np.ndarray, np.ndarray]:
+    def inputs(self, values: ArrayLike, ends: Lengths | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Windows as inputs of the model: x (n, window, features), and mask (n, window), true where a step has a value at all.
 
         Each step holds the scaled values, 0 in gaps; its distance from the window's end, since the model skips steps without a
@@ -61,9 +86,9 @@ class Scaler:
         Raises:
             ValueError: the series is shorter than a window, or has other columns. TypeError: it is no array of numbers.
         """
-        values, ends = self._checked("Scaler.inputs", values, ends)
+        values, ends, level = self._checked("Scaler.inputs", values, ends)
         past = values[ends[:, None] + np.arange(1 - self.window, 1)]
-        target = (past[..., 0] - self.level(values, ends)[:, None]) / self.scale
+        target = (past[..., 0] - level[:, None]) / self.scale
         others = (past[..., 1:] - self.mean[1:]) / self.deviation[1:]
         known = ~np.isnan(past)
         scaled = np.where(known, np.concatenate([target[..., None], others], axis=-1), 0)
@@ -71,14 +96,14 @@ class Scaler:
         features = [scaled, distance] + ([known] if past.shape[-1] > 1 else [])
         return np.concatenate(features, axis=-1).astype(np.float32), np.asarray(known.any(-1))
 
-    def targets(self, values, ends) -> tuple[np.ndarray, np.ndarray]:
+    def targets(self, values: ArrayLike, ends: Lengths) -> tuple[np.ndarray, np.ndarray]:
         """The scaled values after each end, (n, horizon), 0 where none is known; and weights, 1 where one is known, else 0."""
-        values, ends = self._checked("Scaler.targets", values, ends, after=self.horizon)
+        values, ends, level = self._checked("Scaler.targets", values, ends, after=self.horizon)
         future = values[ends[:, None] + np.arange(1, self.horizon + 1), 0]
-        future = (future - self.level(values, ends)[:, None]) / self.scale
+        future = (future - level[:, None]) / self.scale
         return np.where(np.isnan(future), 0, future).astype(np.float32), (~np.isnan(future)).astype(np.float32)
 
-    def restored(self, outputs, values, ends=None) -> np.ndarray:
+    def restored(self, outputs: ArrayLike, values: ArrayLike, ends: Lengths | None = None) -> np.ndarray:
         """The model's outputs as values: (n, horizon, quantiles), the quantiles ascending.
 
         Args:
@@ -88,18 +113,19 @@ class Scaler:
         Raises:
             ValueError: a shape does not fit.
         """
-        values, ends = self._checked("Scaler.restored", values, ends)
+        values, ends, level = self._checked("Scaler.restored", values, ends)
         outputs, shape = np.asarray(outputs, np.float64), (len(ends), self.horizon, len(self.quantiles))
         if outputs.shape not in (shape, (shape[0], shape[1] * shape[2])):
             rule = f"have shape {shape}, the windows, `horizon` and `quantiles`"
             raise ValueError(f"Scaler.restored: `outputs` should {rule}, got {outputs.shape}.")
-        return np.sort(outputs.reshape(shape), axis=-1) * self.scale + self.level(values, ends)[:, None, None]
+        return np.sort(outputs.reshape(shape), axis=-1) * self.scale + level[:, None, None]
 
-    def level(self, values, ends) -> np.ndarray:
-        """What is subtracted from the values of each window: (n,)."""
-        return last_known(values[:, 0])[ends] if self.from_last else np.full(len(ends), self.mean[0])
+    def level(self, values: ArrayLike, ends: Lengths | None = None) -> np.ndarray:
+        """What is subtracted from the values of each window: (n,). The arguments are those of `inputs`."""
+        return self._checked("Scaler.level", values, ends)[2]
 
-    def _checked(self, name: str, values: Any, ends: Any, *, after: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    def _checked(self, name: str, values: Any, ends: Any, *, after: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The values, the ends of the windows, and the level of each."""
         checks.array(name, "values", values, None)
         values = np.asarray(values)
         if values.dtype.kind not in "fiu":
@@ -108,19 +134,23 @@ class Scaler:
             shape = f"(time, {len(self.columns)}), the columns {', '.join(self.columns)}"
             hint = "\nWrite values[:, None] for one column." if values.ndim == 1 and len(self.columns) == 1 else ""
             raise ValueError(f"{name}: `values` should have shape {shape}, got {values.shape}.{hint}")
-        ends = np.array([len(values) - 1]) if ends is None else np.asarray(ends)
+        if np.isinf(values).any():
+            row = int(np.isinf(values).any(-1).argmax())
+            raise ValueError(f"{name}: `values` should be numbers, NaN in gaps, got {values[row].tolist()} in row {row}.")
+        ends = np.asarray([len(values) - 1] if ends is None else checks.integers(name, "ends", ends)).astype(np.int64)
         least, most = self.window - 1, len(values) - 1 - after
         if len(values) < self.window + after:
             parts = f"window={self.window}" + (f" and horizon={after}" if after else "")
             raise ValueError(f"{name}: `values` should have at least {self.window + after} rows, by {parts}, got {len(values)}.")
-        if ends.ndim != 1 or ends.dtype.kind not in "iu" or (len(ends) and not (least <= ends.min() and ends.max() <= most)):
+        if ends.ndim != 1 or (len(ends) and not (least <= ends.min() and ends.max() <= most)):
             came = f"{ends.min()} to {ends.max()}" if ends.ndim == 1 and len(ends) else f"shape {ends.shape}"
             raise ValueError(f"{name}: `ends` should be rows from {least} to {most}, got {came}.")
-        if self.from_last and np.isnan(last_known(values[:, 0])[ends]).any():
+        level = last_known(values[:, 0])[ends] if self.from_last else np.full(len(ends), self.mean[0])
+        if np.isnan(level).any():
             raise ValueError(
                 f"{name}: `values` should have a value of {self.columns[0]!r} by the end of each window, got gaps only."
             )
-        return values, ends
+        return values, ends, level
 
 
 def last_known(target: np.ndarray) -> np.ndarray:

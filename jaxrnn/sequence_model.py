@@ -17,9 +17,8 @@ from jaxrnn.typing import ArrayLike, Backend, BatchShape, DTypeLike, Lengths
 class _Block(nnx.Module):
     """A residual block of `SequenceModel`."""
 
-    def __init__(self, name: str, rnn: Recurrent, dropout: float, rngs: nnx.Rngs):
+    def __init__(self, rnn: Recurrent, dropout: float, rngs: nnx.Rngs):
         self.rnn, hidden_size = rnn, rnn.stack.input_size
-        blocks.check_stack(name, self.rnn)
         dtypes = {"dtype": self.rnn.stack.dtype, "param_dtype": self.rnn.stack.param_dtype}
         self.norm = nnx.LayerNorm(hidden_size, **dtypes, rngs=rngs)
         self.glu = nnx.Linear(self.rnn.stack.output_size, 2 * hidden_size, **dtypes, rngs=rngs)
@@ -118,16 +117,18 @@ class SequenceModel(nnx.Module):
         backend: Backend = "auto",
         rngs: nnx.Rngs,
     ):
-        name = type(self).__name__
-        blocks.check_sizes(name, input_size=input_size, output_size=output_size, num_layers=num_layers, last=last)
-        checks.rate(name, "dropout", dropout)
-        make = partial(
-            Recurrent, cell, hidden_size, hidden_size, bias=bias, bidirectional=bidirectional, merge=merge,
-            input_dropout=input_dropout, recurrent_dropout=recurrent_dropout, zoneout=zoneout, weight_dropout=weight_dropout,
-            learn_initial_state=learn_initial_state, remat=remat, truncate=truncate, dtype=dtype, param_dtype=param_dtype,
-            backend=backend, rngs=rngs,
+        of_layers: dict[str, Any] = {
+            "bias": bias, "bidirectional": bidirectional, "merge": merge, "input_dropout": input_dropout,
+            "recurrent_dropout": recurrent_dropout, "zoneout": zoneout, "weight_dropout": weight_dropout,
+            "learn_initial_state": learn_initial_state, "remat": remat, "truncate": truncate, "dtype": dtype,
+            "param_dtype": param_dtype, "backend": backend,
+        }  # fmt: skip
+        blocks.check_options(
+            type(self).__name__, cell, input_size=input_size, hidden_size=hidden_size, output_size=output_size,
+            num_layers=num_layers, last=last, dropout=dropout, **of_layers,
         )  # fmt: skip
-        self.blocks = nnx.data([_Block(name, make(), dropout, rngs) for _ in range(num_layers)])
+        make = partial(Recurrent, cell, hidden_size, hidden_size, **of_layers, rngs=rngs)
+        self.blocks = nnx.data([_Block(make(), dropout, rngs) for _ in range(num_layers)])
         stack = self.blocks[0].rnn.stack
         dtypes = {"dtype": stack.dtype, "param_dtype": stack.param_dtype}
         self.encoder = nnx.Linear(input_size, hidden_size, **dtypes, rngs=rngs)
@@ -201,7 +202,9 @@ class SequenceModel(nnx.Module):
         Raises:
             ValueError: the model is bidirectional.
         """
-        starts = blocks.states(f"{type(self).__name__}.step", state, len(self.blocks))
+        name = f"{type(self).__name__}.step"
+        blocks.check_step(name, x, self.blocks[0].rnn.stack, self.encoder.in_features, reset)
+        starts = blocks.states(name, state, len(self.blocks))
         runs = [partial(block.step, reset=reset) for block in self.blocks]
         y, ends = blocks.in_turn(runs, self.encoder(jnp.asarray(x)), starts)
         return self.head(self.norm(y)), ends

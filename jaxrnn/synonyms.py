@@ -147,17 +147,17 @@ def check_arguments(name: str, positional: tuple, known: tuple, args: tuple, kwa
         raise TypeError(f"{name}: arguments {rule}, got {len(args)} by position.{advice}")
 
 
-def checked() -> Callable[[F], F]:
+def checked(*, by_name: tuple[str, ...] = ()) -> Callable[[F], F]:
     """Decorate a function whose wrong arguments are to be answered with the right ones, foreign names with ours.
 
     A method speaks in the name of its class. What has to be given by name and is not, comes as None: so the function's own check
-    says what it should be.
+    says what it should be. Arguments `by_name` are refused by position, whatever the function says.
     """
 
     def decorate(function: F) -> F:
         if _takes_any(function):
             return function
-        method, positional, known = _arguments(function)
+        method, positional, known = _arguments(function, by_name)
         names, most, own, call = frozenset(known), len(positional) + method, function.__name__, function
         if missing := _required_by_name(function):
             call = lambda *args, **kwargs: function(*args, **(missing | kwargs))
@@ -165,8 +165,8 @@ def checked() -> Callable[[F], F]:
         @wraps(function)
         def checking(*args, **kwargs):
             if len(args) > most or not names.issuperset(kwargs):
-                name = own
-                if method:
+                name = function.__qualname__ if method else own
+                if method and args:
                     name = type(args[0]).__name__ + ("" if own in ("__init__", "__call__") else f".{own}")
                 check_arguments(name, positional, known, args[method:], kwargs)
             return call(*args, **kwargs)
@@ -177,8 +177,8 @@ def checked() -> Callable[[F], F]:
 
 
 def checked_class(cls: type[T]) -> type[T]:
-    """`checked` for the constructor of a class."""
-    cls.__init__ = checked()(cls.__init__)
+    """`checked` for the constructor of a class; of a Linen module, Flax would take `parent` and `name` right behind our sizes."""
+    cls.__init__ = checked(by_name=("parent", "name"))(cls.__init__)
     return cls
 
 
@@ -194,12 +194,14 @@ def _required_by_name(function) -> dict[str, None]:
 
 
 @lru_cache(maxsize=1024)
-def _arguments(function) -> tuple[bool, tuple, tuple]:
+def _arguments(function, by_name: tuple = ()) -> tuple[bool, tuple, tuple]:
     """Whether there is a `self`; the names of the arguments that may go by position; those of all."""
     parameters = list(signature(function).parameters.values())
     method = bool(parameters) and parameters[0].name == "self"
-    positional = tuple(p.name for p in parameters[method:] if p.kind is Parameter.POSITIONAL_OR_KEYWORD)
-    return method, positional, (*positional, *(p.name for p in parameters if p.kind is Parameter.KEYWORD_ONLY))
+    names = [p.name for p in parameters[method:]]
+    named = {p.name for p in parameters if p.kind is Parameter.KEYWORD_ONLY} | set(by_name)
+    positional = tuple(name for name in names if name not in named)
+    return method, positional, (*positional, *(name for name in names if name in named))
 
 
 def check_constructor(cls: type, args: tuple, kwargs):

@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import Array
 
 from jaxrnn import checks
 from jaxrnn.cells import Cell
 from jaxrnn.models import SequenceModel
 from jaxrnn.nnx import Recurrent
-from jaxrnn.synonyms import checked
+from jaxrnn.synonyms import ClassSignature, checked
+from jaxrnn.typing import ArrayLike, BatchShape, Tokens
 
 
 class CharModel(nnx.Module):
@@ -51,6 +53,8 @@ class CharModel(nnx.Module):
         10
     """
 
+    __signature__ = ClassSignature()
+
     @checked()
     def __init__(
         self,
@@ -61,7 +65,7 @@ class CharModel(nnx.Module):
         *,
         num_layers: int = 1,
         blocks: bool = False,
-        rngs: nnx.Rngs | None = None,
+        rngs: nnx.Rngs,
     ):
         name = type(self).__name__
         if not isinstance(symbols, str):
@@ -88,7 +92,7 @@ class CharModel(nnx.Module):
             self.fc = nnx.Linear(self.rnn.stack.output_size, len(symbols), rngs=rngs)
 
     @checked()
-    def __call__(self, tokens, state=None):
+    def __call__(self, tokens: Tokens, *, state: Any = None) -> tuple[Array, Any]:
         """Logits (batch, time, symbols) of what follows each of the tokens (batch, time), and the state to go on from.
 
         Args:
@@ -98,26 +102,26 @@ class CharModel(nnx.Module):
         Raises:
             ValueError: a token stands for no character of the model. TypeError: tokens are not integers.
         """
-        x = self._embedded(type(self).__name__, "tokens", tokens)
+        x = self.embed(jnp.asarray(self._known(type(self).__name__, "tokens", tokens)))
         if self.blocks:
             return self.rnn(x, state=state, return_state=True)
         output, state = self.rnn(x, h_0=state)
         return self.fc(output), state
 
     @checked()
-    def step(self, token, state=None):
+    def step(self, token: Tokens, state: Any = None) -> tuple[Array, Any]:
         """Read one character of each row: tokens (batch,), or a single one, give (logits, state)."""
-        x = self._embedded(f"{type(self).__name__}.step", "token", token)
+        x = self.embed(jnp.asarray(self._known(f"{type(self).__name__}.step", "token", token)))
         output, state = self.rnn.step(x, state)
         return (output if self.blocks else self.fc(output)), state
 
     @checked()
-    def initial_state(self, batch_shape=()):
+    def initial_state(self, batch_shape: BatchShape = ()) -> Any:
         """See `jaxrnn.Recurrent.initial_state`."""
         return self.rnn.initial_state(batch_shape)
 
     @checked()
-    def generate(self, prompt: str, count: int, *, temperature: float = 1.0, key=None) -> str:
+    def generate(self, prompt: str, count: int, *, temperature: float = 1.0, key: ArrayLike | None = None) -> str:
         """Continue a prompt, character by character, each drawn from softmax(logits / temperature).
 
         The prompt is read in one call; the state that it leaves is then carried through a `lax.scan` of `step`. The program is
@@ -164,9 +168,17 @@ class CharModel(nnx.Module):
         return self._tokens(f"{type(self).__name__}.encode", "text", text)
 
     @checked()
-    def decode(self, tokens) -> str:
-        """The text of tokens (time,)."""
-        return "".join(self.symbols[int(token)] for token in np.asarray(tokens))
+    def decode(self, tokens: Tokens) -> str:
+        """The text of tokens (time,).
+
+        Raises:
+            ValueError: a token is none of the model's characters, or tokens have another shape. TypeError: they are no integers.
+        """
+        name = f"{type(self).__name__}.decode"
+        numbers = self._known(name, "tokens", tokens)
+        if numbers.ndim != 1:
+            raise ValueError(f"{name}: `tokens` should have shape (time,), got {numbers.shape}.")
+        return "".join(self.symbols[number] for number in np.asarray(numbers))
 
     def _tokens(self, name: str, argument: str, text) -> np.ndarray:
         if not isinstance(text, str):
@@ -178,7 +190,8 @@ class CharModel(nnx.Module):
             raise ValueError(f"{name}: `{argument}` should hold {known} only, got {unknown!r}.")
         return np.array([number[symbol] for symbol in text], np.int32)
 
-    def _embedded(self, name: str, argument: str, tokens):
+    def _known(self, name: str, argument: str, tokens) -> Any:
+        """Tokens as an array; those that can be seen are characters of the model."""
         tokens = np.asarray(tokens) if isinstance(tokens, np.generic) else tokens
         tokens, count = checks.integers(name, argument, tokens), len(self.symbols)
         if checks.concrete(tokens):
@@ -186,7 +199,7 @@ class CharModel(nnx.Module):
             wrong = values[(values < 0) | (values >= count)]
             if wrong.size:
                 raise ValueError(f"{name}: `{argument}` should be from 0 to {count - 1}, the model's characters, got {wrong[0]}.")
-        return self.embed(jnp.asarray(tokens))
+        return tokens
 
 
 @partial(jax.jit, static_argnames="count")

@@ -13,6 +13,8 @@ Pair: TypeAlias = tuple[jax.Array | np.ndarray, jax.Array | np.ndarray] | list[A
 """A real and an imaginary part."""
 Lengths: TypeAlias = jax.Array | np.ndarray | Sequence[Any] | int
 """Valid steps of each sequence: an array of integers or a list of them, nested where there are several batch axes."""
+Tokens: TypeAlias = jax.Array | np.ndarray | np.integer[Any] | Sequence[Any] | int
+"""Numbers of characters: an array of integers or a list of them, or one."""
 Sizes: TypeAlias = int | tuple[int, ...]
 """One size for all layers, or one for each."""
 BatchShape: TypeAlias = int | tuple[Any, ...] | list[Any]

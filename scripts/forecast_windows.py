@@ -75,12 +75,18 @@ def check(series, frame):
     first, _ = borders(rows)
     for name, values in zip(series.columns, series.values[:first].T, strict=True):
         known = values[~np.isnan(values)]
-        if not len(known) or np.ptp(known) == 0:
-            how = "does not change" if len(known) else "has no value"
+        with np.errstate(over="ignore", invalid="ignore"):
+            spread = np.std(known) if len(known) and np.ptp(known) else 0
+        if not 0 < spread < np.inf:
+            changes = "does not change" if spread == 0 else "is too large to be scaled"
+            how = changes if len(known) else "has no value"
             text = f"{what}: the column {name!r} {how} in the first 70 % of the rows, which are trained on"
             raise training.Failure(text, code=2)
-    if not 0 < fit_scaler(series, frame).scale < np.inf:
-        raise training.Failure(f"{what}: {column!r} never changes within {sizes} of the first 70 % of the rows", code=2)
+    try:
+        fit_scaler(series, frame)
+    except ValueError:
+        text = f"{what}: {column!r} never changes within {sizes} of the first 70 % of the rows"
+        raise training.Failure(text, code=2) from None
 
 
 def fewest_rows(frame):

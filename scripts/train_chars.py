@@ -97,7 +97,7 @@ def train(cell, seed, config, mesh, folder):
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(config.learning_rate))
 
     def cross_entropy(params, state, x, y):
-        logits, state = nnx.merge(graph, params, rest)(x, state)
+        logits, state = nnx.merge(graph, params, rest)(x, state=state)
         return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean(), state
 
     @jax.jit

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from support import unannotated
 
 import jaxrnn
 from jaxrnn.text import CharModel
@@ -30,7 +31,9 @@ def test_it_is_an_embedding_layers_and_a_head(blocks):
     np.testing.assert_allclose(logits, wanted, rtol=1e-6)
     np.testing.assert_array_equal(jnp.stack(state), jnp.stack(end))
     assert np.abs(np.asarray(logits)).min() > 0
-    later, _ = model.step(tokens[:, 2], model(tokens[:, :2])[1])
+    begun = model(tokens[:, :2])[1]
+    np.testing.assert_allclose(model(tokens[:, 2:], state=begun)[0][:, 0], logits[:, 2], atol=1e-6)
+    later, _ = model.step(tokens[:, 2], begun)
     np.testing.assert_allclose(later, logits[:, 2], atol=1e-6)
     first, _ = model.step(4, model.initial_state())
     np.testing.assert_allclose(first, logits[0, 0], atol=1e-6)
@@ -54,6 +57,26 @@ def test_tokens_that_are_no_characters_are_refused():
         model.step(-1)
     with pytest.raises(TypeError, match="CharModel: `tokens` should be an integer array, got dtype float32"):
         model(np.ones((1, 2), np.float32))
+    with pytest.raises(
+        TypeError, match=r"CharModel: arguments should be given by name, all but tokens, got 2 by .*\nWrite state=…"
+    ):
+        model(np.array([[0, 1]]), model.initial_state(1))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "error", "message"),
+    [
+        ([-1], ValueError, "should be from 0 to 4, the model's characters, got -1"),
+        (np.array([0, 99]), ValueError, "should be from 0 to 4, the model's characters, got 99"),
+        ([1.7], TypeError, "should be an integer array, got dtype float64"),
+        ("ab", TypeError, "should be an array, got str"),
+        ([[0, 1]], ValueError, r"should have shape \(time,\), got \(1, 2\)"),
+        (3, ValueError, r"should have shape \(time,\), got \(\)"),
+    ],
+)
+def test_tokens_that_are_no_characters_are_no_text(tokens, error, message):
+    with unannotated(), pytest.raises(error, match=f"CharModel.decode: `tokens` {message}"):
+        make().decode(tokens)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from support import unannotated
 
 import jaxrnn
 from jaxrnn.data_parallel import value_and_grad
@@ -75,11 +76,66 @@ def test_an_axis_of_a_mesh_with_several_is_named():
         value_and_grad(loss, where, axis="rows")
 
 
-@pytest.mark.parametrize(("shape", "came"), [((5, 3), r"\(5, 3\)"), ((), r"\(\)")])
-def test_rows_that_devices_cannot_share_are_refused(shape, came):
-    step = value_and_grad(lambda w, x: jnp.mean(x) * w, mesh(2))
-    message = rf"`batch`: the first axis of each array should be a multiple of the 2 devices of axis 'rows', got shape {came}\."
+def loss_of(w, x):
+    return jnp.mean(x) * w
+
+
+def carrying(w, h, x):
+    return jnp.mean(x) * w + jnp.mean(h), h
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(
+    ("x", "came"), [(np.ones((5, 3)), r"\(5, 3\)"), (np.ones(()), r"\(\)"), ([4, 1], r"\(\)\.\nIs it a list of")]
+)
+def test_rows_that_devices_cannot_share_are_refused(x, came, compiled):
+    step = value_and_grad(loss_of, mesh(2))
+    message = (
+        rf"value_and_grad: `batch`: axis 0 of each array should be a multiple of 2, the devices of P\('rows'\), got shape {came}"
+    )
     with pytest.raises(ValueError, match=message):
-        step(jnp.ones(()), jnp.ones(shape))
-    with pytest.raises(TypeError, match="`mesh` should be a Mesh, got int"):
-        value_and_grad(lambda w, x: w, 2)
+        (jax.jit(step) if compiled else step)(jnp.ones(()), x)
+
+
+@pytest.mark.parametrize(
+    ("carried", "message"),
+    [
+        ([np.ones((1, 3, 4))], r"`carried`: axis 1 of .* multiple of 2, the devices of P\(None, 'rows'\), got shape \(1, 3, 4\)"),
+        ([np.ones(4)], r"`carried`: axis 1 of .* multiple of 2, the devices of P\(None, 'rows'\), got shape \(4,\)"),
+        ([], "`carried` should be given behind the parameters, since `carry` is, got none"),
+    ],
+)
+def test_what_is_carried_is_spread_as_it_says(carried, message):
+    step = value_and_grad(carrying, mesh(2), carry=P(None, "rows"))
+    with pytest.raises(ValueError, match=f"value_and_grad: {message}"):
+        step(jnp.ones(()), *carried, *([np.ones((4, 3))] if carried else []))
+
+
+def test_what_is_not_placed_on_an_explicit_mesh_is_told_how():
+    where = mesh(2, EXPLICIT)
+    w, h, x = np.ones(2, np.float32), np.ones((1, 4, 2), np.float32), np.ones((4, 2), np.float32)
+    step = jax.jit(value_and_grad(carrying, where, carry=P(None, "rows")))
+    placed = {"params": lay(where, w[0]), "carried": lay(where, h, None, "rows"), "batch": lay(where, x, "rows")}
+    assert jax.tree.map(jnp.shape, step(*placed.values())) == (((), (1, 4, 2)), ())
+    for name, array, spec in (("batch", x, r"P\('rows'\)"), ("carried", lay(where, h), r"P\(None, 'rows'\)")):
+        place = rf"\nPlace it with jax.device_put\({name}, NamedSharding\(mesh, {spec}\)\)\."
+        with pytest.raises(
+            ValueError, match=rf"value_and_grad: `{name}` should be spread .* as {spec}, got P\(None, .*\)\.{place}"
+        ):
+            step(*(placed | {name: array}).values())
+    with pytest.raises(ValueError, match=r"`params` should be spread over the mesh as P\(\), got P\('rows'\)"):
+        step(*(placed | {"params": lay(where, w, "rows")}).values())
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"mesh": 2}, TypeError, "`mesh` should be a Mesh, got int"),
+        ({"loss": "a"}, TypeError, "`loss` should be a function, got str"),
+        ({"carry": "rows"}, TypeError, "`carry` should be a (P|PartitionSpec), got str"),
+        ({"carry": P(None, "row")}, ValueError, "`carry` should be one of 'rows', got 'row'"),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_refused_when_it_is_made(given, error, message):
+    with unannotated(), pytest.raises(error, match=f"value_and_grad: {message}"):
+        value_and_grad(**({"loss": loss_of, "mesh": mesh(2)} | given))

@@ -227,7 +227,7 @@ def in_sequence(flavour, *layers):
 
 @flavours
 @pytest.mark.parametrize("name", ["GRU", "LSTM", "RNN"])
-def test_a_final_state_never_starts_the_next_layer_of_a_sequential(flavour, name):
+def test_a_final_state_never_starts_the_next_module_of_this_library_in_a_sequential(flavour, name):
     text = rf"^{name}: arguments should be given by name, all but x, got 2 by position.\nWrite h_0=(.|\n)*output_only=True"
     first, second = (lambda space, _, more, i=i: getattr(space, name)(i, HIDDEN, **more) for i in (INPUT, HIDDEN))
     with pytest.raises(TypeError, match=text):
@@ -246,6 +246,18 @@ def test_layers_that_give_their_output_alone_pass_it_on_and_nothing_of_the_futur
     assert output.shape == (BATCH, TIME, 2)
     equal(output[:, :-1], changed[:, :-1])
     assert np.abs(output[:, -1] - changed[:, -1]).min() > 1e-4
+
+
+@pytest.mark.parametrize("activation", [nnx.leaky_relu, nnx.elu, nnx.celu], ids=lambda one: one.__name__)
+def test_an_activation_behind_a_module_wants_its_output_alone(activation):
+    """Else it takes h_n for its second argument, for one sequence in silence, as the guides say: no module sees what follows it."""
+    pair, alone = (jaxrnn.GRU(INPUT, HIDDEN, output_only=only, rngs=nnx.Rngs(0)) for only in (False, True))
+    for x in (X[0], X[:1]):
+        wanted = activation(pair(x)[0])
+        equal(nnx.Sequential(alone, activation)(x), wanted)
+        assert np.abs(nnx.Sequential(pair, activation)(x) - wanted).max() > 1e-2
+    with pytest.raises(TypeError, match="got incompatible shapes for broadcasting"):
+        nnx.Sequential(pair, activation)(X)
 
 
 @flavours

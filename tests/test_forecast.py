@@ -173,6 +173,12 @@ def changed(line, *row):
         (GOOD[:28], "", r"a\.csv: 28 steps are too few for a window of 8 and a horizon of 3 steps, which need 29"),
         ([(day, "") for day in DAYS], "", "in the training rows of 'sold' there are too few values"),
         ([(day, 5) for day in DAYS], "", "the column 'sold' does not change in the first 70 %"),
+        ([(day, 0.1) for day in DAYS], "", "the column 'sold' does not change in the first 70 %"),
+        (
+            [(day, (-1) ** k * 1e308) for k, day in enumerate(DAYS)],
+            "",
+            "the column 'sold' is too large to be scaled in the first 70 %",
+        ),
         (
             [(day, k if k < 42 else "") for k, day in enumerate(DAYS)],
             "",

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support import unannotated
 
 from jaxrnn.padding import bucket_limits, pad
 
@@ -34,6 +35,8 @@ def test_lists_of_tokens_are_sequences_and_may_be_empty():
 @pytest.mark.parametrize(
     ("sequences", "to", "error", "message"),
     [
+        (None, None, TypeError, "`sequences` should be a list or an array, got None"),
+        (np.array(3), None, TypeError, r"`sequences` should be a list or an array, got array\(3\)"),
         ([], None, ValueError, "`sequences` should hold at least one sequence, got none"),
         ([np.ones((3, 2)), np.ones((2, 3))], None, ValueError, r"`sequences\[1\]` should have shape \(time, 2\), .* got \(2, 3\)"),
         ([np.ones(3), np.ones(2, int)], None, TypeError, r"`sequences\[1\]` should have dtype float64, as the first, got int64"),
@@ -48,7 +51,7 @@ def test_lists_of_tokens_are_sequences_and_may_be_empty():
     ],
 )
 def test_what_cannot_be_padded_is_named(sequences, to, error, message):
-    with pytest.raises(error, match=f"pad: {message}"):
+    with unannotated(), pytest.raises(error, match=f"pad: {message}"):
         pad(sequences, to=to)
 
 
@@ -67,6 +70,7 @@ def test_limits_hold_all_lengths_in_buckets_of_about_one_size():
 @pytest.mark.parametrize(
     ("lengths", "buckets", "error", "message"),
     [
+        (7, 2, TypeError, "`lengths` should be a list or an array, got 7"),
         ([], 2, ValueError, "`lengths` should hold at least one length, got none"),
         ([3, -1], 2, ValueError, "`lengths` should be at least 0, got -1"),
         ([3.5], 2, TypeError, r"`lengths` should be integers \(n,\), got dtype float64, shape \(1,\)"),
@@ -75,5 +79,5 @@ def test_limits_hold_all_lengths_in_buckets_of_about_one_size():
     ],
 )
 def test_limits_of_wrong_lengths_are_refused(lengths, buckets, error, message):
-    with pytest.raises(error, match=f"bucket_limits: {message}"):
+    with unannotated(), pytest.raises(error, match=f"bucket_limits: {message}"):
         bucket_limits(lengths, buckets)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import training
 from flax import nnx
-from support import drawn_like
+from support import drawn_like, unannotated
 
 import jaxrnn
 from jaxrnn import _checkpoints, initializers
@@ -368,8 +368,11 @@ def test_a_scaler_reads_the_end_of_a_series_as_one_window():
     values = rng.standard_normal((20, 2))
     values[-2, 0] = values[-4] = np.nan
     last, given = SCALER.inputs(values), SCALER.inputs(values, np.array([12, 19]))
-    for one, several in zip(last, given, strict=True):
+    unsigned = SCALER.inputs(values, np.array([12, 19], np.uint64))
+    for one, several, same in zip(last, given, unsigned, strict=True):
         np.testing.assert_array_equal(one[0], several[1])
+        np.testing.assert_array_equal(several, same)
+    np.testing.assert_array_equal(SCALER.level(values, [12, 19]), values[[12, 19], 0])
     outputs = rng.standard_normal((2, 12))
     restored = SCALER.restored(outputs, values, [12, 19])
     np.testing.assert_array_equal(restored[1:], SCALER.restored(outputs[1:].reshape(1, 4, 3), values))
@@ -394,10 +397,42 @@ def test_a_scaler_reads_the_end_of_a_series_as_one_window():
         (lambda s, v: s.inputs(v, 8), ValueError, r"`ends` should be rows from 6 to 19, got shape \(\)"),
         (lambda s, v: s.inputs(v.astype(str)), TypeError, "`values` should be an array of numbers, got dtype <U"),
         (lambda s, v: s.inputs(v.tolist()), TypeError, "`values` should be an array, got list"),
+        (
+            lambda s, v: s.inputs(np.where(v == v[8, 1], -np.inf, v)),
+            ValueError,
+            r"inputs: `values` should be numbers, NaN in gaps, got \[.*, -inf\] in row 8",
+        ),
+        (lambda s, v: s.level(v * np.inf), ValueError, r"level: `values` should be numbers, NaN in gaps, got \[.*inf\] in row 0"),
+        (lambda s, v: s.inputs(v, [6.5]), TypeError, "inputs: `ends` should be an integer array, got dtype float64"),
+        (lambda s, v: s.inputs(v, np.uint64([2**64 - 1])), ValueError, "`ends` should be rows from 6 to 19, got"),
         (lambda s, v: s.inputs(v * np.nan), ValueError, "should have a value of 'y' by the end of each window, got gaps only"),
         (lambda s, v: s.restored(np.ones((1, 11)), v), ValueError, r"`outputs` should have shape \(1, 4, 3\), .* got \(1, 11\)"),
     ],
 )
 def test_a_scaler_refuses_what_it_was_not_fitted_to(call, error, message):
-    with pytest.raises(error, match=message):
+    with unannotated(), pytest.raises(error, match=message):
         call(SCALER, np.random.default_rng(0).standard_normal((20, 2)))
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"columns": "yx"}, TypeError, "`columns` should be a tuple, got 'yx'"),
+        ({"columns": (1, 2)}, TypeError, r"`columns` should be names, at least one, got \(1, 2\)"),
+        ({"window": "7"}, TypeError, "`window` should be an integer, got '7'"),
+        ({"horizon": 0}, ValueError, "`horizon` should be at least 1, got 0"),
+        ({"quantiles": (0.5, 0.1)}, ValueError, r"`quantiles` should ascend, and be at least one, got \(0.5, 0.1\)"),
+        ({"quantiles": (0.5, 9)}, ValueError, "`quantiles` should be a probability, from 0 to 1, got 9"),
+        ({"from_last": 1}, TypeError, "`from_last` should be True or False, got 1"),
+        ({"scale": 0.0}, ValueError, "`scale` should be above 0 and finite, got 0.0"),
+        ({"mean": (1.0,)}, ValueError, r"`mean` should have a number for each of 2 `columns`, got \(1.0,\)"),
+        ({"mean": (1.0, np.nan)}, ValueError, "`mean` should be finite, got nan"),
+        ({"deviation": (1.0, 1.0, 1.0)}, ValueError, "`deviation` should have a number for each of 2 `columns`, got"),
+        ({"deviation": (1.0, 0)}, ValueError, "`deviation` should be above 0 and finite, got 0"),
+    ],
+)
+def test_a_scaler_that_would_scale_wrongly_is_not_made(given, error, message):
+    kept = asdict(SCALER)
+    assert Scaler(**kept | {"columns": list(kept["columns"]), "mean": list(kept["mean"])}) == SCALER
+    with unannotated(), pytest.raises(error, match=f"Scaler: {message}"):
+        Scaler(**kept | given)

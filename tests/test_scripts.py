@@ -525,7 +525,7 @@ def test_a_character_model_in_stretches_and_in_steps_is_the_whole(name, more):
     tokens = np.random.default_rng(0).integers(0, 11, (4, 9))
     whole, end = model(tokens)
     first, state = model(tokens[:, :5])
-    second, state = model(tokens[:, 5:], state)
+    second, state = model(tokens[:, 5:], state=state)
     np.testing.assert_allclose(np.concatenate([first, second], axis=1), whole, atol=1e-5)
     assert np.abs(np.asarray(second) - np.asarray(model(tokens[:, 5:])[0])).max() > 1e-3  # the state is read
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), state, end)

@@ -148,9 +148,35 @@ def test_a_model_refuses_what_does_not_fit(monkeypatch):
     make = partial(SequenceModel, jaxrnn.LRUCell(), INPUT, HIDDEN, OUTPUT)
     with pytest.raises(ValueError, match=r"SequenceModel: `output_size` should be"):
         SequenceModel(jaxrnn.LRUCell(), INPUT, HIDDEN, 0, rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match=r"SequenceModel: `merge` should be 'concat' or 'sum' or 'mean', got 'none'"):
+    with pytest.raises(ValueError, match=r"SequenceModel: `merge` should be one of 'concat', 'sum', 'mean', got 'none'"):
         make(merge="none", rngs=nnx.Rngs(0))
-    model = make(rngs=nnx.Rngs(0))
+    linen = partial(jaxrnn.linen.SequenceModel, jaxrnn.LRUCell(), INPUT)
+    for made in (partial(SequenceModel, jaxrnn.LRUCell(), INPUT, rngs=nnx.Rngs(0)), linen):
+        for given, rule in (
+            ({"hidden_size": -8}, "`hidden_size` should be at least 1, got -8"),
+            ({"hidden_size": (8,)}, r"`hidden_size` should be an integer, got \(8,\)"),
+            ({"num_layers": 0}, "`num_layers` should be at least 1, got 0"),
+            ({"last": 1}, "`last` should be True or False, got 1"),
+            ({"dropout": 2.0}, "`dropout` should be a probability, from 0 to 1, got 2.0"),
+            ({"merge": "none"}, "`merge` should be one of 'concat', 'sum', 'mean', got 'none'"),
+            ({"zoneout": -0.1}, "`zoneout` should be a probability, from 0 to 1, got -0.1"),
+            ({"backend": "gpu"}, "`backend` should be one of .*, got 'gpu'"),
+        ):
+            with pytest.raises((TypeError, ValueError), match=f"SequenceModel: {rule}"):
+                made(**{"hidden_size": HIDDEN, "output_size": OUTPUT} | given)
+    with pytest.raises(TypeError, match="SequenceModel: `deterministic` should be True or False, got 1"):
+        linen(HIDDEN, OUTPUT, deterministic=1)
+    model, linen = make(rngs=nnx.Rngs(0)), linen(HIDDEN, OUTPUT)
+    variables = linen.init(jax.random.key(0), jnp.ones((BATCH, TIME, INPUT)))
+    for step in (model.step, partial(linen.apply, variables, method="step")):
+        for given, rule in (
+            ({"x": jnp.ones((BATCH, 5))}, r"`x` should end in input_size=2 \(the model's `input_size`\), got shape \(3, 5\)"),
+            ({"x": [[1.0, 2.0]]}, "`x` should be an array, got list"),
+            ({"x": jnp.ones((BATCH, INPUT), int)}, "`x` should be a floating-point array, got dtype int32"),
+            ({"x": jnp.ones((BATCH, INPUT)), "reset": jnp.ones(2)}, r"`reset` should have shape \(3,\), the batch axes of `x`"),
+        ):
+            with pytest.raises((TypeError, ValueError), match=f"SequenceModel.step: {rule}"):
+                step(**given)
     with pytest.raises(ValueError, match=r"SequenceModel: `x` should have shape \(\*batch, time, input\), got \(2,\)"):
         model(jnp.ones(INPUT))
     with pytest.raises(ValueError, match=r"SequenceModel: `x` should end in input_size=2"):

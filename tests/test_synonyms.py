@@ -1,11 +1,13 @@
 """Names of other libraries are answered with ours: one table, for constructors, calls and functions."""
 
 import inspect
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
+from support import unannotated
 
 import jaxrnn
 from jaxrnn import synonyms
@@ -103,6 +105,20 @@ def test_a_foreign_name_is_answered_with_ours(table, kind, given, hint):
 def test_steps_cells_and_positions_are_answered_too(call, text):
     with pytest.raises(TypeError, match=f"(?s){text}"):
         call()
+
+
+@pytest.mark.parametrize("given", [(None, "tanh"), (True,), (None,)])
+def test_parent_and_name_of_a_linen_module_go_by_name(given):
+    for made, sizes in ((partial(jaxrnn.linen.GRU, 3, 5, 2), 3), (partial(jaxrnn.linen.SequenceModel, CELL, 3, 5, 2), 4)):
+        said = rf"should be given by name, all but .*_size.*, got {sizes + len(given)} by position\."
+        with unannotated(), pytest.raises(TypeError, match=said):
+            made(*given)
+        assert made(parent=None, name="it").name == "it"
+
+
+def test_a_method_of_the_class_alone_is_answered_too():
+    with pytest.raises(TypeError, match=r"\.__call__: arguments should be among x, .*, got `foo`\."):
+        jaxrnn.LSTM.__call__(foo=1)
 
 
 def test_every_row_of_the_table_is_about_an_argument_that_there_is():

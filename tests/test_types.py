@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 import jaxrnn
-from jaxrnn import interop, linen, models
+from jaxrnn import data_parallel, interop, linen, models, padding, runs, scaling
 from jaxrnn.interop._options import RecurrentOptions, TorchOptions
 
 ROOT = Path(__file__).parents[1]
@@ -27,6 +27,7 @@ from flax import nnx
 import jaxrnn
 from jaxrnn import interop
 from jaxrnn.models import LSTMModel, SequenceModel
+from jaxrnn.text import CharModel
 
 rngs, x, key, flag = nnx.Rngs(0), jnp.ones((4, 7, 10)), jax.random.key(0), bool(jax.device_count())
 lstm = jaxrnn.LSTM(10, 20, num_layers=2, bidirectional=True, dropout=0, rngs=rngs)
@@ -85,6 +86,11 @@ reveal_type(LSTMModel(10, 20, 2, rngs=rngs)(x), expected_text="Array")
 model = SequenceModel(jaxrnn.GRUCell(), 10, 20, 2, rngs=rngs)
 reveal_type(model(x), expected_text="Array")
 reveal_type(model(x, return_state=True), expected_text="tuple[Array, Any]")
+chars = CharModel("ab", jaxrnn.GRUCell(), 3, 4, rngs=rngs)
+reveal_type(chars([0, 1], state=None), expected_text="tuple[Array, Any]")
+reveal_type(chars.step(chars.encode("a")[0]), expected_text="tuple[Array, Any]")
+chars([0, 1], None)  # error: Expected 1 positional argument
+CharModel("ab", jaxrnn.GRUCell(), 3, 4)  # error: Argument missing for parameter "rngs"
 reveal_type(lstm.stack.apply(None, x), expected_text="tuple[Array, Any]")
 reveal_type(jaxrnn.unroll(jaxrnn.GRUCell(), None, x), expected_text="tuple[Any, Array]")
 reveal_type(jaxrnn.unroll(jaxrnn.GRUCell(), None, x, return_states=True), expected_text="tuple[Any, Array, Any]")
@@ -162,7 +168,11 @@ def test_mistakes_in_calls_are_seen_and_results_have_their_types(found):
 
 # What Python itself shows ------------------------------------------------------------------------------------------------
 
+OTHERS = (data_parallel, padding, runs, scaling, jaxrnn.text)
+"""Modules without `__all__`: what they define is public."""
+WITHOUT_ALL = tuple(f"{module.__name__}." for module in OTHERS)
 PUBLIC = [getattr(module, name) for module in (jaxrnn, linen, models) for name in module.__all__]
+PUBLIC += [one for m in OTHERS for name, one in vars(m).items() if name[0] != "_" and getattr(one, "__module__", "") == m.__name__]
 CLASSES = [one for one in PUBLIC if inspect.isclass(one) and not issubclass(one, tuple)]  # states and parameters explain themselves
 LOADERS = [getattr(interop, name) for name in interop.__all__ if name.startswith("from_")]
 
@@ -201,12 +211,17 @@ def written(name: str, one) -> dict:
     return found
 
 
+def belongs(one, name: str) -> bool:
+    """Whether it is ours, and not what a module without `__all__` imports."""
+    module = getattr(one, "__module__", "")
+    return module.startswith("jaxrnn.") and (module == name.rpartition(".")[0] or not name.startswith(WITHOUT_ALL))
+
+
 def test_every_public_function_says_what_it_takes_and_gives():
-    modules = (jaxrnn, linen, models, interop, jaxrnn.trees, jaxrnn.initializers)
-    public = {
-        f"{m.__name__}.{name}": getattr(m, name) for m in modules for name in getattr(m, "__all__", vars(m)) if name[0] != "_"
-    }
-    ours = {name: one for name, one in public.items() if getattr(one, "__module__", "").startswith("jaxrnn.") and callable(one)}
+    modules = (jaxrnn, linen, models, interop, jaxrnn.trees, jaxrnn.initializers, *OTHERS)
+    names = [(m, name) for m in modules for name in getattr(m, "__all__", vars(m)) if name[0] != "_"]
+    public = {f"{m.__name__}.{name}": getattr(m, name) for m, name in names}
+    ours = {name: one for name, one in public.items() if callable(one) and belongs(one, name)}
     functions = {name: f for path, one in ours.items() for name, f in written(path, one).items()}
     assert len(functions) > 200
     silent = []
