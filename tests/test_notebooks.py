@@ -64,7 +64,8 @@ def execute(path):
 
 
 def code(book):
-    return [cell for cell in book.cells if cell.cell_type == "code"]
+    """The code cells that run: nbclient leaves out those with this tag, which install."""
+    return [cell for cell in book.cells if cell.cell_type == "code" and "skip-execution" not in cell.metadata.get("tags", ())]
 
 
 def images(book):
