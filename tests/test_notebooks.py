@@ -63,9 +63,13 @@ def execute(path):
     return book
 
 
+def skipped(cell):
+    return "skip-execution" in cell.metadata.get("tags", ())
+
+
 def code(book):
-    """The code cells that run: nbclient leaves out those with this tag, which install."""
-    return [cell for cell in book.cells if cell.cell_type == "code" and "skip-execution" not in cell.metadata.get("tags", ())]
+    """The cells that run: all but the one that installs."""
+    return [cell for cell in book.cells if cell.cell_type == "code" and not skipped(cell)]
 
 
 def images(book):
