@@ -64,8 +64,13 @@ def execute(path):
     return book
 
 
+def skipped(cell):
+    return "skip-execution" in cell.metadata.get("tags", ())
+
+
 def code(book):
-    return [cell for cell in book.cells if cell.cell_type == "code"]
+    """The cells that run: all but the one that installs."""
+    return [cell for cell in book.cells if cell.cell_type == "code" and not skipped(cell)]
 
 
 def images(book):
