@@ -26,9 +26,8 @@ def predict(path, who, series, frame, end, quantiles, found):
     training.log(f"prediction: {path / 'prediction.csv'}")
 
 
-BASELINES = {"last value": None, "seasonal naive": "C0", "ETS": "C2"}
-"""Their colours; what has none is not drawn."""
-NETWORKS = ("C1", "C3", "C4", "C5", "C6", "C7", "C8", "C9")
+BASELINES = {"last value": None, "seasonal naive": "tab:cyan", "ETS": "magenta"}
+"""Their colours, which no cell has; what has none is not drawn."""
 
 
 def draw(axes, clock, end, found, row, levels):
@@ -36,13 +35,13 @@ def draw(axes, clock, end, found, row, levels):
     times = [clock.at(end + 1 + k) for k in range(found["last value"][0].shape[1])]
     marker, networks = "." if len(times) < 3 else None, [who for who in found if who not in BASELINES]
     for who, (point, quantiles) in found.items():
-        color = BASELINES[who] if who in BASELINES else NETWORKS[networks.index(who) % len(NETWORKS)]
+        look = {"color": BASELINES[who], "lw": 0.8} if who in BASELINES else {"lw": 1.5, **training.cell_style(who)}
         if who == networks[0]:
             share = f"{levels[-1] - levels[0]:.0%} of what may come"
             low, high = quantiles[row, :, 0], quantiles[row, :, -1]
-            axes.fill_between(times, low, high, color=color, alpha=0.3, lw=0, label=label(share, row))
-        if color:
-            axes.plot(times, point[row], color, lw=0.8 if who in BASELINES else 1.5, marker=marker, label=label(who, row))
+            axes.fill_between(times, low, high, color=look["color"], alpha=0.3, lw=0, label=label(share, row))
+        if look["color"]:
+            axes.plot(times, point[row], marker=marker, label=label(who, row), **look)
 
 
 def label(text, row):
@@ -67,6 +66,7 @@ def plot(results, folder):
         for axes, (task, (*_, metrics)) in zip(np.ravel(all_axes), results.items(), strict=True):
             for who, of_run in metrics.items():
                 for metric, (steps, losses) in of_run.items():
-                    axes.semilogy(steps, losses, label=f"{who}, {metric}", lw=1.5 if metric == "validation" else 0.7)
+                    width = 1.5 if metric == "validation" else 0.7
+                    axes.semilogy(steps, losses, label=f"{who}, {metric}", lw=width, **training.cell_style(who))
             axes.set(title=task, xlabel="step", ylabel="pinball loss, normalised")
             axes.legend()

@@ -216,10 +216,11 @@ def plot(trained, path):
         for run, score in trained:
             metrics = run.metrics()
             steps, scores = metrics.get("held_out_bits", ((), ()))
-            axes.plot([*steps, run.last], [*scores, score], "o-", ms=4, label=f"{run.name}, held-out text")
+            look = {"marker": "o", "ms": 4, **training.cell_style(run.name)}
+            axes.plot([*steps, run.last], [*scores, score], label=f"{run.name}, held-out text", **look)
             if len(trained) == 1:
                 steps, losses = metrics["loss"]
-                axes.plot(steps, losses / np.log(2), lw=0.5, color="gray", label="training batch")
+                axes.plot(steps, losses / np.log(2), lw=0.5, color="black", alpha=0.4, label="training batch")
         axes.set(xlabel="step", ylabel="bits per character", title="Python's documentation")
         axes.legend()
 

@@ -143,7 +143,7 @@ def plot(results, folder):
             cells = [cell for name, cell in results if name == task]
             for k, cell in enumerate(cells):
                 scores = results[task, cell][0]
-                axes.plot([k] * len(scores), scores, "o", alpha=0.6)
+                axes.plot([k] * len(scores), scores, "o", alpha=0.6, color=training.cell_style(cell)["color"])
             axes.set(title=task, ylabel="accuracy on the test set", xticks=range(len(cells)), xticklabels=cells)
             axes.margins(x=0.2)
             axes.grid(axis="y", alpha=0.3)
@@ -151,7 +151,7 @@ def plot(results, folder):
         for axes, task in zip(np.ravel(all_axes), tasks, strict=True):
             for cell in [cell for name, cell in results if name == task]:
                 steps, losses = results[task, cell][1][0]["loss"]
-                axes.semilogy(steps, losses, lw=0.7, label=cell)
+                axes.semilogy(steps, losses, lw=0.7, label=cell, **training.cell_style(cell))
             axes.set(title=task, xlabel="step", ylabel="cross-entropy of the batch, nats")
             axes.legend()
 

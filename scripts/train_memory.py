@@ -132,9 +132,10 @@ def plot(results, config, path):
         for axes, task in zip(np.ravel(all_axes), config.task, strict=True):
             for name in config.cell:
                 errors = np.array([results[task, name, length] for length in config.length])
-                (line,) = axes.loglog(config.length, errors.mean(1), "o-", label=name)
-                axes.fill_between(config.length, errors.min(1), errors.max(1), color=line.get_color(), alpha=0.2, lw=0)
-            axes.axhline(IGNORANT[task], color="gray", ls="--", label="knowing nothing")
+                look = training.cell_style(name)
+                axes.loglog(config.length, errors.mean(1), marker="o", label=name, **look)
+                axes.fill_between(config.length, errors.min(1), errors.max(1), color=look["color"], alpha=0.2, lw=0)
+            axes.axhline(IGNORANT[task], color="black", ls="--", label="knowing nothing")
             ylabel = {"adding": "mean squared error", "copy": "cross-entropy of a recalled symbol, nats"}[task]
             axes.set(title=f"{task}, after {config.steps} steps", xlabel="length, steps", ylabel=ylabel)
             axes.set_xticks(config.length, config.length)

@@ -198,9 +198,10 @@ def plot(results, config, path):
         for name, result in results.items():
             accuracy = np.array([curve["accuracy"] for curve in result["seeds"]])
             seconds = np.mean([curve["seconds"] for curve in result["seeds"]], axis=0)
+            look = training.cell_style(name)
             for axes, x in ((over_epochs, np.arange(1, config.epochs + 1)), (over_seconds, seconds)):
-                (line,) = axes.plot(x, accuracy.mean(0), label=name, lw=1.5)
-                axes.fill_between(x, accuracy.min(0), accuracy.max(0), color=line.get_color(), alpha=0.2, lw=0)
+                axes.plot(x, accuracy.mean(0), label=name, lw=1.5, **look)
+                axes.fill_between(x, accuracy.min(0), accuracy.max(0), color=look["color"], alpha=0.2, lw=0)
         order = "pixels in another order" if config.permuted else "pixels row by row"
         over_epochs.set(xlabel="epoch", ylabel=f"{config.score_on} accuracy", title=f"Digits, {order}")
         over_seconds.set(xlabel="seconds of CPU time", title=f"mean and range of {len(config.seed)} seeds")

@@ -315,9 +315,9 @@ def plot(results, path):
         for axes, task in zip(np.ravel(all_axes), tasks, strict=True):
             for result in (result for result in results if result["task"] == task):
                 returns, plain = np.array([curve["return"] for curve in result["seeds"]]), result["cell"] == "none"
-                look = {"color": "gray", "ls": "--"} if plain else {}
-                (line,) = axes.plot(result["steps"], returns.mean(0), label="feed-forward" if plain else result["cell"], **look)
-                axes.fill_between(result["steps"], returns.min(0), returns.max(0), color=line.get_color(), alpha=0.2, lw=0)
+                look = {"color": "black", "linestyle": "--"} if plain else training.cell_style(result["cell"])
+                axes.plot(result["steps"], returns.mean(0), label="feed-forward" if plain else result["cell"], **look)
+                axes.fill_between(result["steps"], returns.min(0), returns.max(0), color=look["color"], alpha=0.2, lw=0)
             axes.set(title=task, xlabel="steps of all environments", ylabel="return of an episode")
             axes.set_ylim(top=1.05 * result["best"])
             axes.grid(alpha=0.3)

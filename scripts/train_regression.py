@@ -74,7 +74,7 @@ def train(name, model, x, y, *, learning_rate, epochs, report=True):
 def plot(curves, path):
     with training.figure(path) as axes:
         for name, losses in curves.items():
-            axes.plot(range(1, len(losses) + 1), losses, label=name)
+            axes.plot(range(1, len(losses) + 1), losses, label=name, **training.cell_style(name))
         axes.set(xlabel="epoch", ylabel="mean squared error", title="Training on random data")
         axes.legend()
 
@@ -104,7 +104,8 @@ def forecast(config, path):
     with training.figure(path, width=8) as axes:
         axes.plot(years[~early], numbers[~early], "k.", label="truth")
         for name, numbers_of in predicted.items():
-            axes.plot(years[~early], numbers_of, "--" if name == "last year" else "-", label=name, lw=1)
+            look = {"color": "black", "linestyle": "--"} if name == "last year" else training.cell_style(name)
+            axes.plot(years[~early], numbers_of, label=name, lw=1, **look)
         axes.set(xlabel="year", ylabel="sunspots", title="Years that the networks have not seen")
         axes.legend()
 

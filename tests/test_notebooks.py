@@ -1,13 +1,18 @@
 """The notebooks run, in a copy, from a fresh kernel, offline; and what is committed is what one run in order wrote.
 
+Each begins with a cell that installs what it needs. That cell is tagged `skip-execution`: nbclient leaves it out.
+
 `python tests/test_notebooks.py [NAME …]` runs notebooks in place and writes their images: after a change of one, and before
 its commit.
 """
 
+import ast
 import base64
 import os
+import re
 import shutil
 import sys
+import tomllib
 from importlib import util
 from pathlib import Path
 
@@ -73,6 +78,21 @@ def code(book):
     return [cell for cell in book.cells if cell.cell_type == "code" and not skipped(cell)]
 
 
+def functions(path):
+    """What each function at the top of a cell does: arguments and body, whatever its name, docstring and comments."""
+    for cell in code(read(path)):
+        for node in ast.parse("\n".join(line for line in cell.source.splitlines() if not line.startswith("%"))).body:
+            if isinstance(node, ast.FunctionDef):
+                documented = ast.get_docstring(node) is not None
+                yield node.name, ast.unparse(node.args) + "\n" + "\n".join(map(ast.unparse, node.body[documented:]))
+
+
+def colours(path):
+    """Every pair `"LSTM": "tab:blue"` of a dict."""
+    for cell in code(read(path)):
+        yield from re.findall(r'"([\w -]+)": "(tab:\w+)"', cell.source)
+
+
 def images(book):
     """The figures that are to be shown elsewhere too: name, PNG."""
     return {
@@ -103,6 +123,43 @@ def test_what_is_committed_is_one_run_in_order(path):
     assert not [output for cell in cells for output in cell.outputs if output.get("name") == "stderr"]
     assert any(cell.outputs for cell in cells)
     assert book.metadata.kernelspec.name == "python3"
+
+
+def test_the_first_cell_of_code_installs_what_the_notebook_needs(path):
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    first, *rest = [cell for cell in read(path).cells if cell.cell_type == "code"]
+    installs = re.match(r"%pip install -q 'jaxrnn\[([\w,]+)\]'", first.source)
+    assert installs, first.source
+    assert all(line.startswith("%pip install -q ") for line in first.source.splitlines())
+    assert "notebooks" in installs[1].split(",")
+    assert set(installs[1].split(",")) <= set(extras)
+    assert skipped(first) and first.execution_count is None and not first.outputs
+    assert not any(skipped(cell) for cell in rest)
+
+
+def test_pictures_are_drawn_with_120_dots_per_inch(path):
+    source = "\n".join(cell.source for cell in code(read(path)))
+    assert re.findall(r'dpi"?\W+(\d+)', source) == ["120"]
+
+
+def test_two_exercises_have_folded_answers(path):
+    prose = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+    assert prose.count("<details>") == prose.count("</details>") == prose.count("<summary>Answer</summary>") == 2
+
+
+def test_a_cell_has_the_colour_that_it_has_in_the_pictures_of_the_scripts(path):
+    from training.plots import COLOURS
+
+    cells = [(name, colour) for name, colour in colours(path) if name in COLOURS]
+    assert cells == [(name, COLOURS[name]) for name, _ in cells]
+
+
+def test_no_helper_is_copied_from_another_notebook():
+    homes = {}
+    for path in NOTEBOOKS:
+        for name, does in functions(path):
+            homes.setdefault(does, []).append(f"{path.stem}: {name}")
+    assert not [names for names in homes.values() if len(names) > 1]
 
 
 def test_the_last_cell_asserts_what_the_notebook_claims(path):

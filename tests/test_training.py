@@ -1041,3 +1041,12 @@ def test_scripts_import_nothing_that_windows_lacks():
 def test_the_wheel_has_no_training_in_it():
     assert not (Path(jaxrnn.__file__).parent / "training").exists()
     assert importlib.util.find_spec("training").origin == str(Path(training.__file__))
+
+
+def test_every_cell_of_the_scripts_has_a_style_of_its_own():
+    names = ["BiLSTM", *(name for name, cell in jaxrnn.CELLS.items() if cell.event_ndim == 1)]
+    styles = [repr(training.cell_style(name)) for name in names]
+    assert len(set(styles)) == len(names)
+    seeds = [training.cell_style(f"LSTM-{seed}") for seed in range(4)]
+    assert {style["color"] for style in seeds} == {"tab:blue"}
+    assert len({repr(style) for style in seeds}) == 4

@@ -4,7 +4,7 @@ from training.config import RunConfig, option, parse
 from training.console import Failure, Progress, exit_code, log, require
 from training.devices import ROWS, is_main_process, place, shard_batch, start
 from training.folder import Folder, check_own, make_folder, open_folder, own_folder, write_whole
-from training.plots import figure
+from training.plots import cell_style, figure
 from training.run import Run, save_model
 from training.sampler import BatchSampler
 
@@ -16,6 +16,7 @@ __all__ = [
     "Progress",
     "Run",
     "RunConfig",
+    "cell_style",
     "check_own",
     "exit_code",
     "figure",

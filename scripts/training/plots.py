@@ -8,6 +8,43 @@ from typing import Any
 
 from training.console import Failure, require
 
+COLOURS = {
+    "RNN": "tab:gray",
+    "LSTM": "tab:blue",
+    "GRU": "tab:orange",
+    "LRU": "tab:green",
+    "RGLRU": "tab:purple",
+    "MinGRU": "tab:red",
+    "MinLSTM": "tab:pink",
+    "ParaGRU": "tab:brown",
+    "ParaLSTM": "tab:olive",
+}
+"""One colour per cell, in the notebooks too."""
+
+VARIANTS = {
+    "RNN": ("IndRNN",),
+    "LSTM": ("BiLSTM", "PeepholeLSTM", "CoupledLSTM", "ProjectedLSTM", "LayerNormLSTM", "SLSTM"),
+    "GRU": ("ChungGRU", "LayerNormGRU", "MGU", "LiGRU"),
+}
+"""They share the colour of their cell, with other line styles."""
+
+LINES = ("-", "--", ":", "-.", (0, (8, 2)), (0, (1, 4)), (0, (6, 2, 1, 2, 1, 2)))
+
+
+def cell_style(name: str) -> dict[str, Any]:
+    """How a cell is plotted, the same in every picture; `LSTM-1`, a seed of it, in another line style.
+
+    Example:
+        >>> cell_style("LSTM"), cell_style("LSTM-1"), cell_style("BiLSTM")["color"]
+        ({'color': 'tab:blue', 'linestyle': '-'}, {'color': 'tab:blue', 'linestyle': '--'}, 'tab:blue')
+    """
+    cell, _, seed = name.partition("-")
+    line = int(seed or 0)
+    for base, variants in VARIANTS.items():
+        if cell in variants:
+            cell, line = base, line + 1 + variants.index(cell)
+    return {"color": COLOURS[cell], "linestyle": LINES[line % len(LINES)]}
+
 
 @contextlib.contextmanager
 def figure(path: Path, columns: int = 1, *, width: float = 6, height: float = 4) -> Iterator[Any]:
