@@ -273,7 +273,8 @@ def exported(tmp_path_factory):
     values = 100 + 10 * np.sin(np.arange(200)) + np.asarray(normal(200))
     rows = [f"{k},{value:.3f}" for k, value in enumerate(values) if k % 7]
     (place / "sales.csv").write_text("\n".join(["day,sold", *rows]) + "\n", encoding="utf-8")
-    words = f"--csv {place / 'sales.csv'} --time day --column sold --horizon 2 --window 12 --hidden-size 6 --steps 40 --validate-every 20 --cell gru"
+    words = f"--csv {place / 'sales.csv'} --time day --column sold --horizon 2 --window 12 --hidden-size 6 --cell gru"
+    words += " --steps 40 --validate-every 20"
     with jax.numpy_dtype_promotion("standard"):
         train_forecast.main([*words.split(), "--out", str(place / "run")])
     command = [sys.executable, export_model.__file__, str(place / "run"), "--out", str(place / "out"), "--steps", "30"]
