@@ -98,8 +98,9 @@ def test_every_loss_of_the_regression_is_pytorchs(name, num_layers, precision, t
 
 
 @pytest.mark.slow
-def test_the_regression_prints_lines_and_tables_and_saves_plots(tmp_path, capsys):
-    train_regression.main(["--epochs", "20", "--bidirectional", "--out", str(tmp_path / "new/folder")])
+def test_the_regression_prints_lines_and_tables_and_saves_plots_and_models(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train_regression.main(["--epochs", "20", "--bidirectional"])
     out, err = capsys.readouterr()
     lines = out.splitlines()
     assert all(" of 200, loss " in line for line in err.splitlines())  # on a slow machine, a line every ten seconds
@@ -111,9 +112,11 @@ def test_the_regression_prints_lines_and_tables_and_saves_plots(tmp_path, capsys
     assert errors["last year"] == 33.2
     assert max(errors[name] for name in ("RNN", "LSTM", "GRU")) < 0.75 * errors["last year"]
     for name in ("loss.png", "sunspots.png"):
-        assert (tmp_path / "new/folder" / name).read_bytes().startswith(b"\x89PNG")
-    words = "--cell RNN --epochs 1 --bidirectional --out"  # the only step compiles
-    train_regression.main([*words.split(), str(tmp_path)])
+        assert Path("runs/regression", name).read_bytes().startswith(b"\x89PNG")
+    assert load_run("runs/regression/GRU-0").config["epochs"] == 20
+    words = "--cell RNN --epochs 1 --bidirectional --out new/folder"  # the only step compiles
+    train_regression.main(words.split())
+    assert load_run("new/folder/RNN-0").config["epochs"] == 1
     assert capsys.readouterr().out.splitlines()[2].split()[-1] == "–"
 
 

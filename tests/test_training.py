@@ -790,6 +790,13 @@ def test_a_model_is_replaced_by_another_only_when_that_is_saved(tmp_path, step):
     assert [p.name for p in (tmp_path / "a/checkpoints").iterdir()] == [str(step)]
 
 
+def test_a_folder_may_be_relative(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("here").mkdir()
+    training.save_model(Path("here"), "a", model(), step=9, config=Config())
+    assert same(nnx.state(load_run("here").model, nnx.Param), nnx.state(model(), nnx.Param))
+
+
 def test_a_checkpoint_of_other_shapes_is_refused(tmp_path):
     changed = r"step 6 in .* is of another model or other data:\n    b: float32\[3\] before, float32\[4\] now\nName another folder"
     checkpoints = Checkpoints(tmp_path / "other", run="a")

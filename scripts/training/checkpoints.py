@@ -42,6 +42,7 @@ class Checkpoints:
 
         for name in ("absl", "asyncio"):  # what goes wrong is raised, too
             logging.getLogger(name).setLevel(logging.CRITICAL)
+        path = path.absolute()  # Orbax wants it so
         check_own(path, "folder")
         path.mkdir(parents=True, exist_ok=True)
         self.path, self.run = path, run
