@@ -331,7 +331,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     with pytest.raises(Failure, match=r"/file is a file: name a folder with --out") as failure:
         training.make_folder(tmp_path / "file")
     assert failure.value.code == 2
-    with pytest.raises(Failure, match=r"cannot write to the folder .*a\\x00b': embedded null"):
+    with pytest.raises(Failure, match=r"cannot write to the folder .*a\\x00b': .*embedded null"):
         training.make_folder(tmp_path / "a\0b")
     with pytest.raises(Failure, match=r"cannot write to the folder .*aaa: File name too long"):
         training.make_folder(tmp_path / ("a" * 300))
