@@ -104,8 +104,11 @@ class Progress:
             self.bar.update(step - self.bar.n)
             self.bar.set_postfix_str(text)
         else:
-            seconds = self.shown - self.begun
-            print(f"{self.label}: {step} of {self.steps.stop - 1}, {text} ({seconds:.0f} s)", file=sys.stderr, flush=True)
+            seconds, last = self.shown - self.begun, self.steps.stop - 1
+            done = step - self.steps.start + self.steps.step  # of this call: it may go on from a checkpoint
+            left = f", about {seconds / done * (last - step):.0f} s left" if done > 0 and step < last else ""
+            where = ", ".join(filter(None, (f"{self.label}: {step} of {last}", text)))
+            print(f"{where} ({seconds:.0f} s{left})", file=sys.stderr, flush=True)
 
 
 def exit_code(main: Callable[[], None]) -> int:
