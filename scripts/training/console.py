@@ -72,6 +72,7 @@ class Progress:
     def __init__(self, steps: range, label: str):
         self.steps, self.label, self.bar = steps, label, None
         self.begun = self.shown = time.monotonic()
+        self.first: tuple[int, float] | None = None
         if speaking and sys.stderr.isatty() and importlib.util.find_spec("tqdm"):
             from tqdm import tqdm
 
@@ -96,6 +97,7 @@ class Progress:
 
     def show(self, step: int, **numbers: Any):
         """Show numbers of a step, if it is time to."""
+        self.first = self.first or (step, time.monotonic())  # what was compiled before is not counted
         if not self.due:
             return
         self.shown = time.monotonic()
@@ -105,8 +107,8 @@ class Progress:
             self.bar.set_postfix_str(text)
         else:
             seconds, last = self.shown - self.begun, self.steps.stop - 1
-            done = step - self.steps.start + self.steps.step  # of this call: it may go on from a checkpoint
-            left = f", about {seconds / done * (last - step):.0f} s left" if done > 0 and step < last else ""
+            step_0, then = self.first
+            left = f", about {(self.shown - then) / (step - step_0) * (last - step):.0f} s left" if step_0 < step < last else ""
             where = ", ".join(filter(None, (f"{self.label}: {step} of {last}", text)))
             print(f"{where} ({seconds:.0f} s{left})", file=sys.stderr, flush=True)
 
