@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxrnn import checks
-from jaxrnn.typing import ArrayLike, Lengths
+from jaxrnn.typing import ArrayLike, Lengths, Table
 
 
 @dataclass(frozen=True)
@@ -73,18 +73,20 @@ class Scaler:
                 raise ValueError(f"Scaler: `mean` should be finite, got {mean}.")
             checks.positive("Scaler", "deviation", deviation)
 
-    def inputs(self, values: ArrayLike, ends: Lengths | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def inputs(self, values: ArrayLike | Table, ends: Lengths | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Windows as inputs of the model: x (n, window, features), and mask (n, window), true where a step has a value at all.
 
         Each step holds the scaled values, 0 in gaps; its distance from the window's end, since the model skips steps without a
         value; and, if there are several columns, which of them have a value.
 
         Args:
-            values: the series, (time, columns), NaN in gaps.
-            ends: the last row of each window, (n,); `None` means one window, at the end of the series.
+            values: the series, (time, columns), NaN in gaps: an array, its columns in the order of `columns`, the one to forecast
+                first; or a DataFrame, of which they are taken by name. Every step has a row.
+            ends: the last row of each window, (n,), or of one; `None` means one window, at the end of the series.
 
         Raises:
-            ValueError: the series is shorter than a window, or has other columns. TypeError: it is no array of numbers.
+            ValueError: the series is shorter than a window, has other columns, or no value to forecast in a window; the rows of
+                a DataFrame are not in equal steps. TypeError: it holds other things than numbers.
         """
         values, ends, level = self._checked("Scaler.inputs", values, ends)
         past = values[ends[:, None] + np.arange(1 - self.window, 1)]
@@ -96,14 +98,14 @@ class Scaler:
         features = [scaled, distance] + ([known] if past.shape[-1] > 1 else [])
         return np.concatenate(features, axis=-1).astype(np.float32), np.asarray(known.any(-1))
 
-    def targets(self, values: ArrayLike, ends: Lengths) -> tuple[np.ndarray, np.ndarray]:
+    def targets(self, values: ArrayLike | Table, ends: Lengths) -> tuple[np.ndarray, np.ndarray]:
         """The scaled values after each end, (n, horizon), 0 where none is known; and weights, 1 where one is known, else 0."""
         values, ends, level = self._checked("Scaler.targets", values, ends, after=self.horizon)
         future = values[ends[:, None] + np.arange(1, self.horizon + 1), 0]
         future = (future - level[:, None]) / self.scale
         return np.where(np.isnan(future), 0, future).astype(np.float32), (~np.isnan(future)).astype(np.float32)
 
-    def restored(self, outputs: ArrayLike, values: ArrayLike, ends: Lengths | None = None) -> np.ndarray:
+    def restored(self, outputs: ArrayLike, values: ArrayLike | Table, ends: Lengths | None = None) -> np.ndarray:
         """The model's outputs as values: (n, horizon, quantiles), the quantiles ascending.
 
         Args:
@@ -120,16 +122,21 @@ class Scaler:
             raise ValueError(f"Scaler.restored: `outputs` should {rule}, got {outputs.shape}.")
         return np.sort(outputs.reshape(shape), axis=-1) * self.scale + level[:, None, None]
 
-    def level(self, values: ArrayLike, ends: Lengths | None = None) -> np.ndarray:
+    def level(self, values: ArrayLike | Table, ends: Lengths | None = None) -> np.ndarray:
         """What is subtracted from the values of each window: (n,). The arguments are those of `inputs`."""
         return self._checked("Scaler.level", values, ends)[2]
 
     def _checked(self, name: str, values: Any, ends: Any, *, after: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The values, the ends of the windows, and the level of each."""
+        table = isinstance(values, Table)
+        values = self._by_name(name, values) if table else values
+        if hasattr(values, "to_frame"):  # of pandas or polars
+            raise TypeError(f"{name}: `values` should be an array or a DataFrame, got a {checks.called(values)}.")
         checks.array(name, "values", values, None)
         values = np.asarray(values)
         if values.dtype.kind not in "fiu":
-            raise TypeError(f"{name}: `values` should be an array of numbers, got dtype {values.dtype}.")
+            hint = "\nWrite values.astype(float)." if table else ""
+            raise TypeError(f"{name}: `values` should be an array of numbers, got dtype {values.dtype}.{hint}")
         if values.ndim != 2 or values.shape[1] != len(self.columns):
             shape = f"(time, {len(self.columns)}), the columns {', '.join(self.columns)}"
             hint = "\nWrite values[:, None] for one column." if values.ndim == 1 and len(self.columns) == 1 else ""
@@ -137,7 +144,8 @@ class Scaler:
         if np.isinf(values).any():
             row = int(np.isinf(values).any(-1).argmax())
             raise ValueError(f"{name}: `values` should be numbers, NaN in gaps, got {values[row].tolist()} in row {row}.")
-        ends = np.asarray([len(values) - 1] if ends is None else checks.integers(name, "ends", ends)).astype(np.int64)
+        ends = np.asarray(len(values) - 1 if ends is None else checks.integers(name, "ends", ends)).astype(np.int64)
+        ends = ends[None] if ends.ndim == 0 else ends
         least, most = self.window - 1, len(values) - 1 - after
         if len(values) < self.window + after:
             parts = f"window={self.window}" + (f" and horizon={after}" if after else "")
@@ -145,12 +153,42 @@ class Scaler:
         if ends.ndim != 1 or (len(ends) and not (least <= ends.min() and ends.max() <= most)):
             came = f"{ends.min()} to {ends.max()}" if ends.ndim == 1 and len(ends) else f"shape {ends.shape}"
             raise ValueError(f"{name}: `ends` should be rows from {least} to {most}, got {came}.")
+        known = np.concatenate([[0], np.cumsum(~np.isnan(values[:, 0]))])
+        gaps = ends[known[ends + 1] == known[ends + 1 - self.window]]
+        if len(gaps):
+            rows = f"rows {gaps[0] + 1 - self.window} to {gaps[0]}"
+            rule = f"have a value of {self.columns[0]!r} in each window of {self.window} rows"
+            raise ValueError(f"{name}: `values` should {rule}, got gaps only in {rows}.")
         level = last_known(values[:, 0])[ends] if self.from_last else np.full(len(ends), self.mean[0])
-        if np.isnan(level).any():
-            raise ValueError(
-                f"{name}: `values` should have a value of {self.columns[0]!r} by the end of each window, got gaps only."
-            )
         return values, ends, level
+
+    def _by_name(self, name: str, table: Any) -> Any:
+        """The columns of a DataFrame, in their order here."""
+        there = list(table.columns)
+        wrong = next((column for column in self.columns if there.count(column) != 1), None)
+        if wrong is not None:
+            shown = ", ".join(map(str, there[:12])) + (", …" if len(there) > 12 else "")
+            rule = f"have one column {wrong!r}, of those to read ({', '.join(self.columns)})"
+            raise ValueError(f"{name}: `values` should {rule}, got {shown or 'none'}.")
+        if not _equal_steps(getattr(table, "index", None)):
+            rule = "have an index in equal steps, ascending: a row for each step, NaN where it has no value"
+            hint = 'Days that were left out come back by values.asfreq("D"); if none were, write values.reset_index(drop=True).'
+            raise ValueError(f"{name}: `values` should {rule}, got other steps.\n{hint}")
+        return table[list(self.columns)].to_numpy()
+
+
+def _equal_steps(index: Any) -> bool:
+    """Whether the index of a DataFrame ascends in equal steps, months of the calendar among them; other kinds of labels pass."""
+    if len(index := () if index is None else index) < 3:
+        return True
+    if hasattr(index, "inferred_freq"):  # times
+        return bool(index.is_monotonic_increasing) and index.inferred_freq not in (None, "B", "C")
+    if hasattr(index, "is_full"):  # periods
+        return bool(index.is_monotonic_increasing and index.is_full)
+    if getattr(getattr(index, "dtype", None), "kind", "") not in ("i", "u", "f"):
+        return True
+    steps = np.diff(np.asarray(index, np.float64))
+    return bool(steps[0] > 0 and np.allclose(steps, steps[0], rtol=1e-2, atol=0))
 
 
 def last_known(target: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Types that signatures name, for your own annotations too. No code may live here."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import numpy as np
@@ -9,6 +9,16 @@ from jax.typing import DTypeLike as DTypeLike
 
 ArrayLike: TypeAlias = jax.Array | np.ndarray
 """What a call takes as an array. Lists are refused, but for `lengths`."""
+
+
+@runtime_checkable
+class Table(Protocol):
+    """Columns with names, such as a DataFrame."""
+
+    @property
+    def columns(self) -> Any: ...
+
+
 Pair: TypeAlias = tuple[jax.Array | np.ndarray, jax.Array | np.ndarray] | list[Any]
 """A real and an imaginary part."""
 Lengths: TypeAlias = jax.Array | np.ndarray | Sequence[Any] | int

@@ -1,12 +1,15 @@
 """What `train_forecast.py` draws, and the file of what it predicts."""
 
+from pathlib import Path
+
 import forecast_series
 import numpy as np
 import training
 
 
 def predict(path, who, series, frame, end, quantiles, found):
-    """Write what comes after the last row, `end`: quantiles (horizon, quantiles), and draw them beside what the baselines found."""
+    """Write what comes after the last row, `end`: quantiles (horizon, quantiles), and draw them beside what the baselines found,
+    which is written too, once for all networks."""
     if not training.is_main_process():
         return
     levels, clock = frame.quantiles, series.clock
@@ -15,15 +18,23 @@ def predict(path, who, series, frame, end, quantiles, found):
         ([clock.label(end[0] + 1 + k), *map(repr, row)] for k, row in enumerate(quantiles.tolist())),
     )
     training.write_whole(path / "prediction.csv", text)
+    header = [name for who in found for name in (who, *(f"{who} q{level:g}" for level in levels))]
+    numbers = np.concatenate([np.c_[point[0], spread[0]] for point, spread in found.values()], axis=1).tolist()
+    rows = ([clock.label(end[0] + 1 + k), *map(repr, row)] for k, row in enumerate(numbers))
+    training.write_whole(path.parent / "baselines.csv", forecast_series.table([series.time, *header], rows))
     with training.figure(path / "prediction.png", width=9, height=4) as axes:
         shown = np.arange(max(0, end[0] + 1 - max(frame.window, 3 * frame.horizon)), end[0] + 1)
         axes.plot([clock.at(k) for k in shown], series.values[shown, 0], "k", lw=1, label="measured")
         draw(axes, clock, end[0], found | {who: (quantiles[None, :, levels.index(0.5)], quantiles[None])}, 0, levels)
-        axes.set(title=f"{series.columns[0]}, {who}, {frame.horizon} steps after {clock.label(end[0])}")
+        axes.set(title=f"{called(series)}, {who}, {frame.horizon} steps after {clock.label(end[0])}")
         axes.set(ylabel=series.columns[0])
         axes.legend(loc="upper left", fontsize="small", ncols=3)
         axes.margins(y=0.3)
-    training.log(f"prediction: {path / 'prediction.csv'}")
+
+
+def called(series):
+    """Column and file."""
+    return f"{series.columns[0]} ({Path(series.source).name})"
 
 
 BASELINES = {"last value": None, "seasonal naive": "tab:cyan", "ETS": "magenta"}
@@ -50,23 +61,24 @@ def label(text, row):
 
 def plot(results, folder):
     with training.figure(folder.path / "forecast.png", len(results), width=11, height=4) as all_axes:
-        for axes, (task, (series, frame, ends, found, _)) in zip(np.ravel(all_axes), results.items(), strict=True):
+        for axes, (series, frame, ends, found, _) in zip(np.ravel(all_axes), results.values(), strict=True):
             shown = np.arange(max(0, ends[0] + 1 - frame.window), len(series.values))
             axes.plot([series.clock.at(k) for k in shown], series.values[shown, 0], "k", lw=1, label="measured")
             drawn = -1
             for row, end in enumerate(ends):
                 if row == 0 or end >= drawn + frame.horizon:
                     draw(axes, series.clock, end, found, row, frame.quantiles)
+                    axes.axvline(series.clock.at(end), color="gray", ls=":", lw=0.6, label=label("origins", row))
                     drawn = end
-            axes.axvline(series.clock.at(ends[0] + 1), color="gray", ls=":", label="test rows begin")
-            axes.set(title=f"{task}, {frame.horizon} steps ahead", ylabel=series.columns[0])
+            axes.axvline(series.clock.at(ends[0] + 1), color="gray", ls="--", label="test rows begin")
+            axes.set(title=f"{called(series)}, {frame.horizon} steps ahead", ylabel=series.columns[0])
             axes.margins(y=0.3)
             axes.legend(loc="upper left", fontsize="small", ncols=3)
     with training.figure(folder.path / "loss.png", len(results), width=11, height=4) as all_axes:
-        for axes, (task, (*_, metrics)) in zip(np.ravel(all_axes), results.items(), strict=True):
+        for axes, (series, *_, metrics) in zip(np.ravel(all_axes), results.values(), strict=True):
             for who, of_run in metrics.items():
                 for metric, (steps, losses) in of_run.items():
                     width = 1.5 if metric == "validation" else 0.7
                     axes.semilogy(steps, losses, label=f"{who}, {metric}", lw=width, **training.cell_style(who))
-            axes.set(title=task, xlabel="step", ylabel="pinball loss, normalised")
+            axes.set(title=called(series), xlabel="step", ylabel="pinball loss, normalised")
             axes.legend()

@@ -171,7 +171,9 @@ def _value(path: str, line: int, column: str, cell: str) -> float:
         return math.nan
     value = _number(cell)
     if value is None:
-        raise Failure(f"{path}, line {line}, column {column!r}: should be a number or empty, got {cell[:40]!r}", code=2)
+        comma = re.fullmatch(r"\s*[-+]?[\d.,]*,[\d.,]*\s*", cell)
+        hint = ": write decimals with a point, and thousands without a comma" if comma else ""
+        raise Failure(f"{path}, line {line}, column {column!r}: should be a number or empty, got {cell[:40]!r}{hint}", code=2)
     return value
 
 
@@ -228,7 +230,10 @@ def _times(path: str, column: str, lines: list[int], cells: list[str]) -> tuple[
         if times.index(None) > reach:
             best, reach = text, times.index(None)
     rule = "a number, as the others" if best == "number" and reach > 0 else "a number or an ISO date such as 2024-01-31"
-    raise Failure(f"{path}, line {lines[reach]}, column {column!r}: a time should be {rule}, got {cells[reach][:40]!r}", code=2)
+    hint = f": pandas makes ISO dates of it, pd.to_datetime(table[{column!r}], dayfirst=True), or dayfirst=False for month/day"
+    hint = hint if re.match(r"\d\d?[./-]\d\d?[./-]\d\d", cells[reach]) else ""
+    came = f"{cells[reach][:40]!r}{hint}"
+    raise Failure(f"{path}, line {lines[reach]}, column {column!r}: a time should be {rule}, got {came}", code=2)
 
 
 def _month(cell: str) -> datetime | None:

@@ -1,7 +1,7 @@
 """Windows of a series for `train_forecast.py`: how its rows are split, what of them is scaled, and which series is too short."""
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import training
@@ -57,8 +57,8 @@ def split(series, frame):
     return ends[last < first], ends[(ends + 1 >= first) & (last < second)], ends[ends + 1 >= second]
 
 
-def check(series, frame):
-    """Refuse what cannot be split, trained on or scaled.
+def check(series, frame, *, chosen=True):
+    """Refuse what cannot be split, trained on or scaled. `chosen`: whether the window was asked for, and is not the default.
 
     Raises:
         Failure: there are too few rows, or they hold too little.
@@ -66,7 +66,7 @@ def check(series, frame):
     what, rows, column = series.source, len(series.values), series.columns[0]
     sizes = f"a window of {frame.window} and a horizon of {frame.horizon} steps"
     if rows < (least := fewest_rows(frame)):
-        text = f"{what}: {rows} steps are too few for {sizes}, which need {least}: choose a smaller --horizon or --window"
+        text = f"{what}: {rows} steps are too few for {sizes}, which need {least}: {smaller(rows, frame, chosen)}"
         raise training.Failure(text, code=2)
     for part, ends, needed in zip(("training", "validation", "test"), split(series, frame), (FEWEST, 1, 1), strict=True):
         if len(ends) < needed:
@@ -87,6 +87,13 @@ def check(series, frame):
     except ValueError:
         text = f"{what}: {column!r} never changes within {sizes} of the first 70 % of the rows"
         raise training.Failure(text, code=2) from None
+
+
+def smaller(rows, frame, chosen):
+    """What to choose where there are too few rows."""
+    horizon = next((h for h in range(frame.horizon - 1, 0, -1) if fewest_rows(replace(frame, horizon=h)) <= rows), None)
+    window = "choose a smaller --window" if chosen else "the window is the default, cut to size"
+    return f"the longest --horizon that fits is {horizon}; {window}" if horizon else window
 
 
 def fewest_rows(frame):

@@ -14,6 +14,7 @@ import hashlib
 import json
 import sys
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 import forecast_series
@@ -24,7 +25,7 @@ import optax
 import training
 from flax import nnx
 from forecast_baselines import baselines
-from forecast_pictures import plot, predict
+from forecast_pictures import BASELINES, plot, predict
 from forecast_windows import Frame, borders, check, fit_scaler, futures, split
 from training import option
 
@@ -112,7 +113,7 @@ def keep(path, series, frame, config):
         training.own_folder(path.parent, path.name)
         training.check_own(file)
     if not file.exists():
-        check(series, frame)
+        check(series, frame, chosen=config.window is not None)
         scaler = fit_scaler(series, frame)
         kept = {"rows": len(series.values), "digest": digest(series), "season": frame.season, "scaler": asdict(scaler)}
         if training.is_main_process():
@@ -246,7 +247,9 @@ def compare(task, series, frame, config, mesh, folder):
         for cell, seed in both
     }
     training.log(f"\n{task}: fitting the baselines")
-    found = baselines(values, test, learn, second, frame)
+    ends = np.concatenate([test, last_end(whole, frame)]) if config.predict else test
+    said = baselines(whole.values, ends, learn, second, frame)
+    found = {who: (point[: len(test)], spread[: len(test)]) for who, (point, spread) in said.items()}
     for who, (_, answers) in trained.items():
         quantiles = answers(values, test)
         found[who] = quantiles[..., levels.index(0.5)], quantiles
@@ -256,14 +259,20 @@ def compare(task, series, frame, config, mesh, folder):
         f"{clock.label(second)} to {clock.label(len(values) - 1)}"
     )
     training.log(f"  {'':16}{'RMSE':>10}{'MAE':>10}{'pinball':>10}{f'inside {share:.0%}':>14}")
+    rmse = {}
     for who, (point, spread) in found.items():
-        *numbers, inside = scores(point, spread, truth, levels)
-        training.log(f"  {who:16}" + "".join(f"{number:10.4g}" for number in numbers) + f"{inside:14.0%}")
+        rmse[who], *numbers, inside = scores(point, spread, truth, levels)
+        training.log(f"  {who:16}" + "".join(f"{number:10.4g}" for number in (rmse[who], *numbers)) + f"{inside:14.0%}")
+    best, network = (min((who for who in rmse if (who in BASELINES) == simple), key=rmse.get) for simple in (True, False))
+    if rmse[best] < rmse[network]:
+        training.log(f"{best} is better here: its RMSE is {rmse[best]:.4g}, and {rmse[network]:.4g} that of {network}")
     new = len(whole.values) - len(values)
     if config.predict:
-        beside = baselines(whole.values, end := last_end(whole, frame), learn, second, frame)
+        end, beside = ends[-1:], {who: (point[-1:], spread[-1:]) for who, (point, spread) in said.items()}
         for who, (run, answers) in trained.items():
             predict(run.path, who, whole, frame, end, answers(whole.values, end)[0], beside)
+            training.log(f"prediction: {Path(config.out) / run.name / 'prediction.csv'}")
+        training.log(f"the baselines' predictions: {Path(config.out) / task / 'baselines.csv'}")
     elif new:
         training.log(
             f"{new} steps have come since: --predict forecasts from them; to train on them, name another folder with --out"
@@ -315,7 +324,7 @@ def main(arguments=None):
     training.require("statsmodels", "jaxrnn[data]")
     jobs = {name: load(name, config) for name in names(config)}
     for series, frame in jobs.values():
-        check(series, frame)
+        check(series, frame, chosen=config.window is not None)
         if config.predict:
             last_end(series, frame)
     mesh = training.start(config, batch_size=config.batch_size)

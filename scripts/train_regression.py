@@ -134,6 +134,7 @@ def main(arguments=None):
 
     training.log("\ncell   parameters    final loss      time per step")
     training.log("\n".join(table))
+    training.log("Random data hold nothing to learn: the loss is of what was memorised. One seed is no ranking: --seed 0 1 2.")
     plot(curves, out / "loss.png")
     forecast(config, out / "sunspots.png")
     training.log(f"\nplots and models: {out}")

@@ -427,6 +427,15 @@ def test_steps_that_do_not_fit(gru, lstms):
     refuses(ValueError, f"GRU.step: `state` should have shape (1, 2, 5), {LAYOUT}, got (2, 5).", step, X[:, 0], jnp.ones((2, 5)))
 
 
+@pytest.mark.parametrize("name", ["GRU", "LSTM", "MinGRU", "LRU", "SLSTM"])
+def test_a_step_without_a_state_says_where_to_get_one(name):
+    cell = jaxrnn.CELLS[name]()
+    params = cell.init(jax.random.key(0), 3, 5)
+    kind = type(cell.initial_state(params, X[:, 0])).__name__
+    text = f"{type(cell).__name__}.step: `state` should be a {kind}, got None.\nWrite cell.initial_state(params, x)."
+    refuses(TypeError, text, cell.step, params, None, X[:, 0])
+
+
 @pytest.mark.slow
 @pytest.mark.newest
 def test_messages_about_space_name_its_axes():

@@ -8,6 +8,7 @@ import itertools
 import json
 import shutil
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import forecast_baselines
 import forecast_series
@@ -140,10 +141,15 @@ def changed(line, *row):
         (
             GOOD,
             "--column sold --horizon 30",
-            r"60 steps are too few for a window of 8 and a horizon of 30 steps, which need 19[0-9]",
+            r"60 steps are too few for a window of 8 and a horizon of 30 steps, which need 19[0-9]: "
+            r"the longest --horizon that fits is 9; the window is the default, cut to size$",
         ),
-        (changed(7, DAYS[5], "many"), "", r"a\.csv, line 7, column 'sold': should be a number or empty, got 'many'"),
-        (changed(7, DAYS[5], "1,5"), "", r"line 7, column 'sold': should be a number or empty, got '1,5'"),
+        (changed(7, DAYS[5], "many"), "", r"a\.csv, line 7, column 'sold': should be a number or empty, got 'many'$"),
+        (
+            changed(7, DAYS[5], "1,5"),
+            "",
+            r"line 7, .* should be a number or empty, got '1,5': write decimals with a point",
+        ),
         (changed(7, DAYS[5], "inf"), "", r"line 7, column 'sold': should be a number or empty, got 'inf'"),
         (changed(7, DAYS[5], "1_0"), "", r"line 7, column 'sold': should be a number or empty, got '1_0'"),
         (changed(7, DAYS[5]), "", r"a\.csv, line 7: 1 fields, where the header has 2"),
@@ -160,8 +166,12 @@ def changed(line, *row):
             "",
             r"line 4: the times '1' and '1.005' fall on one step, .* 1.0 apart",
         ),
-        (changed(7, "05.01.24", 1), "", r"line 7, column 'day': a time should be a number or an ISO date .*, got '05.01.24'"),
-        (changed(7, "", 1), "", r"line 7, column 'day': a time should be .* got ''"),
+        (
+            changed(7, "05.01.24", 1),
+            "",
+            r"line 7, column 'day': a time should be a number or an ISO date .*, got '05.01.24': pandas .*dayfirst=True",
+        ),
+        (changed(7, "", 1), "", r"line 7, column 'day': a time should be .* got ''$"),
         (
             [(f"2024-01-{d:02}T{h:02}:00", h) for d, h in itertools.product(range(1, 20), (3, 5, 16))],
             "",
@@ -170,6 +180,8 @@ def changed(line, *row):
         ([("202401", 1), ("202402", 2), ("202403", 1)], "", "write months as 2024-01, not as '202401'"),
         ([(10**k, k) for k in range(8)], "", r"not a whole number of such steps|only 8 are in the file"),
         ([(2024, 1), (2025, 2)], "", "2 rows are too few to know the step of 'day'"),
+        (GOOD, "--column sold --horizon 9 --window 30", "the longest --horizon that fits is 3; choose a smaller --window$"),
+        (GOOD, "--column sold --horizon 3 --window 60", "steps, which need 1[0-9]+: choose a smaller --window$"),
         (GOOD[:28], "", r"a\.csv: 28 steps are too few for a window of 8 and a horizon of 3 steps, which need 29"),
         ([(day, "") for day in DAYS], "", "in the training rows of 'sold' there are too few values"),
         ([(day, 5) for day in DAYS], "", "the column 'sold' does not change in the first 70 %"),
@@ -272,6 +284,22 @@ def test_windows_are_parted_by_time_and_know_a_value_before_and_after(gappy):
         wanted = [usable and end + 4 < 70, usable and end + 1 >= 70 and end + 4 < 85, usable and end + 1 >= 85]
         assert [end in part for part in parts] == wanted
     np.testing.assert_array_equal(forecast_windows.futures(gappy, np.array([9]), FRAME)[0], gappy[10:14, 0])
+
+
+@pytest.mark.parametrize("rows", [26, 27, 41, 60, 119])
+def test_the_longest_horizon_that_is_named_fits_and_no_longer_one(rows):
+    series = series_of(np.random.default_rng(0).standard_normal((rows, 1)))
+
+    def refused(horizon):
+        frame = train_forecast.make_frame(series, train_forecast.Config(horizon=horizon, season=7), {})
+        try:
+            forecast_windows.check(series, frame, chosen=False)
+        except training.Failure as failure:
+            return str(failure)
+
+    longest = int(refused(100).partition("that fits is ")[2].partition(";")[0])
+    assert refused(longest) is None
+    assert "are too few for" in refused(longest + 1)
 
 
 @pytest.mark.parametrize("from_last", [True, False])
@@ -464,6 +492,15 @@ def test_a_file_is_forecast_scored_and_continued(trained):
     assert times == ["2025-02-04", "2025-02-05", "2025-02-06"]  # 400 days from 2024-01-01
     np.testing.assert_allclose(quantiles[:, 1], 100 + 10 * PATTERN[:3], atol=6)
     assert (quantiles[:, 2] - quantiles[:, 0] > 4).all()
+    header, *rows = csv.reader((folder / "run/csv/baselines.csv").read_text(encoding="utf-8").splitlines())
+    names = ("last value", "seasonal naive", "ETS")
+    assert header == ["day", *(f"{name}{part}" for name in names for part in ("", " q0.1", " q0.5", " q0.9"))]
+    assert [row[0] for row in rows] == times
+    numbers = np.array([row[1:] for row in rows], float).reshape(3, 3, 4)
+    np.testing.assert_allclose(numbers[:, 1:, 0], np.stack([100 + 10 * PATTERN[:3]] * 2, 1), atol=12)
+    assert (np.diff(numbers[..., 1:], axis=-1) > 0).all()
+    values = forecast_series.read(str(folder / "sales.csv"), "sold", time="day").values[:, 0]
+    np.testing.assert_array_equal(numbers[:, 0, 0], values[~np.isnan(values)][-1])
     for picture in ("forecast.png", "loss.png", "csv/LSTM-0/prediction.png"):
         assert (folder / "run" / picture).read_bytes().startswith(b"\x89PNG")
 
@@ -480,6 +517,24 @@ def test_several_networks_share_rows_scaler_and_baselines(tmp_path, capsys):
     files = [(tmp_path / name / "csv/RNN-1/prediction.csv").read_text() for name in ("run", "alone")]
     assert files[0] == files[1]
     assert len({(tmp_path / f"run/csv/{name}/prediction.csv").read_text() for name in ("GRU-0", "GRU-1", "GRU-2", "RNN-0")}) == 4
+
+
+@pytest.mark.slow
+def test_a_finished_run_says_so_and_names_what_beats_the_network(tmp_path, capsys, monkeypatch):
+    """Some steps are too few to learn anything; what is printed are paths as they were given."""
+    monkeypatch.chdir(tmp_path)
+    path = sales(tmp_path, 120)
+    for state in (None, "trained already, 10 of 10"):
+        run(path, "run", TINY.replace("--steps 500", "--steps 10 --validate-every 10") + " --predict")
+        out = capsys.readouterr().out
+        said = [line for line in out.splitlines() if "going on" in line or "already" in line]
+        assert said == [f"csv/LSTM-0: {state}"] * bool(state)
+        lines = [line for line in out.splitlines() if line.startswith("  ") and "RMSE" not in line]
+        table = {line[2:18].strip(): float(line[18:28]) for line in lines}
+        best = min(table, key=table.get)
+        assert f"\n{best} is better here: its RMSE is {table[best]:.4g}, and {table['LSTM']:.4g} that of LSTM\n" in out
+        assert f"prediction: {Path('run/csv/LSTM-0/prediction.csv')}\n" in out
+        assert "plots and metrics: run\n" in out
 
 
 @pytest.mark.slow

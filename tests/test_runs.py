@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 import training
 from flax import nnx
@@ -380,6 +381,35 @@ def test_a_scaler_reads_the_end_of_a_series_as_one_window():
     np.testing.assert_allclose(restored, wanted)
 
 
+def test_a_scaler_takes_the_columns_of_a_table_by_name():
+    values = np.random.default_rng(0).standard_normal((20, 2))
+    values[[3, 15], [0, 1]] = np.nan
+    months = pd.date_range("2023-01-31", periods=20, freq="ME")
+    swapped = frame(values)[["x", "y"]].assign(name="a")
+    for index in (DAYS[:20], months, months.to_period("M"), DAYS[:20].astype(str), np.arange(20) + 1700):
+        for got, wanted in zip(SCALER.inputs(swapped.set_index(pd.Index(index))), SCALER.inputs(values), strict=True):
+            np.testing.assert_array_equal(got, wanted)
+    outputs = np.random.default_rng(1).standard_normal((1, 12))
+    np.testing.assert_array_equal(SCALER.restored(outputs, swapped, 13), SCALER.restored(outputs, values, [13]))
+
+
+DAYS = pd.date_range("2024-01-01", periods=21, freq="D")
+
+
+def frame(values):
+    return pd.DataFrame(values, columns=["y", "x"])
+
+
+def gap(values, first, last):
+    values = values.copy()
+    values[first:last, 0] = np.nan
+    return values
+
+
+def mean_scaler():
+    return Scaler(**asdict(SCALER) | {"from_last": False})
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -394,7 +424,8 @@ def test_a_scaler_reads_the_end_of_a_series_as_one_window():
         (lambda s, v: s.inputs(v, [5]), ValueError, "`ends` should be rows from 6 to 19, got 5 to 5"),
         (lambda s, v: s.inputs(v, [20]), ValueError, "`ends` should be rows from 6 to 19, got 20 to 20"),
         (lambda s, v: s.targets(v, [16]), ValueError, "`ends` should be rows from 6 to 15, got 16 to 16"),
-        (lambda s, v: s.inputs(v, 8), ValueError, r"`ends` should be rows from 6 to 19, got shape \(\)"),
+        (lambda s, v: s.inputs(v, [[8]]), ValueError, r"`ends` should be rows from 6 to 19, got shape \(1, 1\)"),
+        (lambda s, v: s.inputs(v, 20), ValueError, "`ends` should be rows from 6 to 19, got 20 to 20"),
         (lambda s, v: s.inputs(v.astype(str)), TypeError, "`values` should be an array of numbers, got dtype <U"),
         (lambda s, v: s.inputs(v.tolist()), TypeError, "`values` should be an array, got list"),
         (
@@ -405,7 +436,29 @@ def test_a_scaler_reads_the_end_of_a_series_as_one_window():
         (lambda s, v: s.level(v * np.inf), ValueError, r"level: `values` should be numbers, NaN in gaps, got \[.*inf\] in row 0"),
         (lambda s, v: s.inputs(v, [6.5]), TypeError, "inputs: `ends` should be an integer array, got dtype float64"),
         (lambda s, v: s.inputs(v, np.uint64([2**64 - 1])), ValueError, "`ends` should be rows from 6 to 19, got"),
-        (lambda s, v: s.inputs(v * np.nan), ValueError, "should have a value of 'y' by the end of each window, got gaps only"),
+        (
+            lambda s, v: s.inputs(v * np.nan),
+            ValueError,
+            "a value of 'y' in each window of 7 rows, got gaps only in rows 13 to 19",
+        ),
+        (lambda s, v: s.inputs(gap(v, 3, 10), [8, 9, 10]), ValueError, "`values` should have .*, got gaps only in rows 3 to 9"),
+        (lambda s, v: s.restored(np.ones((1, 12)), gap(v, 3, 10), 9), ValueError, "restored: .* gaps only in rows 3 to 9"),
+        (lambda s, v: mean_scaler().inputs(gap(v, 13, 20)), ValueError, "inputs: .* gaps only in rows 13 to 19"),
+        (lambda s, v: s.inputs(pd.DataFrame(v, columns=["x", "z"])), ValueError, r"have one column 'y', .* \(y, x\), got x, z\."),
+        (lambda s, v: s.inputs(pd.DataFrame(v, columns=["y", "y"])), ValueError, "have one column 'y', .* got y, y"),
+        (lambda s, v: s.inputs(pd.Series(v[:, 0])), TypeError, "`values` should be an array or a DataFrame, got a Series"),
+        (lambda s, v: s.inputs(frame(v).astype({"y": object})), TypeError, r"got dtype object\.\nWrite values\.astype\(float\)"),
+        *(
+            (lambda s, v, index=index: s.inputs(frame(v).set_index(index)), ValueError, "index in equal steps, .* got other steps")
+            for index in (
+                DAYS.delete(5),
+                DAYS[:20][::-1],
+                pd.date_range("2024-01-01", periods=20, freq="B"),
+                DAYS.to_period("D").delete(5),
+                pd.Index(np.delete(np.arange(21), 5)),
+                pd.Index(np.arange(20)[::-1]),
+            )
+        ),
         (lambda s, v: s.restored(np.ones((1, 11)), v), ValueError, r"`outputs` should have shape \(1, 4, 3\), .* got \(1, 11\)"),
     ],
 )

@@ -391,7 +391,7 @@ def test_more_epochs_of_pixels_go_on_and_say_what_the_learning_rate_does(tmp_pat
     for epochs in (2, 4):
         tiny(train_pixels, tmp_path / "run", f"--epochs {epochs}")
     out = capsys.readouterr().out
-    assert "LRU-4: going on after step 2\nLRU-4: the learning rate follows the cosine of 4 epochs from here on, not of 2\n" in out
+    assert "LRU-4: the learning rate follows the cosine of 4 epochs from here on, not of 2\nLRU-4: going on after step 2\n" in out
     (lines,) = metrics(tmp_path / "run").values()
     assert [json.loads(line)["step"] for line in lines.splitlines()] == [1, 2, 3, 4]
 

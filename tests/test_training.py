@@ -973,6 +973,8 @@ def test_without_a_terminal_a_line_comes_now_and_then(monkeypatch, capsys, folde
     assert out == "something\n"
     said = [(step, f"toy: {step} of 20, loss {metrics[step - 1]['loss']:.4g}, rows") for step in (4, 7, 10, 16, 19)]
     assert [line.split(" (")[0].rsplit(" ", 1)[0] for line in err.splitlines()] == [line for _, line in said]
+    left = re.findall(r" s(?:, about (\d+) s left)?\)$", err, flags=re.MULTILINE)
+    assert left == ["", *(str(4 * (20 - step)) for step, _ in said[1:])]  # by what was done since the first line
     monkeypatch.setattr(training.console, "speaking", False)
     go(make(folder, "silent", save_every=100), 20, at=wait)
     assert capsys.readouterr().err == ""

@@ -244,6 +244,8 @@ class Cell:
         dtype = computing_dtype(x, params.w_ih)
         arrays = cast(params, dtype)
         like = conform.state_like(self, arrays, x)
+        if state is None:
+            raise TypeError(f"{name}: `state` should be a {type(like).__name__}, got None.\nWrite cell.initial_state(params, x).")
         conform.check_state(name, "state", state, like)
         state = type(like)(*(s.astype(one.dtype) if is_real(one) else s for s, one in zip(state, like, strict=True)))
         wanted = (*self.per_step, *self.context)

@@ -72,6 +72,7 @@ class Progress:
     def __init__(self, steps: range, label: str):
         self.steps, self.label, self.bar = steps, label, None
         self.begun = self.shown = time.monotonic()
+        self.first: tuple[int, float] | None = None
         if speaking and sys.stderr.isatty() and importlib.util.find_spec("tqdm"):
             from tqdm import tqdm
 
@@ -96,6 +97,7 @@ class Progress:
 
     def show(self, step: int, **numbers: Any):
         """Show numbers of a step, if it is time to."""
+        self.first = self.first or (step, time.monotonic())  # what was compiled before is not counted
         if not self.due:
             return
         self.shown = time.monotonic()
@@ -104,8 +106,11 @@ class Progress:
             self.bar.update(step - self.bar.n)
             self.bar.set_postfix_str(text)
         else:
-            seconds = self.shown - self.begun
-            print(f"{self.label}: {step} of {self.steps.stop - 1}, {text} ({seconds:.0f} s)", file=sys.stderr, flush=True)
+            seconds, last = self.shown - self.begun, self.steps.stop - 1
+            step_0, then = self.first
+            left = f", about {(self.shown - then) / (step - step_0) * (last - step):.0f} s left" if step_0 < step < last else ""
+            where = ", ".join(filter(None, (f"{self.label}: {step} of {last}", text)))
+            print(f"{where} ({seconds:.0f} s{left})", file=sys.stderr, flush=True)
 
 
 def exit_code(main: Callable[[], None]) -> int:

@@ -105,8 +105,6 @@ class Run:
                 place = self._checkpoints.set_aside(self._metrics)
                 warn(f"{self.name}: no checkpoint can be used: beginning anew; the metrics from before are in {place}")
             self._cut_metrics(metadata.get("metrics_bytes", 0))
-            if step:
-                log(f"{self.name}: going on after step {step}")
             if self._tensorboard:
                 from tensorboardX import SummaryWriter
 
@@ -127,7 +125,10 @@ class Run:
             text = f"{self.name} in {self.folder.path} is at step {self.step} already, and {last} are asked for"
             raise Failure(f"{text}: ask for at least as many, or name another folder with --out", code=2)
         self.last, self._every = last, every
-        self._progress = Progress(range(self.step + every, last + 1, every), self.name)
+        left = range(self.step + every, last + 1, every)
+        if self.step:
+            log(f"{self.name}: going on after step {self.step}" if left else f"{self.name}: trained already, {self.step} of {last}")
+        self._progress = Progress(left, self.name)
         yield from self._progress
 
     def log(self, step: int, **metrics: Any):
