@@ -692,7 +692,7 @@ def test_killed_inside_its_loop_and_started_again_a_script_ends_the_same(script,
     assert killed.end(signal.SIGKILL)[0] == -signal.SIGKILL
     code, out, err = Started(script, words + " --out killed", tmp_path, paths).end()
     assert code == 0, err
-    assert "going on after step" in out
+    assert "going on after step" in out or "trained already" in out
     assert Started(script, words + " --out whole", tmp_path, paths).end()[0] == 0
     assert_same_end(tmp_path / "whole", tmp_path / "killed")
 
