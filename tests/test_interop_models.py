@@ -191,6 +191,15 @@ def test_the_same_arrays_under_other_names_are_noticed():
         assert str(error.value).endswith(ASKED.format(pairs))
 
 
+def test_what_is_called_alike_on_both_sides_stays_where_it_is():
+    """Of two layers of the same shapes."""
+    ours = Renamed()
+    ours.rnn = jaxrnn.GRU(HIDDEN, HIDDEN, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"under other names, 'lstm\.' -> 'rnn\.', 'head\.' -> 'fc\.'") as error:
+        load_torch(ours, TorchNamed(tnn.GRU(HIDDEN, HIDDEN)).state_dict())
+    assert "second" not in str(error.value)
+
+
 def test_other_names_are_not_guessed():
     """Two layers of the same shapes, another shape, and arrays too few or too many."""
     alike = TorchNamed(tnn.GRU(HIDDEN, HIDDEN)).state_dict()
