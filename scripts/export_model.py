@@ -1,16 +1,18 @@
 """Export a trained model for production, compare what was written with the model, and time a step of each.
 
     python scripts/export_model.py runs/forecast/co2
-    python scripts/export_model.py runs/sales/csv --platforms cpu cuda --out exported/
+    python scripts/export_model.py runs/sales/csv --platforms cpu cuda --out runs/exported
 
 It writes
 
     model.stablehlo   whole sequences, (x, lengths) -> prediction, for any batch and time; needs nothing but JAX
     step.stablehlo    one step of a stream, (x, *state) -> (prediction, *state), for any batch; needs nothing but JAX
     model.onnx        both of them for onnxruntime: x, lengths, h_0, … -> prediction, h_n, …
-    start.npz         the state that a stream starts from, for a batch of one: arrays in the order of the files above
+    start.npz         the state that a stream starts from, for a batch of one: arrays in the order of the files above, named like
+                      the inputs of model.onnx (h_0, …) if there is one
     model.json        the scaler and the configuration of the run
 
+The model is one of `jaxrnn.models`: runs of train_forecast.py, train_classify.py, train_regression.py, train_pixels.py have those.
 What a model does not have (a stream, if it reads both directions) or ONNX does not (most cells) is left out, and said.
 """
 
@@ -37,6 +39,9 @@ from jaxrnn.text import CharModel
 BATCH, TIME = 3, 20
 """Of the random sequences that files and model are compared on."""
 TOLERANCES = {"model.stablehlo": 1e-6, "step.stablehlo": 1e-6, "model.onnx": 1e-5}
+BY_HAND = """
+Of a run, export_model.py exports models of jaxrnn.models: those of train_forecast.py, train_classify.py, train_regression.py and
+train_pixels.py. That of another script is exported by hand: .docs/guides/production.md, "A model of a script", shows how."""
 
 
 # What is exported -------------------------------------------------------------------------------------------------------------
@@ -103,13 +108,17 @@ def write(model, out, platforms=None):
     (out / "model.stablehlo").write_bytes(export_sequences(model, features, platforms).serialize())
     try:
         (out / "step.stablehlo").write_bytes(export_step(model, features, platforms).serialize())
-        np.savez(out / "start.npz", *start_of(model))
     except ValueError as reason:
         left_out["step.stablehlo"] = reason
+    streams, names = "step.stablehlo" not in left_out, []
     try:
-        to_onnx(model, out / "model.onnx", lengths=True, states="step.stablehlo" not in left_out)
+        made = to_onnx(model, out / "model.onnx", lengths=True, states=streams)
+        names = [value.name for value in made.graph.input][2:]  # after x and lengths
     except (ValueError, TypeError, ImportError) as reason:
         left_out["model.onnx"] = reason
+    if streams:
+        start = start_of(model)
+        np.savez(out / "start.npz", **dict(zip(names or [f"state_{k}" for k in range(len(start))], start, strict=True)))
     return left_out
 
 
@@ -249,7 +258,7 @@ def main(arguments=None):
     try:
         run = load_run(options.run)
     except (OSError, ValueError, ImportError) as error:
-        sys.exit(str(error))
+        sys.exit(f"{error}{BY_HAND if 'is no class of jaxrnn' in str(error) else ''}")
 
     options.out.mkdir(parents=True, exist_ok=True)
     left_out = write(run.model, options.out, options.platforms)

@@ -151,6 +151,74 @@ def test_a_part_of_a_model_is_named_by_the_prefix():
         load_torch(tree, theirs)
 
 
+class Renamed(nnx.Module):
+    """Two recurrent layers and a head, under names that the caller chooses."""
+
+    def __init__(self, rnn="rnn", second="second", fc="fc", size=HIDDEN, **options):
+        setattr(self, rnn, jaxrnn.LSTM(WIDTH, HIDDEN, rngs=nnx.Rngs(0), **options))
+        setattr(self, second, jaxrnn.GRU(HIDDEN, size, rngs=nnx.Rngs(1)))
+        setattr(self, fc, nnx.Linear(size, TAGS, rngs=nnx.Rngs(2)))
+
+
+class TorchNamed(tnn.Module):
+    def __init__(self, lstm=None):
+        super().__init__()
+        self.lstm = lstm or tnn.LSTM(WIDTH, HIDDEN, batch_first=True)
+        self.second, self.head = tnn.GRU(HIDDEN, HIDDEN, batch_first=True), tnn.Linear(HIDDEN, TAGS)
+
+
+ASKED = "\nAre they the same arrays under other names, {}? Then rename the keys of the state_dict."
+
+
+def test_the_same_arrays_under_other_names_are_noticed():
+    theirs, ours = shaken(TorchNamed()), Renamed()
+    for source in (theirs, theirs.state_dict()):
+        with pytest.raises(ValueError, match=r"lstm\.weight_ih_l0 should not be there") as error:
+            load_torch(ours, source)
+        assert str(error.value).endswith(ASKED.format("'lstm.' -> 'rnn.', 'head.' -> 'fc.'"))
+    state = {key.replace("lstm.", "rnn.").replace("head.", "fc."): a for key, a in theirs.state_dict().items()}
+    load_torch(ours, state)
+    np.testing.assert_array_equal(ours.fc.kernel.get_value().T, theirs.head.weight.detach())
+
+    nested = {f"model.body.{key}" if "lstm" in key else f"model.{key}": a for key, a in theirs.state_dict().items()}
+    cells = TorchNamed(tnn.LSTMCell(WIDTH, HIDDEN)).state_dict()
+    for state, prefix, pairs in (
+        (nested, "model.", "'model.body.lstm.' -> 'model.rnn.', 'model.head.' -> 'model.fc.'"),  # by layer
+        (cells, "", "'lstm.' -> 'rnn.', 'head.' -> 'fc.'"),
+    ):
+        with pytest.raises(ValueError) as error:
+            load_torch(ours, state, prefix)
+        assert str(error.value).endswith(ASKED.format(pairs))
+
+
+def test_what_is_called_alike_on_both_sides_stays_where_it_is():
+    """Of two layers of the same shapes."""
+    ours = Renamed()
+    ours.rnn = jaxrnn.GRU(HIDDEN, HIDDEN, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"under other names, 'lstm\.' -> 'rnn\.', 'head\.' -> 'fc\.'") as error:
+        load_torch(ours, TorchNamed(tnn.GRU(HIDDEN, HIDDEN)).state_dict())
+    assert "second" not in str(error.value)
+
+
+def test_other_names_are_not_guessed():
+    """Two layers of the same shapes, another shape, and arrays too few or too many."""
+    alike = TorchNamed(tnn.GRU(HIDDEN, HIDDEN)).state_dict()
+    twice = Renamed("a", "b")
+    twice.a = jaxrnn.GRU(HIDDEN, HIDDEN, rngs=nnx.Rngs(0))
+    state = TorchNamed().state_dict()
+    for ours, source in (
+        (twice, alike),
+        (Renamed(size=HIDDEN + 1), state),
+        (Renamed(bias=False), state),
+        (Renamed(), {key: a for key, a in state.items() if key != "head.bias"}),
+        (Renamed(), {key: a for key, a in state.items() if "head" not in key}),
+        (Renamed(), state | {"more": torch.zeros(3)}),
+    ):
+        with pytest.raises(ValueError, match="should hold the arrays of the module") as error:
+            load_torch(ours, source)
+        assert "under other names" not in str(error.value)
+
+
 def test_what_is_left_over_on_either_side_is_listed_and_nothing_is_filled():
     theirs = shaken(TorchTagger())
     ours = Tagger(nnx.Rngs(0), heads=1, tags=7)

@@ -313,8 +313,9 @@ def test_a_forecast_from_the_files_alone_is_the_runs(exported):
     level = past[known][-1] if kept["from_last"] else kept["mean"][0]
     steps = np.stack([(past - level) / kept["scale"], np.arange(1 - window, 1) / window], axis=-1)[known].astype(np.float32)
     run = export_model.onnx_runner(place / "out/model.onnx")
-    start = np.load(place / "out/start.npz").values()
-    outputs, _ = run(steps[None], *start)
+    start = np.load(place / "out/start.npz")
+    assert list(start) == ["h_0"]  # as model.onnx calls it
+    outputs, _ = run(steps[None], *start.values())
     quantiles = np.sort(outputs.reshape(kept["horizon"], -1), axis=-1) * kept["scale"] + level
     close(quantiles[None], want, 1e-5)
 

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+import export_model
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -158,6 +159,8 @@ def test_a_model_of_a_script_is_given_and_filled_or_left_alone(tmp_path):
     message = r"the model of .*run/a is a Mine of a script, which is no class of jaxrnn\.\nMake one with the sizes .* model=…\)\."
     with pytest.raises(ValueError, match=message):
         load_run(folder)
+    with pytest.raises(SystemExit, match=r'no class of jaxrnn(?s:.*)exported by hand: .*production\.md, "A model of a script"'):
+        export_model.main([str(folder)])
     other = Mine(5, rngs=nnx.Rngs(2))
     assert load_run(folder, model=other).model is other
     same(other, model)

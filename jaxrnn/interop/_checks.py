@@ -176,6 +176,28 @@ def match(caller: str, argument: str, found: Mapping[str, Any], wanted: Mapping[
         raise ValueError(f"{caller}: {argument} should hold the arrays of the module.\n  {lines}{hint}")
 
 
+def renamed(found: Arrays, wanted: Arrays, prefix: str) -> str:
+    """A question to end a message with, if one renaming of attributes, or else of layers, makes all shapes fit, and no other."""
+    for split in (str.partition, str.rpartition):
+        came, want = _grouped(found, prefix, split), _grouped(wanted, prefix, split)
+        same = {name for name in came.keys() & want.keys() if came[name] == want[name]}
+        fits = {old: [new for new in want if new not in same and want[new] == came[old]] for old in came if old not in same}
+        sure = {fit[0] for fit in fits.values() if len(fit) == 1}
+        if fits and len(came) == len(want) and len(sure) == len(fits):
+            names = listed([f"{prefix + old!r} -> {prefix + new!r}" for old, (new,) in fits.items()])
+            return f"\nAre they the same arrays under other names, {names}? Then rename the keys of the state_dict."
+    return ""
+
+
+def _grouped(arrays: Arrays, prefix: str, split) -> dict[str, dict[str, tuple]]:
+    """The shapes of arrays by attribute or layer, and then by the rest of their keys; a cell has no "_l0"."""
+    groups: dict[str, dict[str, tuple]] = {}
+    for key, a in arrays.items():
+        name, dot, rest = split(key.removeprefix(prefix), ".")
+        groups.setdefault(name + dot, {})[rest.removesuffix("_l0")] = tuple(a.shape)
+    return groups
+
+
 MOST_LISTED = 50
 
 

@@ -60,6 +60,7 @@ def load_arrays(caller: str, argument: str, module: nnx.Module, found: _checks.A
     hint += computed(found, prefix)
     arrays: dict[str, Any] = {key: a for key, a in found.items() if key.startswith(prefix)}
     hint += _tied(arrays, wanted)
+    hint = hint or _checks.renamed(arrays, wanted, prefix)
     _checks.match(caller, argument, arrays, wanted, hint)
     owners: dict[int, str] = {}
     for key, slot in slots.items():

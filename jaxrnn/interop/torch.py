@@ -54,6 +54,8 @@ def from_torch(source: Any, prefix: str = "", **options: Unpack[TorchOptions]) -
 def load_torch(module: nnx.Module, source: Any, prefix: str = "") -> None:
     """Set the parameters of a module from PyTorch's, all of them or, on any error, none.
 
+    Like `load_state_dict`, it changes nothing but parameters: the module stays in training or evaluation mode, whichever it is in.
+
     Args:
         module: a `jaxrnn.RNN`, `LSTM` or `GRU`, a model of `jaxrnn.models`, or any `nnx.Module` whose attributes have the names of
             those of the PyTorch module: recurrent modules, `nnx.Linear`, `nnx.Embed`, `nnx.LayerNorm`, and parameters of its own,
