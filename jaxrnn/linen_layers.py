@@ -33,6 +33,17 @@ def either(name: str, here: bool | None, there: bool | None) -> bool:
     return deterministic
 
 
+def check_bound(module: nn.Module, method: str, arguments: str):
+    """`module` has variables: it is called within `apply`, `init` or a method of the net that holds it."""
+    if module.scope is None:
+        name, by_name = type(module).__name__, f', method="{method}"' if method else ""
+        name += f".{method}" if method else ""
+        raise ValueError(
+            f"{name}: should be called within apply, which gives the module its variables, got none.\n"
+            f"Write module.apply(variables, {arguments}{by_name}); for one within a net, let a method of the net call it."
+        )
+
+
 class Layers(Checked, Generic[Alone], kw_only=True):
     """The fields are those of `jaxrnn.Recurrent` and of `Stack`, and some of Linen.
 
@@ -204,6 +215,7 @@ class Layers(Checked, Generic[Alone], kw_only=True):
         deterministic: bool | None = None,
     ) -> Any:
         """As `jaxrnn.Recurrent.__call__`; with deterministic=False, draws come from the stream "dropout"."""
+        check_bound(self, "", "x")
         draws = not either(type(self).__name__, self.deterministic, deterministic) and self.stack.random
         if draws:
             self._check_dropout_rng()
@@ -223,7 +235,8 @@ class Layers(Checked, Generic[Alone], kw_only=True):
         per_step: dict[str, Any] | None = None,
         context: dict[str, Any] | None = None,
     ) -> tuple[Array, Any]:
-        """As `jaxrnn.Recurrent.step`."""
+        """As `jaxrnn.Recurrent.step`: `module.apply(variables, x, state, method="step")`."""
+        check_bound(self, "step", "x, state")
         params, initial = self.arrays
         return calling.step(
             self._caller(), params, x, state, initial=initial, reset=reset, per_step=per_step, context=context,
@@ -232,6 +245,7 @@ class Layers(Checked, Generic[Alone], kw_only=True):
     @checked()
     def initial_state(self, batch_shape: BatchShape = ()) -> Any:
         """As `jaxrnn.Recurrent.initial_state`: `module.apply(variables, batch_shape, method="initial_state")`."""
+        check_bound(self, "initial_state", "batch_shape")
         params, initial = self.arrays
         return calling.initial_state(self._caller(), params, batch_shape, initial=initial)
 

@@ -9,7 +9,7 @@ from jax import Array
 
 from jaxrnn import blocks, checks
 from jaxrnn.cells import Cell
-from jaxrnn.linen_layers import Checked, either
+from jaxrnn.linen_layers import Checked, check_bound, either
 from jaxrnn.linen_recurrent import Recurrent
 from jaxrnn.synonyms import checked
 from jaxrnn.typing import ArrayLike, Backend, BatchShape, DTypeLike, Lengths
@@ -139,6 +139,7 @@ class SequenceModel(_Options):
         deterministic: bool | None = None,
     ) -> Any:
         """As `jaxrnn.models.SequenceModel.__call__`; with deterministic=False, draws come from the stream "dropout"."""
+        check_bound(self, "", "x")
         name = type(self).__name__
         deterministic = either(name, self.deterministic, deterministic)
         valid = blocks.valid_steps(name, x, self.input_size, lengths, mask)
@@ -165,6 +166,7 @@ class SequenceModel(_Options):
     @checked()
     def step(self, x: ArrayLike, state: Any = None, *, reset: ArrayLike | None = None) -> tuple[Array, Any]:
         """As `jaxrnn.models.SequenceModel.step`."""
+        check_bound(self, "step", "x, state")
         name = f"{type(self).__name__}.step"
         blocks.check_step(name, x, self.rnns[0].stack, self.input_size, reset)
         starts = blocks.states(name, state, self.num_layers)
@@ -175,4 +177,5 @@ class SequenceModel(_Options):
     @checked()
     def initial_state(self, batch_shape: BatchShape = ()) -> Any:
         """As `jaxrnn.models.SequenceModel.initial_state`."""
+        check_bound(self, "initial_state", "batch_shape")
         return tuple(rnn.initial_state(batch_shape) for rnn in self.rnns)

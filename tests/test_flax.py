@@ -95,6 +95,23 @@ def test_parameters_are_nested_dicts_of_arrays_with_the_same_paths_in_both_flavo
     equal(jaxrnn.trees.to_dict(*jaxrnn.trees.from_dict(nested.stack, params)), params)
 
 
+UNBOUND = {
+    "": (lambda module: module(X), r"variables, x\)"),
+    ".step": (lambda module: module.step(X[:, 0]), r'variables, x, state, method="step"\)'),
+    ".initial_state": (lambda module: module.initial_state(BATCH), r'variables, batch_shape, method="initial_state"\)'),
+}
+
+
+@pytest.mark.parametrize("method", UNBOUND)
+@pytest.mark.parametrize("name", ["GRU", "SequenceModel"])
+def test_a_linen_module_without_variables_says_how_it_is_called(name, method):
+    call, line = UNBOUND[method]
+    made = {"GRU": (INPUT, HIDDEN), "SequenceModel": (jaxrnn.LRUCell(), INPUT, HIDDEN, 2)}[name]
+    wanted = rf"^{name}{method}: should be called within apply, .*\nWrite module\.apply\({line}"
+    with pytest.raises(ValueError, match=wanted):
+        call(getattr(jaxrnn.linen, name)(*made))
+
+
 def test_linen_tabulates_layers_at_the_top_and_inside_of_a_module():
     table = jaxrnn.linen.LSTM(INPUT, HIDDEN).tabulate(KEY, X, console_kwargs={"width": 200})
     count = 4 * HIDDEN * (INPUT + HIDDEN + 2)
