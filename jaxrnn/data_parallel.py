@@ -22,6 +22,8 @@ def value_and_grad(loss: Callable, mesh: Mesh, *, axis: str | None = None, carry
     Args:
         loss: (params, *batch) -> the mean over the rows of the batch; with `carry`, (params, carried, *batch) -> (mean, carried).
             It has to be a mean in which rows weigh the same: a mean over valid steps is not the mean of the devices' means.
+            Rows are axis 0 of every array of the batch. For rollouts, time first, or any other loss, shard the arrays over axis 1,
+            `P(None, "rows")`, and call `jax.jit(jax.value_and_grad(loss))`.
         mesh: the devices.
         axis: the axis of the mesh that the rows are spread over; `None` means its only one.
         carry: the sharding of what is carried from batch to batch, for instance `P(None, "rows")` if the rows are its second axis,
@@ -96,6 +98,9 @@ def _check_spread(argument: str, array, mesh: Mesh, spec: P):
         if len(shape) <= k or shape[k] % count:
             rule = f"axis {k} of each array should be a multiple of {count}, the devices of {_text(spec)}"
             hint = "" if shape else "\nIs it a list of numbers? Pass it through jnp.asarray."
+            if argument == "batch" and len(shape) > 1:
+                hint = f"\nRows are axis 0 of the batch. If they are axis 1: states go by carry={_text(P(None, *spec))}; "
+                hint += "for a rollout, time first, plain jax.jit(jax.value_and_grad(loss)) will do."
             raise ValueError(f"value_and_grad: `{argument}`: {rule}, got shape {shape}.{hint}")
     explicit = {name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Explicit}
     wanted = [tuple(name for name in names if name in explicit) for names in _axes(spec)]

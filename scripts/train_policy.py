@@ -33,12 +33,13 @@ import jaxrnn
 from jaxrnn.cells import CELLS
 from jaxrnn.initializers import chrono, zeros
 
+TASKS = {"memory": "MemoryChain-bsuite", "cartpole": "CartPole-v1"}  # by gymnax's names; `Environments` has what is special to each
 NAMES = ("none", *(name for name, cell in CELLS.items() if cell.event_ndim == 1))  # what reads vectors
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(training.RunConfig):
-    task: tuple[Literal["memory", "cartpole"], ...] = option(("memory", "cartpole"), "Tasks.", each=True)
+    task: tuple[Literal[tuple(TASKS)], ...] = option(tuple(TASKS), "Tasks.", each=True)
     length: tuple[int, ...] = option((40,), "Steps to remember the bit for, in the memory task.", least=2, each=True)
     cell: tuple[Literal[NAMES], ...] = option(
         ("none", "LSTM", "GRU", "LRU"), "Cells of the memory; none is a feed-forward policy.", each=True
@@ -123,7 +124,7 @@ class Environments:
         import gymnax
         from gymnax.wrappers import LogWrapper
 
-        env, params = gymnax.make({"memory": "MemoryChain-bsuite", "cartpole": "CartPole-v1"}[task])
+        env, params = gymnax.make(TASKS[task])
         if task == "memory":
             params = params.replace(memory_length=length, max_steps_in_episode=length + 2)  # it ends of itself, after length + 1
             self.see, self.scale, self.longest, self.best = lambda x: x, 1.0, length + 1, 1
@@ -329,13 +330,15 @@ def main(arguments=None):
     training.require("matplotlib", "jaxrnn[train]")
     for package in ("gymnax", "six"):
         training.require(package, "jaxrnn[rl]")
-    lengths = {"memory": config.length, "cartpole": [None]}
-    tasks = [(task, length) for task in config.task for length in lengths[task]]
+    tasks = [(task, length) for task in config.task for length in (config.length if task == "memory" else [None])]
     for task, length in tasks:
         between, longest = config.report_every * config.rollout, Environments(task, length).longest
         if between < longest:
             rule = f"an episode of {task}, which may take {longest} steps, should end between two reports"
-            raise training.Failure(f"{rule}, but --report-every times --rollout is {between}", code=2)
+            least = -(-longest // config.rollout)
+            works = next((number for number in range(least, config.steps + 1) if config.steps % number == 0), least)
+            hint = f"\nWrite --report-every {works}."
+            raise training.Failure(f"{rule}, but --report-every times --rollout is {between}{hint}", code=2)
     if config.steps % config.report_every:
         rule = f"--steps should be a multiple of --report-every {config.report_every}"
         raise training.Failure(f"{rule}, got {config.steps}", code=2)

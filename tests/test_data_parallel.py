@@ -86,7 +86,13 @@ def carrying(w, h, x):
 
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize(
-    ("x", "came"), [(np.ones((5, 3)), r"\(5, 3\)"), (np.ones(()), r"\(\)"), ([4, 1], r"\(\)\.\nIs it a list of")]
+    ("x", "came"),
+    [
+        (np.ones((5, 3)), r"\(5, 3\)\.\nRows are axis 0 of the batch\. If they are axis 1: states go by carry=P\(None, 'rows'\)"),
+        (np.ones(5), r"\(5,\)\.(?!\nRows)"),
+        (np.ones(()), r"\(\)"),
+        ([4, 1], r"\(\)\.\nIs it a list of"),
+    ],
 )
 def test_rows_that_devices_cannot_share_are_refused(x, came, compiled):
     step = value_and_grad(loss_of, mesh(2))

@@ -251,11 +251,15 @@ def test_a_policy_with_memory_learns_what_one_without_cannot(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--task cartpole --report-every 1", "of cartpole, which may take 500 steps, should end between two reports, but --report"),
+        (
+            "--task cartpole --report-every 1",
+            "of cartpole, which may take 500 steps, should end between two reports, but .* is 128\nWrite --report-every 4",
+        ),
         (
             "--task memory --length 9 --report-every 1 --rollout 9",
-            "of memory, which may take 10 steps, .* --report-every times --rollout is 9",
+            "of memory, which may take 10 steps, .* --report-every times --rollout is 9\nWrite --report-every 2.",
         ),
+        ("--task cartpole --report-every 1 --steps 10", "Write --report-every 5"),  # 4 is enough, but does not divide 10
         ("--steps 10 --report-every 4", "--steps should be a multiple of --report-every 4, got 10"),
         ("--environments 6 --minibatches 4", "--environments should be a multiple of --minibatches 4, got 6"),
     ],
