@@ -524,6 +524,19 @@ def test_a_run_that_has_lost_its_checkpoints_begins_anew_aloud_and_keeps_what_wa
     assert len(list(aside.glob("*/_CHECKPOINT_METADATA"))) == (0 if damage == "gone" else 3)
 
 
+def test_a_run_killed_before_its_first_checkpoint_begins_anew_without_a_word(folder, capsys):
+    whole = go(make(folder), 14)
+    file = folder.path / "toy/metrics.jsonl"
+    metrics = file.read_bytes()
+    shutil.rmtree(folder.path / "toy/checkpoints")
+    file.write_bytes(b"".join(line for line in metrics.splitlines(keepends=True) if json.loads(line)["step"] <= 4))
+    assert file.stat().st_size
+    assert same(go(make(folder), 14), whole)
+    assert "anew" not in capsys.readouterr().err
+    assert file.read_bytes() == metrics
+    assert not (folder.path / "toy/checkpoints-set-aside").exists()
+
+
 def test_of_several_damaged_checkpoints_each_is_named_and_the_newest_whole_one(folder, capsys):
     go(make(folder), 14)
     for step in (8, 14):
