@@ -123,6 +123,7 @@ _CHECKED: set = set()
 def _check_step(caller: Caller, params, x, state, initial, reset, per_step, context):
     name, stack = f"{caller.name}.step", caller.stack
     check_one_direction(name, stack)
+    _refuse_pair(name, x, "state")
     batch_axes = (("*batch",),) if stack.cell.event_ndim == 1 else (("batch",), ())
     checks.inputs(name, "x", x, stack.cell.event_ndim, batch_axes, stack.input_size, "the module's `input_size`")
     xs, batch = jax.ShapeDtypeStruct((1, *x.shape), x.dtype), x.shape[: x.ndim - stack.cell.event_ndim]
@@ -195,9 +196,16 @@ def check_states(name: str, stack: Stack, params, h_0, xs, *, argument: str | No
             raise ValueError(f"{name}: `{shown}` should have shape {(count, *wanted.shape)}, {layout}, got {value.shape}.")
 
 
+def _refuse_pair(name: str, x, state: str):
+    """`x` comes alone, not with the resets, as a scan by hand reads them."""
+    if isinstance(x, tuple):
+        raise TypeError(f"{name}: `x` should be one array, got tuple. Resets are passed as reset=…, a state as {state}=….")
+
+
 def _check_input(name: str, x, stack: Stack, batch_first: bool) -> int:
     """`x` fits the module; how many batch axes it has. Any number, but one at most where each step has axes of space: one of those
     too many would be taken for one of the batch."""
+    _refuse_pair(name, x, "h_0")
     event = stack.cell.event_ndim
     several = (("*batch", "time") if batch_first else ("time", "*batch")), ("time",)
     one = (("batch", "time") if batch_first else ("time", "batch")), ("time",)

@@ -214,7 +214,8 @@ class Layers(Checked, Generic[Alone], kw_only=True):
         time_axis: TimeAxis | None = None,
         deterministic: bool | None = None,
     ) -> Any:
-        """As `jaxrnn.Recurrent.__call__`; with deterministic=False, draws come from the stream "dropout"."""
+        """As `jaxrnn.Recurrent.__call__`: `x` is (*batch, time, input), or (time, *batch, input) with batch_first=False, with any
+        number of batch axes. With deterministic=False, draws come from the stream "dropout"."""
         check_bound(self, "", "x")
         draws = not either(type(self).__name__, self.deterministic, deterministic) and self.stack.random
         if draws:

@@ -693,3 +693,13 @@ def test_interop_is_there_without_an_import_of_its_own():
     assert jaxrnn.interop.from_params is not None
     with pytest.raises(AttributeError, match="module 'jaxrnn' has no attribute 'interops'"):
         jaxrnn.interops  # noqa: B018
+
+
+@flavours
+def test_resets_beside_the_input_are_told_where_they_go(flavour):
+    """As a scan by hand takes them: (x, reset)."""
+    call, step, _ = as_functions(flavour)
+    for run, name, at, state in ((call, "GRU", X, "h_0"), (step, r"GRU\.step", X[:, 0], "state")):
+        wanted = rf"^{name}: `x` should be one array, got tuple\. Resets are passed as reset=…, a state as {state}=…\."
+        with pytest.raises(TypeError, match=wanted):
+            run((at, np.zeros(at.shape[:-1], bool)))
