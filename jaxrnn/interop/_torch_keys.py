@@ -55,7 +55,7 @@ def load_arrays(caller: str, argument: str, module: nnx.Module, found: _checks.A
     slots = slots_of(caller, module, prefix, found)
     if not epsilon_known:
         _check_epsilons(caller, module, argument)
-    wanted: _checks.Arrays = {key: _encode(slot.field, _modules.shape_of(slot.variable)) for key, slot in slots.items()}
+    wanted: dict[str, Any] = {key: _encode(slot.field, _modules.shape_of(slot.variable)) for key, slot in slots.items()}
     hint = "" if wanted.keys() & found.keys() else _other_prefixes(found, prefix, next(iter(wanted)).removeprefix(prefix))
     hint += computed(found, prefix)
     arrays: dict[str, Any] = {key: a for key, a in found.items() if key.startswith(prefix)}
