@@ -198,7 +198,7 @@ def check_states(name: str, stack: Stack, params, h_0, xs, *, argument: str | No
 
 def _refuse_pair(name: str, x, state: str):
     """`x` comes alone, not with the resets, as a scan by hand reads them."""
-    if isinstance(x, tuple):
+    if type(x) is tuple:
         raise TypeError(f"{name}: `x` should be one array, got tuple. Resets are passed as reset=…, a state as {state}=….")
 
 
