@@ -32,18 +32,21 @@ LINES = ("-", "--", ":", "-.", (0, (8, 2)), (0, (1, 4)), (0, (6, 2, 1, 2, 1, 2))
 
 
 def cell_style(name: str) -> dict[str, Any]:
-    """How a cell is plotted, the same in every picture; `LSTM-1`, a seed of it, in another line style.
+    """How a cell is plotted, the same in every picture; `LSTM-1`, a seed of it, in another line style. A cell without a colour of its
+    own, yours for instance, is cyan.
 
     Example:
         >>> cell_style("LSTM"), cell_style("LSTM-1"), cell_style("BiLSTM")["color"]
         ({'color': 'tab:blue', 'linestyle': '-'}, {'color': 'tab:blue', 'linestyle': '--'}, 'tab:blue')
+        >>> cell_style("Star")["color"]
+        'tab:cyan'
     """
     cell, _, seed = name.partition("-")
     line = int(seed or 0)
     for base, variants in VARIANTS.items():
         if cell in variants:
             cell, line = base, line + 1 + variants.index(cell)
-    return {"color": COLOURS[cell], "linestyle": LINES[line % len(LINES)]}
+    return {"color": COLOURS.get(cell, "tab:cyan"), "linestyle": LINES[line % len(LINES)]}
 
 
 @contextlib.contextmanager
