@@ -192,7 +192,7 @@ class SequenceModel(nnx.Module):
     def step(self, x: ArrayLike, state: Any = None, *, reset: ArrayLike | None = None) -> tuple[Array, Any]:
         """Run one step of a stream, (batch, input): (output, state). Step by step, outputs are those of a call on the whole.
 
-        No dropout is drawn, in training mode neither.
+        No dropout is drawn, not even in training mode.
 
         Args:
             x: the input, with any number of batch axes in front.
