@@ -176,7 +176,7 @@ def match(caller: str, argument: str, found: Mapping[str, Any], wanted: Mapping[
         raise ValueError(f"{caller}: {argument} should hold the arrays of the module.\n  {lines}{hint}")
 
 
-def renamed(found: Arrays, wanted: Arrays, prefix: str) -> str:
+def renamed(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str) -> str:
     """A question to end a message with, if one renaming of attributes, or else of layers, makes all shapes fit, and no other."""
     for split in (str.partition, str.rpartition):
         came, want = _grouped(found, prefix, split), _grouped(wanted, prefix, split)
@@ -189,7 +189,7 @@ def renamed(found: Arrays, wanted: Arrays, prefix: str) -> str:
     return ""
 
 
-def _grouped(arrays: Arrays, prefix: str, split) -> dict[str, dict[str, tuple]]:
+def _grouped(arrays: Mapping[str, Any], prefix: str, split) -> dict[str, dict[str, tuple]]:
     """The shapes of arrays by attribute or layer, and then by the rest of their keys; a cell has no "_l0"."""
     groups: dict[str, dict[str, tuple]] = {}
     for key, a in arrays.items():
