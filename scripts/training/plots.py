@@ -32,8 +32,8 @@ LINES = ("-", "--", ":", "-.", (0, (8, 2)), (0, (1, 4)), (0, (6, 2, 1, 2, 1, 2))
 
 
 def cell_style(name: str) -> dict[str, Any]:
-    """How a cell is plotted, the same in every picture; `LSTM-1`, a seed of it, in another line style. A cell without a colour of its
-    own, yours for instance, is cyan.
+    """How a cell is plotted, the same in every picture; `LSTM-1`, a seed of it, in another line style. A cell that has no colour of
+    its own, such as one of yours, is cyan.
 
     Example:
         >>> cell_style("LSTM"), cell_style("LSTM-1"), cell_style("BiLSTM")["color"]
