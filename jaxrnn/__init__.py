@@ -1,4 +1,8 @@
-"""Recurrent networks for JAX and Flax: pure cell steps, scanned over time, in stacked and bidirectional modules."""
+"""Recurrent networks for JAX and Flax: pure cell steps, scanned over time, in stacked and bidirectional modules.
+
+Flax NNX: `RNN`, `LSTM`, `GRU`, and `Recurrent` for any cell. Linen: `jaxrnn.linen`. Pure functions: `Cell.step`, `unroll`, `Stack`,
+`linear_scan`. Whole models: `jaxrnn.models`. Weights of other libraries: `jaxrnn.interop`. Trained runs: `jaxrnn.runs`.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING

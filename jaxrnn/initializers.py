@@ -115,7 +115,7 @@ def chrono(longest: int, *, forget: str | None = "f", write: str | None = "i") -
 
     Args:
         longest: the longest dependency expected, in steps; at least 3.
-        forget, write: names of the two gates, None for one that the cell has not. For a GRU, whose update gate keeps:
+        forget, write: names of the two gates, None for one that the cell lacks. For a GRU, whose update gate keeps:
             `chrono(longest, forget="z", write=None)`.
 
     Raises:

@@ -39,8 +39,8 @@ class RNN(Layers[Alone]):
             drawn, the state is rate · old + (1 − rate) · new.
         weight_dropout: rate of DropConnect, dropout on `w_hh`, one draw for the whole sequence (Merity et al., 2018,
             arXiv:1708.02182).
-        learn_initial_state: whether to train the initial state, which begins as the cell's own, zeros for most; else it stays the
-            cell's own.
+        learn_initial_state: whether to train the initial state, which begins as the cell's own, zeros for most. If not, it stays
+            the cell's own.
         remat: recompute states in the backward pass, in segments of √time steps: less memory, the same gradients.
         truncate: stop the gradient, but not the state, after every so many steps, at least 1: truncated backpropagation through
             time; None: don't.
@@ -48,7 +48,8 @@ class RNN(Layers[Alone]):
         param_dtype: floating-point dtype to store parameters in.
         backend: how it is computed: "auto", "xla", "pallas" or "cudnn", see `unroll`.
         output_only: a call gives the output alone, for `nn.Sequential`, which would pass h_n on to the next layer.
-        deterministic: whether nothing is drawn, where a call does not say so: in `nn.Sequential`, under `nn.remat`. Default: True.
+        deterministic: whether dropout and its kin are off where a call does not say: in `nn.Sequential`, under `nn.remat`. None
+            means True: they are off.
         named_axes: whether each parameter is in a box with the names of its axes, `nn.LogicallyPartitioned`.
     """
 
@@ -90,8 +91,8 @@ class LSTM(Layers[Alone]):
             drawn, the state is rate · old + (1 − rate) · new.
         weight_dropout: rate of DropConnect, dropout on `w_hh`, one draw for the whole sequence (Merity et al., 2018,
             arXiv:1708.02182).
-        learn_initial_state: whether to train the initial state, which begins as the cell's own, zeros for most; else it stays the
-            cell's own.
+        learn_initial_state: whether to train the initial state, which begins as the cell's own, zeros for most. If not, it stays
+            the cell's own.
         remat: recompute states in the backward pass, in segments of √time steps: less memory, the same gradients.
         truncate: stop the gradient, but not the state, after every so many steps, at least 1: truncated backpropagation through
             time; None: don't.
@@ -99,7 +100,8 @@ class LSTM(Layers[Alone]):
         param_dtype: floating-point dtype to store parameters in.
         backend: how it is computed: "auto", "xla", "pallas" or "cudnn", see `unroll`.
         output_only: a call gives the output alone, for `nn.Sequential`, which would pass h_n on to the next layer.
-        deterministic: whether nothing is drawn, where a call does not say so: in `nn.Sequential`, under `nn.remat`. Default: True.
+        deterministic: whether dropout and its kin are off where a call does not say: in `nn.Sequential`, under `nn.remat`. None
+            means True: they are off.
         named_axes: whether each parameter is in a box with the names of its axes, `nn.LogicallyPartitioned`.
     """
 
@@ -140,8 +142,8 @@ class GRU(Layers[Alone]):
             drawn, the state is rate · old + (1 − rate) · new.
         weight_dropout: rate of DropConnect, dropout on `w_hh`, one draw for the whole sequence (Merity et al., 2018,
             arXiv:1708.02182).
-        learn_initial_state: whether to train the initial state, which begins as the cell's own, zeros for most; else it stays the
-            cell's own.
+        learn_initial_state: whether to train the initial state, which begins as the cell's own, zeros for most. If not, it stays
+            the cell's own.
         remat: recompute states in the backward pass, in segments of √time steps: less memory, the same gradients.
         truncate: stop the gradient, but not the state, after every so many steps, at least 1: truncated backpropagation through
             time; None: don't.
@@ -149,7 +151,8 @@ class GRU(Layers[Alone]):
         param_dtype: floating-point dtype to store parameters in.
         backend: how it is computed: "auto", "xla", "pallas" or "cudnn", see `unroll`.
         output_only: a call gives the output alone, for `nn.Sequential`, which would pass h_n on to the next layer.
-        deterministic: whether nothing is drawn, where a call does not say so: in `nn.Sequential`, under `nn.remat`. Default: True.
+        deterministic: whether dropout and its kin are off where a call does not say: in `nn.Sequential`, under `nn.remat`. None
+            means True: they are off.
         named_axes: whether each parameter is in a box with the names of its axes, `nn.LogicallyPartitioned`.
     """
 

@@ -20,8 +20,8 @@ class RNNModel(Predictor):
         input_size: width of the input, at least 1.
         hidden_size: hidden size of every layer, at least 1, or a tuple with one for each layer.
         output_size: width of the prediction, at least 1.
-        num_layers: layers, at least 1, each reading the outputs of the one before; by name, since some put it before `output_size`
-            and some behind.
+        num_layers: layers, at least 1, each reading the outputs of the one before; by name only, since other
+            libraries differ on whether it comes before `output_size`.
         nonlinearity: "tanh" or "relu".
         bias: whether the gates have biases.
         batch_first: whether `x` is (batch, time, …), Flax's layout and the default here, or (time, batch, …), PyTorch's default.
@@ -36,8 +36,8 @@ class RNNModel(Predictor):
             drawn, the state is rate · old + (1 − rate) · new.
         weight_dropout: rate of DropConnect, dropout on `w_hh`, one draw for the whole sequence (Merity et al., 2018,
             arXiv:1708.02182).
-        learn_initial_state: whether to train the initial state, which begins as the cell's own, zeros for most; else it stays the
-            cell's own.
+        learn_initial_state: whether to train the initial state, which begins as the cell's own, zeros for most. If not, it stays
+            the cell's own.
         remat: recompute states in the backward pass, in segments of √time steps: less memory, the same gradients.
         truncate: stop the gradient, but not the state, after every so many steps, at least 1: truncated backpropagation through
             time; None: don't.
@@ -105,8 +105,8 @@ class LSTMModel(Predictor):
         input_size: width of the input, at least 1.
         hidden_size: hidden size of every layer, at least 1, or a tuple with one for each layer.
         output_size: width of the prediction, at least 1.
-        num_layers: layers, at least 1, each reading the outputs of the one before; by name, since some put it before `output_size`
-            and some behind.
+        num_layers: layers, at least 1, each reading the outputs of the one before; by name only, since other
+            libraries differ on whether it comes before `output_size`.
         proj_size: if positive, project the output to this size, which is below `hidden_size`, see `ProjectedLSTMCell`; 0: don't.
         bias: whether the gates have biases.
         batch_first: whether `x` is (batch, time, …), Flax's layout and the default here, or (time, batch, …), PyTorch's default.
@@ -121,8 +121,8 @@ class LSTMModel(Predictor):
             drawn, the state is rate · old + (1 − rate) · new.
         weight_dropout: rate of DropConnect, dropout on `w_hh`, one draw for the whole sequence (Merity et al., 2018,
             arXiv:1708.02182).
-        learn_initial_state: whether to train the initial state, which begins as the cell's own, zeros for most; else it stays the
-            cell's own.
+        learn_initial_state: whether to train the initial state, which begins as the cell's own, zeros for most. If not, it stays
+            the cell's own.
         remat: recompute states in the backward pass, in segments of √time steps: less memory, the same gradients.
         truncate: stop the gradient, but not the state, after every so many steps, at least 1: truncated backpropagation through
             time; None: don't.
@@ -189,8 +189,8 @@ class GRUModel(Predictor):
         input_size: width of the input, at least 1.
         hidden_size: hidden size of every layer, at least 1, or a tuple with one for each layer.
         output_size: width of the prediction, at least 1.
-        num_layers: layers, at least 1, each reading the outputs of the one before; by name, since some put it before `output_size`
-            and some behind.
+        num_layers: layers, at least 1, each reading the outputs of the one before; by name only, since other
+            libraries differ on whether it comes before `output_size`.
         bias: whether the gates have biases.
         batch_first: whether `x` is (batch, time, …), Flax's layout and the default here, or (time, batch, …), PyTorch's default.
         dropout: rate, from 0 to 1, of dropout on the output of every layer but the last, drawn afresh at each step, as PyTorch's;
@@ -204,8 +204,8 @@ class GRUModel(Predictor):
             drawn, the state is rate · old + (1 − rate) · new.
         weight_dropout: rate of DropConnect, dropout on `w_hh`, one draw for the whole sequence (Merity et al., 2018,
             arXiv:1708.02182).
-        learn_initial_state: whether to train the initial state, which begins as the cell's own, zeros for most; else it stays the
-            cell's own.
+        learn_initial_state: whether to train the initial state, which begins as the cell's own, zeros for most. If not, it stays
+            the cell's own.
         remat: recompute states in the backward pass, in segments of √time steps: less memory, the same gradients.
         truncate: stop the gradient, but not the state, after every so many steps, at least 1: truncated backpropagation through
             time; None: don't.

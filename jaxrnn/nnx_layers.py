@@ -42,8 +42,8 @@ class Recurrent(groups.Holder, Generic[Alone]):
             drawn, the state is rate · old + (1 − rate) · new.
         weight_dropout: rate of DropConnect, dropout on `w_hh`, one draw for the whole sequence (Merity et al., 2018,
             arXiv:1708.02182).
-        learn_initial_state: whether to train the initial state, which begins as the cell's own, zeros for most; else it stays the
-            cell's own.
+        learn_initial_state: whether to train the initial state, which begins as the cell's own, zeros for most. If not, it stays
+            the cell's own.
         remat: recompute states in the backward pass, in segments of √time steps: less memory, the same gradients.
         truncate: stop the gradient, but not the state, after every so many steps, at least 1: truncated backpropagation through
             time; None: don't.
@@ -211,12 +211,12 @@ class Recurrent(groups.Holder, Generic[Alone]):
         per_step: dict[str, Any] | None = None,
         context: dict[str, Any] | None = None,
     ) -> tuple[Array, Any]:
-        """Run one step of a stream: (batch, input) or (input,) to (y, state), in pieces what a call gives for the whole.
+        """Run one step of a stream; (y, state). Step by step, the outputs are those of one call on the whole sequence.
 
         Nothing is drawn, whether the module is in training or not.
 
         Args:
-            x: the input, with any number of batch axes in front.
+            x: the input, (batch, input) or (input,), with any number of batch axes.
             state: as a call or a step before returned it; `None` means the initial state.
             reset: True, or 1, where the state before this step is the initial state, (batch,).
             per_step, context: as in a call, of this step.

@@ -62,8 +62,8 @@ class SequenceModel(nnx.Module):
             drawn, the state is rate · old + (1 − rate) · new.
         weight_dropout: rate of DropConnect, dropout on `w_hh`, one draw for the whole sequence (Merity et al., 2018,
             arXiv:1708.02182).
-        learn_initial_state: whether to train the initial state, which begins as the cell's own, zeros for most; else it stays the
-            cell's own.
+        learn_initial_state: whether to train the initial state, which begins as the cell's own, zeros for most. If not, it stays
+            the cell's own.
         remat: recompute states in the backward pass, in segments of √time steps: less memory, the same gradients.
         truncate: stop the gradient, but not the state, after every so many steps, at least 1: truncated backpropagation through
             time; None: don't.

@@ -92,7 +92,7 @@ def _loop(a, b, start, reset, initial, reverse: bool) -> tuple:
 
 
 def _associative(a, b, start, reset, initial, reverse: bool) -> tuple:
-    """A parallel prefix: about 2 log₂ time steps over all of time. Its adjoint is the same, the other way round.
+    """A parallel prefix: about 2 log₂ T steps, each over all of time. Its adjoint is the same, the other way round.
 
     What a reset cuts off is selected away, not multiplied by zero, which would let NaN cross.
     """

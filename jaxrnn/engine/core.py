@@ -41,14 +41,14 @@ def unrolled(cell, params, xs, state, *, zoneout=None, dtype=None, per_step=None
 
 
 STATIC = (
-    "cell", "rates", "reverse", "return_states", "remat", "truncate", "dtype", "strategy", "outside", "time_axis", "platforms",
+    "cell", "rates", "reverse", "return_states", "remat", "truncate", "dtype", "strategy", "outside", "time_axis", "on_gpus",
 )  # fmt: skip
 
 
 @partial(jax.jit, static_argnames=STATIC)
 def _unrolled(
     cell, params, xs, state, *, initial=None, lengths=None, mask=None, reset=None, reverse=False, return_states=False, remat=False,
-    truncate=None, h_mask=None, strategy=None, time_axis=None, platforms=strategies.PLATFORMS, rates, masks, per_step, context,
+    truncate=None, h_mask=None, strategy=None, time_axis=None, on_gpus=None, rates, masks, per_step, context,
     dtype, outside,
 ):  # fmt: skip
     """One `jit`: layers of the same shapes are traced and lowered once, and a call outside of any `jit` compiles once."""
@@ -83,7 +83,7 @@ def _unrolled(
     what = Semantics(cell, rates, reverse, return_states, truncate, dtype, time_axis)
     weights = Weights(params, None if reset is None else initial, h_mask, context)
     steps = Steps(xs, valid, resets_in_loop_order(reset, valid, reverse, time_axis), masks, per_step)
-    final, (ys, states) = strategies.run(what, remat, strategy, weights, state, steps, platforms)
+    final, (ys, states) = strategies.run(what, remat, strategy, weights, state, steps, on_gpus)
     ys = ys.astype(dtype) if is_real(ys) else ys
     if not return_states:
         return final, ys

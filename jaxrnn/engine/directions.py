@@ -12,7 +12,7 @@ from jaxrnn.checks import is_symbolic
 from jaxrnn.engine.core import unrolled
 from jaxrnn.engine.outside import read_from_outside
 from jaxrnn.engine.transition import resets_in_loop_order, valid_steps
-from jaxrnn.engine.tuning import GPUS, ON_GPUS, WORTHWHILE
+from jaxrnn.engine.tuning import GPUS, WORTHWHILE
 
 OVER_TIME = ("xs", "zoneout", "per_step", "mask", "reset")
 """Arguments of `unroll` with time in front."""
@@ -63,7 +63,8 @@ def _by_platform(cell, options, rates, outside, runs, shared):
     """One `jit`, as that of `unrolled`."""
     runs, shared = same_varying_axes(runs, shared)
     joined = partial(_joined, cell, options, rates)
-    return lax.platform_dependent(runs, shared, default=partial(_apart, cell, options, rates), **dict.fromkeys(GPUS, joined))
+    apart = partial(_apart, cell, (*options, ("on_gpus", False)), rates)
+    return lax.platform_dependent(runs, shared, default=apart, **dict.fromkeys(GPUS, joined))
 
 
 def _run(cell, options, rates, run, shared, reverse):
@@ -87,7 +88,7 @@ def _joined(cell, options, rates, runs, shared):
     axes = {name: int(name in OVER_TIME) for name in lanes[0]}
     stacked = {name: jax.tree.map(lambda *a, axis=axes[name]: jnp.stack(a, axis), *(lane[name] for lane in lanes)) for name in axes}
 
-    options = (*options, ("platforms", (ON_GPUS,)))
+    options = (*options, ("on_gpus", True))
     one = lambda lane: _run(cell, options, rates, lane, {"context": shared["context"]}, reverse=False)
     final, *over_time = jax.vmap(one, in_axes=(axes,), out_axes=1)(stacked)
     pick = lambda tree, index: jax.tree.map(lambda a: a[:, index], tree)

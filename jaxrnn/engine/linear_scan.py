@@ -53,8 +53,8 @@ def linear_scan(
 
         hₜ = aₜ ⊙ hₜ₋₁ + bₜ
 
-    Its derivative, in both modes and of any order, is the same recurrence again: dhₜ = aₜ ⊙ dhₜ₋₁ + (daₜ ⊙ hₜ₋₁ + dbₜ), for which
-    the states alone are stored, which are the output.
+    Its derivative, in both modes and of any order, is the same recurrence again: dhₜ = aₜ ⊙ dhₜ₋₁ + (daₜ ⊙ hₜ₋₁ + dbₜ); only
+    the states, which are the output, are stored for it.
 
     Args:
         a: decay, (time, …), or (1, …) where it is the same at every step; or a pair (real, imaginary): a complex recurrence.
@@ -64,7 +64,7 @@ def linear_scan(
             old state is then ignored, even if it is NaN. With `reverse`, steps are counted in the direction of the loop.
         initial: the state that `reset` returns to, (…); None: zeros.
         reverse: from the last step to the first.
-        form: "loop", step by step, or "associative", a parallel prefix of about 2 log₂ time steps. Default: what suits the platform
+        form: "loop", step by step, or "associative", a parallel prefix in about 2 log₂ T steps. Default: what suits the platform
             that the program is lowered for: "loop" on a CPU, which is 3 to 20 times as fast there, else "associative".
         time_axis: inside of `jax.shard_map`, the axis of the mesh over which time is in parts: `a`, `b` and `reset` are this
             device's, `h_0` comes into the first part. On an explicit mesh, the sharding of `b` says it.

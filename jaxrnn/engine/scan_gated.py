@@ -124,7 +124,7 @@ def _run_jvp(what: Semantics, tuned: Tuning, additive: tuple, primals, tangents)
         d_gates = contract(h, d_w, d_b)
         if d_w_next is not None:
             d_x_gates = handed_on(d_x_gates, contract(h, d_w_next, d_b_next), weights.params.index)
-        apart = split_gates(d_x_gates)
+        apart = [d_x_gates[..., k, :] for k in range(len(additive))]  # slices: those that nothing reads are not transposed
         if all(additive):
             d_gates, separate = d_gates + d_x_gates, ()
         else:
@@ -179,6 +179,5 @@ def _flatten_gates(w):
 
 
 def _split_flat(a, gates: int):
-    """One array per gate, from an array with gates and hidden units on its last axis: XLA:CPU joins their cotangents by plain
-    copies, where it would pad and add those of `split_gates`."""
+    """One array per gate, from an array with gates and hidden units on its last axis."""
     return tuple(lax.split(a, [a.shape[-1] // gates] * gates, axis=a.ndim - 1))

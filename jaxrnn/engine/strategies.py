@@ -43,17 +43,17 @@ PLATFORMS = (*CACHES, "default")
 """Those that have a row in `tuning`, and all others."""
 
 
-def run(what: Semantics, remat: bool, name: str | None, weights: Weights, state, steps: Steps, platforms=PLATFORMS):
+def run(what: Semantics, remat: bool, name: str | None, weights: Weights, state, steps: Steps, on_gpus: bool | None = None):
     """Run all steps, on whichever platform the program is lowered for: by the strategy of that name, or the first that can."""
     time = steps_in(steps)
     segment = remat_segment(time, what.truncate) if remat else None
     w_ih, x = weights.params.w_ih, steps.x
     step_bytes = prod(x.shape[1:-1]) * w_ih.shape[-2] * w_ih.shape[-1] * promote(what.dtype, jnp.float32).itemsize
-    choices = {}
+    choices, platforms = {}, ("default",) if on_gpus else PLATFORMS
     for platform in platforms:
         strategy = _choose(what, name, weights, state, platform)
         of = "default" if name in BACKENDS else platform  # these choose in their own lowering
-        choices[platform] = strategy, tune(of, time if segment is None else segment, step_bytes, what.truncate)
+        choices[platform] = strategy, tune(of, time if segment is None else segment, step_bytes, what.truncate, on_gpus)
 
     def run_on(choice, state, steps):
         strategy, tuned = choice

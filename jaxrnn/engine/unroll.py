@@ -77,7 +77,7 @@ def unroll(
     """Run a cell over a sequence, time first, state first, as `jax.lax.scan` does.
 
     Invalid steps are skipped: the state passes through, the output is zero, `x` and `reset` are ignored. Arrays are computed in
-    `dtype`; states and sums are kept at least in float32, gradients of weights summed in their own dtype.
+    `dtype`; states and sums are kept at least in float32, and gradients of weights are summed in the dtype of the weights.
 
     Args:
         cell: the description of one step.
@@ -90,13 +90,13 @@ def unroll(
         mask: True, or 1 in any dtype of numbers, where a step is valid, in any pattern. Not together with `lengths`.
         reset: where True, or 1, the state is replaced by `initial` before the step. `reverse` uses the same episode boundaries.
         per_step: what the cell's `per_step` names, each a pytree of arrays with time in front: a key for each step, noise, a side
-            input that is not projected. Floating-point arrays have the batch axes behind time, and are zero at invalid steps; or 1
-            in their place, for what all examples share. Keys are typed, from `jax.random.key`.
+            input that is not projected. Floating-point arrays are (time, *batch, …), or have 1 in place of every batch axis for
+            what all examples share; at invalid steps the cell reads zeros. Keys are typed, from `jax.random.key`.
         context: what the cell's `context` names, each a pytree of arrays that every step reads: a memory to attend to.
         reverse: run from the last valid step to the first; outputs stay aligned with `xs`.
         return_states: also return every state, `time + 1` of them, the first one (with `reverse`, the last one) being `state`.
         remat: compute each segment of √time steps again in the backward pass: memory O(√time), exact gradients. With
-            `truncate`, of each of its pieces.
+            `truncate`, this is done within each stretch of `truncate` steps.
         truncate: stop the gradient, but not the state, after every so many steps.
         h_mask: variational dropout: a mask, shaped like `h`, that multiplies `h` before the recurrent matmul at every step. Not
             differentiated.
@@ -112,8 +112,8 @@ def unroll(
             (a `DiagonalCell`, likewise) or "scan_plain" (JAX's derivative). Default: what suits the cell and the platform.
         time_axis: inside of `jax.shard_map`, the axis of the mesh, or axes, over which time is in parts of one size, for a
             `LinearCell`: `xs`, `mask`, `reset` and `per_step` are this device's part, `lengths` count from the very first step,
-            `state` is where the first part starts, and the state returned that after the last. One row per device crosses. On an
-            explicit mesh, the sharding of `xs` says it. Not together with `return_states`, `remat` or `truncate`.
+            `state` is where the first part starts; the state returned is that after the last part. Each device sends one state to
+            the next. On an explicit mesh, the sharding of `xs` says it. Not with `return_states`, `remat` or `truncate`.
 
     Returns:
         (state, ys), or (state, ys, states) with `return_states`: the state after the last valid step, and the outputs

@@ -23,7 +23,7 @@ from jaxrnn.engine.lanes import Lane, LaneParams
 from jaxrnn.engine.outside import read_from_outside
 from jaxrnn.engine.problem import Semantics, Steps
 from jaxrnn.engine.transition import after, valid_steps, zero_invalid
-from jaxrnn.engine.tuning import AT_ONCE, GPUS, ON_GPUS, WAVEFRONT, WORTHWHILE
+from jaxrnn.engine.tuning import AT_ONCE, GPUS, WAVEFRONT, WORTHWHILE
 
 
 def unrolled_layers(cell, xs, runs, *, lengths=None, mask=None, context=None, dtype=None, return_states=False, **others):
@@ -85,7 +85,7 @@ class _Options(NamedTuple):
 def _by_platform(options, outside, xs, runs, shared):
     """One `jit`, as that of `unrolled`."""
     xs, runs, shared = same_varying_axes(xs, runs, shared)
-    apart = lambda xs, runs, shared: _one_after_the_other(options, xs, runs, shared, {})
+    apart = lambda xs, runs, shared: _one_after_the_other(options, xs, runs, shared, {"on_gpus": False})
     joined = partial(_joined, options, outside)
     return lax.platform_dependent(xs, runs, shared, default=apart, **dict.fromkeys(GPUS, joined))
 
@@ -132,7 +132,7 @@ def _joined(options, outside, xs, runs, shared):
 
     def lane(params, state, per_step):
         given = {"context": shared["context"], "dtype": dtype, "return_states": options.return_states}
-        given |= {"strategy": "scan_gated", "platforms": (ON_GPUS,)}
+        given |= {"strategy": "scan_gated", "on_gpus": True}
         return unrolled(_Layer(cell, what, outside), params, xs, state, per_step=per_step, **given)
 
     axes = {"in_axes": (LaneParams(None, 0, None, 0, 0, 0), 0, 1), "out_axes": (0, 1, 1) if options.return_states else (0, 1)}
