@@ -17,11 +17,12 @@ def last_value(values, ends, frame):
 
 def seasonal_naive(values, ends, frame):
     """The value a season ago; where there is none, two seasons ago, and so on; else the last value."""
+    at = lambda places: np.where(places < 0, np.nan, values[np.maximum(places, 0), 0])  # before the first row there is none
     ahead = np.arange(1, frame.horizon + 1)
     places = ends[:, None] + ahead - frame.season * -(-ahead // frame.season)
-    while (missing := np.isnan(values[places, 0]) & (places >= frame.season)).any():
+    while (missing := np.isnan(at(places)) & (places >= frame.season)).any():
         places = np.where(missing, places - frame.season, places)
-    return np.where(np.isnan(values[places, 0]), last_value(values, ends, frame), values[places, 0])
+    return np.where(np.isnan(at(places)), last_value(values, ends, frame), at(places))
 
 
 def naive(guess, values, ends, train, frame):

@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import shutil
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -367,14 +368,20 @@ def test_the_loss_is_of_the_steps_that_are_known(gappy):
 # Baselines and scores ------------------------------------------------------------------------------------------------------
 
 
-def test_the_seasonal_naive_is_the_last_known_season(gappy):
-    ends = np.arange(10, 90)
-    guess = forecast_baselines.seasonal_naive(gappy, ends, FRAME)
+@pytest.mark.parametrize("season", [5, 60, 200])
+def test_the_seasonal_naive_is_the_last_known_season(season, gappy):
+    """Of the rows so far alone: from each of them, also where they are fewer than a season."""
+    ends, frame = np.arange(100), replace(FRAME, season=season)
+    guess = forecast_baselines.seasonal_naive(gappy, ends, frame)
     for row, end in enumerate(ends):
         known = [gappy[k, 0] for k in range(end + 1) if not np.isnan(gappy[k, 0])]
         for h in range(1, 5):
-            earlier = [gappy[k, 0] for k in range((end + h) % 5, end + 1, 5) if not np.isnan(gappy[k, 0])]
-            assert guess[row, h - 1] == (earlier or known)[-1]
+            earlier = [gappy[k, 0] for k in range((end + h) % season, end + 1, season) if not np.isnan(gappy[k, 0])]
+            np.testing.assert_equal(guess[row, h - 1], (earlier or known or [np.nan])[-1])
+
+
+def test_the_seasonal_naive_repeats_itself_after_a_season(gappy):
+    ends = np.arange(10, 90)
     short = forecast_baselines.seasonal_naive(gappy, ends, Frame(7, 12, 5, (0.5,)))
     np.testing.assert_array_equal(short[:, 5:10], short[:, :5])
 
