@@ -213,6 +213,8 @@ def train(task, cell, seed, data, config, mesh, folder):
             metrics["validation"] = np.float32(error(params, *validation))
             if metrics["validation"] < best:
                 best, best_params = metrics["validation"], params
+        if best == np.inf:  # no look at the validation rows yet
+            best_params = params
         run.log(number, **metrics)
         now = {"params": params, "optimizer": opt_state, "sampler": sampler.state, "best": best, "best_params": best_params}
         run.checkpoint(number, **now)

@@ -23,6 +23,7 @@ import training
 from flax import nnx
 from forecast_windows import Frame
 
+from jaxrnn import _checkpoints
 from jaxrnn.models import LSTMModel
 from jaxrnn.runs import load_run
 from jaxrnn.scaling import Scaler, last_known
@@ -542,6 +543,27 @@ def test_a_finished_run_says_so_and_names_what_beats_the_network(tmp_path, capsy
         assert f"\n{best} is better here: its RMSE is {table[best]:.4g}, and {table['LSTM']:.4g} that of LSTM\n" in out
         assert f"prediction: {Path('run/csv/LSTM-0/prediction.csv')}\n" in out
         assert "plots and metrics: run\n" in out
+
+
+@pytest.mark.slow
+def test_a_run_stopped_before_it_looks_at_the_validation_rows_gives_what_is_trained(tmp_path, monkeypatch):
+    """`load_run` takes the best parameters: until a first is known, those of the checkpoint's step."""
+    save = training.Run.checkpoint
+
+    def stop(run, step, **trees):
+        save(run, step, **trees)
+        if step == 3:
+            raise training.Failure("stopped")
+
+    monkeypatch.setattr(training.Run, "checkpoint", stop)
+    with pytest.raises(training.Failure, match="stopped"):
+        words = TINY.replace("--steps 500", "--steps 10 --validate-every 10 --save-every 1")
+        run(sales(tmp_path, 120), tmp_path / "run", words)
+    arrays = _checkpoints.read_arrays(tmp_path / "run/csv/LSTM-0/checkpoints/3")
+    best = {name.removeprefix("best_"): array for name, array in arrays.items() if name.startswith("best_params/")}
+    assert best
+    for name, array in best.items():
+        np.testing.assert_array_equal(array, arrays[name], err_msg=name)
 
 
 @pytest.mark.slow
