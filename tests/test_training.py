@@ -437,12 +437,44 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(folder):
 
 def test_a_second_signal_stops_at_once(folder, capfd):
     before = signal.getsignal(signal.SIGTERM)
-    os.kill(os.getpid(), signal.SIGTERM)
-    assert folder.stop_code == 143
-    assert "saving after this step" in capfd.readouterr().err
-    with pytest.raises(KeyboardInterrupt):
+
+    def interrupt(step):
         os.kill(os.getpid(), signal.SIGTERM)
+        assert folder.stop_code == 143
+        assert "saving after this step" in capfd.readouterr().err
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        go(make(folder), 9, at=interrupt)
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("when", ["before", "between", "while the last step is saved", "after"])
+def test_a_signal_where_no_step_follows_stops_at_once(when, number, code, config, capfd, monkeypatch):
+    """Nothing would save after a step there: what a script makes of its runs may take minutes."""
+    stop, save = lambda: os.kill(os.getpid(), number), Checkpoints.save
+
+    def save_and_stop(*arguments):
+        save(*arguments)
+        stop()
+
+    with pytest.raises(Failure, match="stopped at once: the same command goes on from the last checkpoint") as failure:
+        with open_folder(config) as folder:
+            if when == "before":
+                stop()
+            if when == "while the last step is saved":
+                monkeypatch.setattr(Checkpoints, "save", save_and_stop)
+            run = make(folder, save_every=9)
+            go(run, 4)
+            if when == "between":
+                stop()
+            go(make(folder, "another"), 4)
+            stop()
+    assert failure.value.code == code
+    assert ("saving after this step" in capfd.readouterr().err) == (when == "while the last step is saved")
+    assert (Path(config.out) / "toy").exists() == (when != "before")
+    assert (Path(config.out) / "another").exists() == (when == "after")
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, np.float32(np.nan), jnp.array(np.nan)], ids=repr)

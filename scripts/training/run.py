@@ -136,7 +136,13 @@ class Run:
         if self.step:
             log(f"{self.name}: going on after step {self.step}" if left else f"{self.name}: trained already, {self.step} of {last}")
         self._progress = Progress(left, self.name)
-        yield from self._progress
+        self.folder.stepping = True
+        try:
+            yield from self._progress
+        finally:
+            self.folder.stepping = False
+        if self.folder.stop_code is not None:  # asked to stop while its last step was saved
+            raise KeyboardInterrupt
 
     def log(self, step: int, **metrics: Any):
         """Note numbers of a step, one line of JSON; they stay on the devices until some have come together.
