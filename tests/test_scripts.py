@@ -226,7 +226,8 @@ def tiny(script, out, words=""):
 def metrics(out):
     """The bytes of every metrics file, times aside, also of a run that is at work: its checkpoints, which come and go, are not
     walked."""
-    files = [p for places in ("*/metrics.jsonl", "*/*/metrics.jsonl") for p in Path(out).glob(places)]
+    places = ("*/metrics.jsonl", "*/*/metrics.jsonl")
+    files = [p for place in places for p in Path(out).glob(place) if p.parent.name != "checkpoints-set-aside"]
     return {str(p.relative_to(out)): re.sub(rb', "seconds": [^,}]+', b"", p.read_bytes()) for p in sorted(files)}
 
 
