@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import json
+import re
 import shutil
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -144,7 +145,7 @@ def changed(line, *row):
             GOOD,
             "--column sold --horizon 30",
             r"60 steps are too few for a window of 8 and a horizon of 30 steps, which need 19[0-9]: "
-            r"the longest --horizon that fits is 9; the window is the default, cut to size$",
+            r"the longest that fits is --horizon 9$",
         ),
         (changed(7, DAYS[5], "many"), "", r"a\.csv, line 7, column 'sold': should be a number or empty, got 'many'$"),
         (
@@ -182,9 +183,17 @@ def changed(line, *row):
         ([("202401", 1), ("202402", 2), ("202403", 1)], "", "write months as 2024-01, not as '202401'"),
         ([(10**k, k) for k in range(8)], "", r"not a whole number of such steps|only 8 are in the file"),
         ([(2024, 1), (2025, 2)], "", "2 rows are too few to know the step of 'day'"),
-        (GOOD, "--column sold --horizon 9 --window 30", "the longest --horizon that fits is 3; choose a smaller --window$"),
-        (GOOD, "--column sold --horizon 3 --window 60", "steps, which need 1[0-9]+: choose a smaller --window$"),
-        (GOOD[:28], "", r"a\.csv: 28 steps are too few for a window of 8 and a horizon of 3 steps, which need 29"),
+        (GOOD, "--column sold --horizon 9 --window 30", "the longest that fits is --horizon 3, or --window 24$"),
+        (GOOD, "--column sold --horizon 3 --window 60", "steps, which need 1[0-9]+: the longest that fits is --window 30$"),
+        (
+            GOOD[:28],
+            "",
+            r"a\.csv: 28 steps are too few for a window of 8 and a horizon of 3 steps, which need 29: "
+            r"the longest that fits is --horizon 2, or --window 7$",
+        ),
+        (GOOD[:25], "--column sold --horizon 1", r"25 steps .* a window of 8 .* which need 26: the longest that fits is --window 7$"),
+        (GOOD, "--column sold --window 60 --horizon 30", r"60 steps .* shorten both; a window and a horizon of 1 need 16$"),
+        (GOOD[:15], "", r"15 steps .* which need 29: shorten both; a window and a horizon of 1 need 16$"),
         ([(day, "") for day in DAYS], "", "in the training rows of 'sold' there are too few values"),
         ([(day, 5) for day in DAYS], "", "the column 'sold' does not change in the first 70 %"),
         ([(day, 0.1) for day in DAYS], "", "the column 'sold' does not change in the first 70 %"),
@@ -289,19 +298,23 @@ def test_windows_are_parted_by_time_and_know_a_value_before_and_after(gappy):
 
 
 @pytest.mark.parametrize("rows", [26, 27, 41, 60, 119])
-def test_the_longest_horizon_that_is_named_fits_and_no_longer_one(rows):
+def test_the_longest_sizes_that_are_named_fit_and_no_longer_ones(rows):
+    """The default window depends on the horizon."""
     series = series_of(np.random.default_rng(0).standard_normal((rows, 1)))
 
-    def refused(horizon):
-        frame = train_forecast.make_frame(series, train_forecast.Config(horizon=horizon, season=7), {})
+    def refused(horizon, window=None):
+        frame = train_forecast.make_frame(series, train_forecast.Config(horizon=horizon, window=window, season=7), {})
         try:
-            forecast_windows.check(series, frame, chosen=False)
+            forecast_windows.check(series, frame)
         except training.Failure as failure:
             return str(failure)
 
-    longest = int(refused(100).partition("that fits is ")[2].partition(";")[0])
+    longest = int(re.search(r"that fits is --horizon (\d+)$", refused(100))[1])
     assert refused(longest) is None
     assert "are too few for" in refused(longest + 1)
+    longest = int(re.search(r"that fits is --window (\d+)$", refused(1, 100))[1])
+    assert refused(1, longest) is None
+    assert "are too few for" in refused(1, longest + 1)
 
 
 @pytest.mark.parametrize("from_last", [True, False])
