@@ -330,6 +330,9 @@ def test_a_description_of_something_else_is_refused():
     described["arguments"]["cell"]["class"] = "MyCell"
     with pytest.raises(ValueError, match="should name a cell among RNNCell, "):
         build(described)
+    for wrong in ({"cell": {"class": "GRUCell", "arguments": {"depth": 2}}}, {"dtype": "float7"}):
+        with pytest.raises(ValueError, match=r"should fit the constructor of SequenceModel, which says:\n.*('depth'|float7)"):
+            build(described | {"arguments": describe(made("SequenceModel"))["arguments"] | wrong})
 
 
 def test_what_is_no_model_of_jaxrnn_cannot_be_described():
