@@ -428,6 +428,18 @@ def test_ets_continues_season_and_trend_and_sees_nothing_after_an_origin():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("fitted", "fits"), [(20, 3), (40, 6)])
+def test_what_ets_is_said_to_do_is_what_it_does(fitted, fits, monkeypatch):
+    """A season needs 22 rows of four steps: without it there are half as many fits."""
+    shown = {}
+    monkeypatch.setattr(training.Progress, "show", lambda self, step: shown.setdefault((self.label, len(self.steps)), []).append(step))
+    target = np.tile(PATTERN, 15) + 0.05 * np.random.default_rng(0).standard_normal(60)
+    forecast_baselines.ets(target, np.arange(50, 55), fitted, Frame(8, 2, 4, (0.1, 0.5, 0.9)))
+    label = f"ETS of {fitted} steps"
+    assert shown == {(f"{label}, fits", fits): [*range(1, fits + 1)], (f"{label}, forecasts", 5): [1, 2, 3, 4, 5]}
+
+
+@pytest.mark.slow
 def test_ets_is_fitted_to_the_last_seasons_where_a_season_is_not_a_whole_number_of_steps():
     """A year is not 52 weeks: fitted to all of 37 years, the season comes out of phase."""
     values = forecast_series.read(forecast_series.packaged("co2"), "co2", time="date").values
