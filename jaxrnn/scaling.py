@@ -1,6 +1,7 @@
 """How numbers of a series become inputs of a forecasting model, and its outputs numbers again. NumPy only: no model and no file
 may be known here."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -189,10 +190,11 @@ def _equal_steps(index: Any) -> bool:
     if getattr(index, "tz", None) is not None:  # days by the clock on the wall, or hours
         return any(_equal_steps(times) for times in (index.tz_localize(None), index.tz_convert(None)))
     labels = np.asarray(index)
-    if labels.dtype.kind not in "iufmM":
+    if labels.dtype.kind not in "iufmM":  # text, perhaps ISO dates
         try:
-            labels = np.asarray(labels.astype(str), "datetime64")  # ISO dates
-        except ValueError:
+            with warnings.catch_warnings(action="error"):  # of a time zone, which NumPy's dates do not have
+                labels = np.asarray(labels.astype(str), "datetime64")
+        except (ValueError, Warning):
             return False
     ascends, same = bool((labels[1:] > labels[:-1]).all()), lambda a: bool((a == a[:1]).all())
     if labels.dtype.kind != "M":

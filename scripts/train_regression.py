@@ -6,8 +6,8 @@
 First random data: 5 sequences of 3 steps of 10 features, 2 targets each; mean squared error, Adam. Then the sunspots of the next
 year from the 22 years before (`sunspots.csv`, yearly means from 1700 to 2008): trained on the years before 1950, and compared with
 the truth, and with a repetition of the last year, in the years since. Of the options, this second part uses `--cell`,
-`--hidden-size` and the first `--seed`; it has one layer and takes 200 epochs. Writes `loss.png`, `sunspots.png` and the models of the
-first part to the output folder: `jaxrnn.runs.load_run("runs/regression/LSTM-0")`.
+`--hidden-size` and the first `--seed`; it has one layer and takes 200 epochs. Writes `loss.png`, `sunspots.png` and the models of
+the first part to the output folder: `jaxrnn.runs.load_run("runs/regression/LSTM-0")`.
 """
 
 import sys

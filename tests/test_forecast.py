@@ -1,6 +1,7 @@
 """The forecast of a column of a CSV file: what is read and refused, that gaps are skipped, that nothing learns from the rows it is
 tested on, that quantiles are quantiles, and that a file may grow."""
 
+import collections
 import contextlib
 import csv
 import io
@@ -191,7 +192,11 @@ def changed(line, *row):
             r"a\.csv: 28 steps are too few for a window of 8 and a horizon of 3 steps, which need 29: "
             r"the longest that fits is --horizon 2, or --window 7$",
         ),
-        (GOOD[:25], "--column sold --horizon 1", r"25 steps .* a window of 8 .* which need 26: the longest that fits is --window 7$"),
+        (
+            GOOD[:25],
+            "--column sold --horizon 1",
+            r"25 steps .* a window of 8 .* which need 26: the longest that fits is --window 7$",
+        ),
         (GOOD, "--column sold --window 60 --horizon 30", r"60 steps .* shorten both; a window and a horizon of 1 need 16$"),
         (GOOD[:15], "", r"15 steps .* which need 29: shorten both; a window and a horizon of 1 need 16$"),
         ([(day, "") for day in DAYS], "", "in the training rows of 'sold' there are too few values"),
@@ -431,8 +436,8 @@ def test_ets_continues_season_and_trend_and_sees_nothing_after_an_origin():
 @pytest.mark.parametrize(("fitted", "fits"), [(20, 3), (40, 6)])
 def test_what_ets_is_said_to_do_is_what_it_does(fitted, fits, monkeypatch):
     """A season needs 22 rows of four steps: without it there are half as many fits."""
-    shown = {}
-    monkeypatch.setattr(training.Progress, "show", lambda self, step: shown.setdefault((self.label, len(self.steps)), []).append(step))
+    shown = collections.defaultdict(list)
+    monkeypatch.setattr(training.Progress, "show", lambda self, step: shown[self.label, len(self.steps)].append(step))
     target = np.tile(PATTERN, 15) + 0.05 * np.random.default_rng(0).standard_normal(60)
     forecast_baselines.ets(target, np.arange(50, 55), fitted, Frame(8, 2, 4, (0.1, 0.5, 0.9)))
     label = f"ETS of {fitted} steps"
@@ -581,8 +586,8 @@ def test_a_run_stopped_before_it_looks_at_the_validation_rows_gives_what_is_trai
             raise training.Failure("stopped")
 
     monkeypatch.setattr(training.Run, "checkpoint", stop)
+    words = TINY.replace("--steps 500", "--steps 10 --validate-every 10 --save-every 1")
     with pytest.raises(training.Failure, match="stopped"):
-        words = TINY.replace("--steps 500", "--steps 10 --validate-every 10 --save-every 1")
         run(sales(tmp_path, 120), tmp_path / "run", words)
     arrays = _checkpoints.read_arrays(tmp_path / "run/csv/LSTM-0/checkpoints/3")
     best = {name.removeprefix("best_"): array for name, array in arrays.items() if name.startswith("best_params/")}

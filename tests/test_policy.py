@@ -219,12 +219,13 @@ def test_an_update_reads_every_environment_once_from_the_state_it_began_in():
 def test_no_key_is_used_twice(tmp_path, monkeypatch):
     """Of parameters, of where the environments begin, and of every report: `split(key)[1]` is `fold_in(key, 1)`."""
     used, begin, fold_in = [], train_policy.begin, jax.random.fold_in
+    begun = lambda policy, environments, key, rows: begin(policy, environments, noted(key), rows)
 
     def noted(key):
         used.extend([] if isinstance(key, jax.core.Tracer) else [jax.random.key_data(key).tobytes()])
         return key
 
-    monkeypatch.setattr(train_policy, "begin", lambda policy, environments, key, rows: begin(policy, environments, noted(key), rows))
+    monkeypatch.setattr(train_policy, "begin", begun)
     monkeypatch.setattr(jax.random, "fold_in", lambda key, data: noted(fold_in(key, data)))
     words = "--task memory --length 2 --cell gru --seed 4 --hidden-size 3 --environments 4 --rollout 9 --minibatches 2"
     train_policy.main(f"{words} --report-every 1 --steps 3 --out {tmp_path / 'run'}".split())

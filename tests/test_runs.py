@@ -331,7 +331,7 @@ def test_a_description_of_something_else_is_refused():
     with pytest.raises(ValueError, match="should name a cell among RNNCell, "):
         build(described)
     for wrong in ({"cell": {"class": "GRUCell", "arguments": {"depth": 2}}}, {"dtype": "float7"}):
-        with pytest.raises(ValueError, match=r"should fit the constructor of SequenceModel, which says:\n.*('depth'|float7)"):
+        with pytest.raises(ValueError, match=r"should fit the constructor of SequenceModel, which says:\n.*(`depth`|float7)"):
             build(described | {"arguments": describe(made("SequenceModel"))["arguments"] | wrong})
 
 
@@ -435,6 +435,7 @@ UNEQUAL = (
     pd.Index(np.delete(np.arange(21), 5)),
     pd.Index(np.arange(20)[::-1]),
     DAYS[:20].strftime("%d.%m.%Y"),
+    DAYS[:20].tz_localize("UTC").astype(str),
     pd.MultiIndex.from_product([["a", "b"], DAYS[:10]]),
 )
 
@@ -492,7 +493,11 @@ def mean_scaler():
         (lambda s, v: s.inputs(pd.Series(v[:, 0])), TypeError, "`values` should be an array or a DataFrame, got a Series"),
         (lambda s, v: s.inputs(frame(v).astype({"y": object})), TypeError, r"got dtype object\.\nWrite values\.astype\(float\)"),
         *(
-            (lambda s, v, index=index: s.inputs(frame(v).set_index(index)), ValueError, r"in equal steps, .* got another\.\nRows that")
+            (
+                lambda s, v, index=index: s.inputs(frame(v).set_index(index)),
+                ValueError,
+                r"in equal steps, .* got another\.\nRows that",
+            )
             for index in UNEQUAL
         ),
         (lambda s, v: s.restored(np.ones((1, 11)), v), ValueError, r"`outputs` should have shape \(1, 4, 3\), .* got \(1, 11\)"),

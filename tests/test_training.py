@@ -459,18 +459,20 @@ def test_a_signal_where_no_step_follows_stops_at_once(when, number, code, config
         save(*arguments)
         stop()
 
-    with pytest.raises(Failure, match="stopped at once: the same command goes on from the last checkpoint") as failure:
+    def script():
         with open_folder(config) as folder:
             if when == "before":
                 stop()
             if when == "while the last step is saved":
                 monkeypatch.setattr(Checkpoints, "save", save_and_stop)
-            run = make(folder, save_every=9)
-            go(run, 4)
+            go(make(folder, save_every=9), 4)
             if when == "between":
                 stop()
             go(make(folder, "another"), 4)
             stop()
+
+    with pytest.raises(Failure, match="stopped at once: the same command goes on from the last checkpoint") as failure:
+        script()
     assert failure.value.code == code
     assert ("saving after this step" in capfd.readouterr().err) == (when == "while the last step is saved")
     assert (Path(config.out) / "toy").exists() == (when != "before")
@@ -549,7 +551,8 @@ def test_a_run_that_has_lost_its_checkpoints_begins_anew_aloud_and_keeps_what_wa
     run = make(folder)
     assert same(go(run, 14), whole)
     said = capsys.readouterr().err
-    assert f"toy: there is no checkpoint to go on from: beginning anew; the metrics from before are in {aside / 'metrics.jsonl'}\n" in said
+    anew = f"toy: there is no checkpoint to go on from: beginning anew; the metrics from before are in {aside / 'metrics.jsonl'}\n"
+    assert anew in said
     assert len(re.findall(r"the checkpoint of step \d+ in .*: it is set aside\n", said)) == (0 if damage == "gone" else 3)
     assert " used\n" not in said
     assert (aside / "metrics.jsonl").read_bytes() == (folder.path / "toy/metrics.jsonl").read_bytes() == metrics

@@ -114,8 +114,8 @@ def open_folder(config: RunConfig) -> Iterator[Folder]:
 
     Raises:
         Failure: a package is missing; the folder cannot be written to, another run is in it, it belongs to another
-            configuration, or to something else; or, while it is open, something in it cannot be read or written, or a signal stopped
-            the script at once (code 130 or 143).
+            configuration, or to something else; or, while it is open, something in it cannot be read or written, or a signal
+            stopped the script at once (code 130 or 143).
     """
     for package in ("orbax", "filelock"):
         require(package, "jaxrnn[train]")
