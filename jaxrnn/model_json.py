@@ -60,9 +60,8 @@ def build(description: Mapping[str, Any]) -> nnx.Module:
         )
     """
     kind, arguments = _entry(description, "model", MODELS)
-    arguments = {name: _value(name, value) for name, value in arguments.items()}
     try:
-        return kind(**arguments, rngs=nnx.Rngs(0))
+        return kind(**{name: _value(name, value) for name, value in arguments.items()}, rngs=nnx.Rngs(0))
     except (TypeError, ValueError) as error:
         raise ValueError(f"build: `description` should fit the constructor of {kind.__name__}, which says:\n{error}") from error
 

@@ -1,6 +1,7 @@
 """How numbers of a series become inputs of a forecasting model, and its outputs numbers again. NumPy only: no model and no file
 may be known here."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,25 +171,38 @@ class Scaler:
             shown = ", ".join(map(str, there[:12])) + (", …" if len(there) > 12 else "")
             rule = f"have one column {wrong!r}, of those to read ({', '.join(self.columns)})"
             raise ValueError(f"{name}: `values` should {rule}, got {shown or 'none'}.")
-        if not _equal_steps(getattr(table, "index", None)):
+        index = getattr(table, "index", None)
+        if index is not None and not _equal_steps(index):
             rule = "have an index in equal steps, ascending: a row for each step, NaN where it has no value"
-            hint = 'Days that were left out come back by values.asfreq("D"); if none were, write values.reset_index(drop=True).'
-            raise ValueError(f"{name}: `values` should {rule}, got other steps.\n{hint}")
+            hint = (
+                'Rows that were left out come back by values.asfreq("D"), if the steps are days; where dates are text, write first '
+                "values.index = pd.to_datetime(values.index). If none were left out, write values.reset_index(drop=True)."
+            )
+            raise ValueError(f"{name}: `values` should {rule}, got another.\n{hint}")
         return table[list(self.columns)].to_numpy()
 
 
 def _equal_steps(index: Any) -> bool:
-    """Whether the index of a DataFrame ascends in equal steps, months of the calendar among them; other kinds of labels pass."""
-    if len(index := () if index is None else index) < 3:
-        return True
-    if hasattr(index, "inferred_freq"):  # times
-        return bool(index.is_monotonic_increasing) and index.inferred_freq not in (None, "B", "C")
-    if hasattr(index, "is_full"):  # periods
-        return bool(index.is_monotonic_increasing and index.is_full)
-    if getattr(getattr(index, "dtype", None), "kind", "") not in ("i", "u", "f"):
-        return True
-    steps = np.diff(np.asarray(index, np.float64))
-    return bool(steps[0] > 0 and np.allclose(steps, steps[0], rtol=1e-2, atol=0))
+    """Whether the index of a DataFrame says that its rows ascend in equal steps: numbers, times, or months of the calendar, all of
+    them on the same day or as far from their ends."""
+    if hasattr(index, "to_timestamp"):  # periods, which may leave out weekends
+        index = index.to_timestamp()
+    if getattr(index, "tz", None) is not None:  # days by the clock on the wall, or hours
+        return any(_equal_steps(times) for times in (index.tz_localize(None), index.tz_convert(None)))
+    labels = np.asarray(index)
+    if labels.dtype.kind not in "iufmM":  # text, perhaps ISO dates
+        try:
+            with warnings.catch_warnings(action="error"):  # of a time zone, which NumPy's dates do not have
+                labels = np.asarray(labels.astype(str), "datetime64")
+        except (ValueError, Warning):
+            return False
+    ascends, same = bool((labels[1:] > labels[:-1]).all()), lambda a: bool((a == a[:1]).all())
+    if labels.dtype.kind != "M":
+        steps = np.diff(labels).astype(np.float64)
+        return ascends and np.allclose(steps, steps[:1], rtol=1e-2, atol=0)
+    months = labels.astype("datetime64[M]")
+    monthly = same(np.diff(months)) and (same(labels - months) or same(months + 1 - labels))
+    return ascends and (monthly or same(np.diff(labels)))
 
 
 def last_known(target: np.ndarray) -> np.ndarray:

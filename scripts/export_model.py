@@ -30,6 +30,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import training
 from jax import export
 
 from jaxrnn.interop import to_onnx
@@ -103,7 +104,7 @@ def features_of(model):
 def write(model, out, platforms=None):
     """Write the files; what was left out, and why."""
     features, left_out = features_of(model), {}
-    for name in (*TOLERANCES, "start.npz"):  # of another model, perhaps
+    for name in (*TOLERANCES, "start.npz", "model.json"):  # they may be of another model
         (out / name).unlink(missing_ok=True)
     (out / "model.stablehlo").write_bytes(export_sequences(model, features, platforms).serialize())
     try:
@@ -255,21 +256,23 @@ def main(arguments=None):
     here = export.default_export_platform()
     if options.platforms and here not in options.platforms:
         parser.error(f"--platforms should have {here} among them, where the files are compared, got {' '.join(options.platforms)}")
+    if options.steps < 1:
+        parser.error(f"--steps should be at least 1, got {options.steps}")
     try:
         run = load_run(options.run)
     except (OSError, ValueError, ImportError) as error:
         sys.exit(f"{error}{BY_HAND if 'is no class of jaxrnn' in str(error) else ''}")
 
-    options.out.mkdir(parents=True, exist_ok=True)
-    left_out = write(run.model, options.out, options.platforms)
+    out = training.make_folder(options.out)
+    left_out = write(run.model, out, options.platforms)
     kept = {"scaler": run.scaler and dataclasses.asdict(run.scaler), "config": run.config}
-    (options.out / "model.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-    differences, seconds = compare(run.model, options.out, options.steps)
+    (out / "model.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    differences, seconds = compare(run.model, out, options.steps)
     for name, tolerance in TOLERANCES.items():
         if name in left_out:
             print(f"{name:17} not written: {left_out[name]}")
         else:
-            size = (options.out / name).stat().st_size / 1000
+            size = (out / name).stat().st_size / 1000
             print(f"{name:17}{size:8.1f} kB   largest difference from the model {differences[name]:.1e}")
             if not differences[name] <= tolerance:
                 sys.exit(f"{name} should be within {tolerance} of the model: do not use it")
@@ -278,4 +281,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(training.exit_code(main))

@@ -17,11 +17,12 @@ def last_value(values, ends, frame):
 
 def seasonal_naive(values, ends, frame):
     """The value a season ago; where there is none, two seasons ago, and so on; else the last value."""
+    at = lambda places: np.where(places < 0, np.nan, values[np.maximum(places, 0), 0])  # before the first row there is none
     ahead = np.arange(1, frame.horizon + 1)
     places = ends[:, None] + ahead - frame.season * -(-ahead // frame.season)
-    while (missing := np.isnan(values[places, 0]) & (places >= frame.season)).any():
+    while (missing := np.isnan(at(places)) & (places >= frame.season)).any():
         places = np.where(missing, places - frame.season, places)
-    return np.where(np.isnan(values[places, 0]), last_value(values, ends, frame), values[places, 0])
+    return np.where(np.isnan(at(places)), last_value(values, ends, frame), at(places))
 
 
 def naive(guess, values, ends, train, frame):
@@ -52,44 +53,26 @@ def exponential_smoothing(values, ends, second, frame):
     spans = [second, *(span for span in spans if np.isfinite(target[first - span : first]).sum() >= ENOUGH)]
     validate = np.arange(first - 1, second - frame.horizon)
     validate = validate[:: -(-len(validate) // 20)] if len(spans) > 1 else validate[:0]
-    parts = [len(validate)] * len(spans) if len(validate) else []
-    progress = Counted("fitting ETS", sum(FITS + part for part in (*parts, len(ends))))
     if len(validate):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # of validation rows without a value
-            spans = sorted(spans, key=lambda span: ets_error(values, validate, first, span, frame, progress))
+            spans = sorted(spans, key=lambda span: ets_error(values, validate, first, span, frame))
     start = max(0, second - spans[0])
-    return ets(target[start:], ends - start, second - start, frame, progress)
+    return ets(target[start:], ends - start, second - start, frame)
 
 
-class Counted:
-    """How far the fits and forecasts of ETS are, on stderr now and then."""
-
-    def __init__(self, label, total):
-        self.done, self.progress = 0, training.Progress(range(1, total + 1), label)
-
-    def __call__(self):
-        self.done += 1
-        self.progress.show(self.done)
-
-
-def ets_error(values, ends, fitted, span, frame, progress):
+def ets_error(values, ends, fitted, span, frame):
     """The mean absolute error from these ends of what is fitted to `span` rows before row `fitted`."""
     start = max(0, fitted - span)
     try:
-        points, _ = ets(values[start:, 0], ends - start, fitted - start, frame, progress)
+        points, _ = ets(values[start:, 0], ends - start, fitted - start, frame)
     except (ValueError, np.linalg.LinAlgError):
         return np.inf
     return np.nan_to_num(np.nanmean(np.abs(points - futures(values, ends, frame))), nan=np.inf)
 
 
-FITS = 6
-"""Of one series, at most: three trends, with and without a season."""
-
-
-def ets(target, ends, fitted, frame, progress=lambda: None):
-    """What ETS with additive errors, its trend and season by AIC, fitted to the first rows, says from each end; `progress` is
-    called for each fit and each end."""
+def ets(target, ends, fitted, frame):
+    """What ETS with additive errors, its trend and season by AIC, fitted to the first rows, says from each end."""
     import pandas as pd
     from scipy.stats import norm
     from statsmodels.tsa.exponential_smoothing.ets import ETSModel
@@ -100,24 +83,26 @@ def ets(target, ends, fitted, frame, progress=lambda: None):
 
     seasons = (False, True) if frame.season > 1 and fitted >= 3 * frame.season + 10 else (False,)
     trends = ({"trend": None}, {"trend": "add"}, {"trend": "add", "damped_trend": True})
-    fits = []
+    kinds, fits = list(itertools.product(trends, seasons)), []
+    fitting = training.Progress(range(1, len(kinds) + 1), f"ETS of {fitted} steps, fits")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a fit that did not settle; its AIC speaks
-        for trend, seasonal in itertools.product(trends, seasons):
+        for number, (trend, seasonal) in zip(fitting, kinds, strict=True):
             more = {"seasonal": "add", "seasonal_periods": frame.season} if seasonal else {}
             make = partial(ETSModel, error="add", initialization_method="heuristic", **trend, **more)
             fit = make(known(fitted - 1)[0]).fit(disp=False)
-            progress()
+            fitting.show(number)
             fits += [(fit.aic, make, fit.params)] if np.isfinite(fit.aic) else []
         if not fits:
             raise ValueError("no fit has a finite likelihood")
         _, make, params = min(fits, key=lambda fit: fit[0])
         points, quantiles = [], []
-        for end in ends:
+        forecasting = training.Progress(range(1, len(ends) + 1), f"ETS of {fitted} steps, forecasts")
+        for number, end in zip(forecasting, ends, strict=True):
             past, since = known(end)
             ahead = make(past).smooth(params).get_prediction(start=len(past), end=len(past) + since + frame.horizon - 1)
             mean, spread = np.asarray(ahead.predicted_mean)[since:], np.sqrt(np.asarray(ahead.forecast_variance))[since:]
-            progress()
+            forecasting.show(number)
             points.append(mean)
             quantiles.append(mean[:, None] + spread[:, None] * norm.ppf(frame.quantiles))
     return np.stack(points), np.stack(quantiles)

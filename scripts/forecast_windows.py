@@ -57,16 +57,16 @@ def split(series, frame):
     return ends[last < first], ends[(ends + 1 >= first) & (last < second)], ends[ends + 1 >= second]
 
 
-def check(series, frame, *, chosen=True):
-    """Refuse what cannot be split, trained on or scaled. `chosen`: whether the window was asked for, and is not the default.
+def check(series, frame):
+    """Refuse what cannot be split, trained on or scaled.
 
     Raises:
         Failure: there are too few rows, or they hold too little.
     """
     what, rows, column = series.source, len(series.values), series.columns[0]
     sizes = f"a window of {frame.window} and a horizon of {frame.horizon} steps"
-    if rows < (least := fewest_rows(frame)):
-        text = f"{what}: {rows} steps are too few for {sizes}, which need {least}: {smaller(rows, frame, chosen)}"
+    if not fits(rows, frame):
+        text = f"{what}: {rows} steps are too few for {sizes}, which need {fewest_rows(frame, rows)}: {smaller(rows, frame)}"
         raise training.Failure(text, code=2)
     for part, ends, needed in zip(("training", "validation", "test"), split(series, frame), (FEWEST, 1, 1), strict=True):
         if len(ends) < needed:
@@ -89,17 +89,21 @@ def check(series, frame, *, chosen=True):
         raise training.Failure(text, code=2) from None
 
 
-def smaller(rows, frame, chosen):
+def fits(rows, frame):
+    """Whether so many rows can be split."""
+    first, second = borders(rows)
+    return first - frame.window - frame.horizon + 1 >= FEWEST and min(second - first, rows - second) >= frame.horizon
+
+
+def fewest_rows(frame, least=1):
+    """The smallest number of rows, at least so many, that can be split."""
+    return next(rows for rows in itertools.count(least) if fits(rows, frame))
+
+
+def smaller(rows, frame):
     """What to choose where there are too few rows."""
-    horizon = next((h for h in range(frame.horizon - 1, 0, -1) if fewest_rows(replace(frame, horizon=h)) <= rows), None)
-    window = "choose a smaller --window" if chosen else "the window is the default, cut to size"
-    return f"the longest --horizon that fits is {horizon}; {window}" if horizon else window
-
-
-def fewest_rows(frame):
-    """The smallest number of rows that can be split."""
-    for rows in itertools.count(1):
-        first, second = borders(rows)
-        windows = first - frame.window - frame.horizon + 1
-        if windows >= FEWEST and min(second - first, rows - second) >= frame.horizon:
-            return rows
+    sizes = lambda name: (size for size in range(getattr(frame, name) - 1, 0, -1) if fits(rows, replace(frame, **{name: size})))
+    longest = {name: next(sizes(name), None) for name in ("horizon", "window")}
+    if found := [f"--{name} {size}" for name, size in longest.items() if size]:
+        return f"the longest that fits is {', or '.join(found)}"
+    return f"shorten both; a window and a horizon of 1 need {fewest_rows(replace(frame, window=1, horizon=1))}"

@@ -113,7 +113,7 @@ def keep(path, series, frame, config):
         training.own_folder(path.parent, path.name)
         training.check_own(file)
     if not file.exists():
-        check(series, frame, chosen=config.window is not None)
+        check(series, frame)
         scaler = fit_scaler(series, frame)
         kept = {"rows": len(series.values), "digest": digest(series), "season": frame.season, "scaler": asdict(scaler)}
         if training.is_main_process():
@@ -213,6 +213,8 @@ def train(task, cell, seed, data, config, mesh, folder):
             metrics["validation"] = np.float32(error(params, *validation))
             if metrics["validation"] < best:
                 best, best_params = metrics["validation"], params
+        if best == np.inf:  # no look at the validation rows yet
+            best_params = params
         run.log(number, **metrics)
         now = {"params": params, "optimizer": opt_state, "sampler": sampler.state, "best": best, "best_params": best_params}
         run.checkpoint(number, **now)
@@ -324,7 +326,7 @@ def main(arguments=None):
     training.require("statsmodels", "jaxrnn[data]")
     jobs = {name: load(name, config) for name in names(config)}
     for series, frame in jobs.values():
-        check(series, frame, chosen=config.window is not None)
+        check(series, frame)
         if config.predict:
             last_end(series, frame)
     mesh = training.start(config, batch_size=config.batch_size)

@@ -271,8 +271,8 @@ def train(task, length, name, config, mesh, folder):
     label, frames = f"{task}-{length}" if length else task, config.environments * config.rollout
     curves = []
     for seed in config.seed:
-        key = jax.random.key(seed)
-        policy, _, (params, opt_state, world) = start(key)
+        start_key, key = jax.random.split(jax.random.key(seed))
+        policy, _, (params, opt_state, world) = start(start_key)
         options = {"save_every": config.save_every, "tensorboard": config.tensorboard}
         run = training.Run(folder, f"{label}/{name}-{seed}", model=policy, **options)
         carry = run.restore(params=params, optimizer=opt_state, world=world)
@@ -331,14 +331,14 @@ def main(arguments=None):
     for package in ("gymnax", "six"):
         training.require(package, "jaxrnn[rl]")
     tasks = [(task, length) for task in config.task for length in (config.length if task == "memory" else [None])]
-    for task, length in tasks:
-        between, longest = config.report_every * config.rollout, Environments(task, length).longest
-        if between < longest:
-            rule = f"an episode of {task}, which may take {longest} steps, should end between two reports"
-            least = -(-longest // config.rollout)
-            works = next((number for number in range(least, config.steps + 1) if config.steps % number == 0), least)
-            hint = f"\nWrite --report-every {works}."
-            raise training.Failure(f"{rule}, but --report-every times --rollout is {between}{hint}", code=2)
+    between = config.report_every * config.rollout
+    longest, task = max((Environments(task, length).longest, task) for task, length in tasks)
+    if between < longest:
+        rule = f"an episode of {task}, which may take {longest} steps, should end between two reports"
+        least = -(-longest // config.rollout)
+        works = next((number for number in range(least, config.steps + 1) if config.steps % number == 0), None)
+        hint = f"--report-every {works}" if works else f"--report-every {least} --steps {least}"
+        raise training.Failure(f"{rule}, but --report-every times --rollout is {between}\nWrite {hint}.", code=2)
     if config.steps % config.report_every:
         rule = f"--steps should be a multiple of --report-every {config.report_every}"
         raise training.Failure(f"{rule}, got {config.steps}", code=2)

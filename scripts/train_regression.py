@@ -5,8 +5,9 @@
 
 First random data: 5 sequences of 3 steps of 10 features, 2 targets each; mean squared error, Adam. Then the sunspots of the next
 year from the 22 years before (`sunspots.csv`, yearly means from 1700 to 2008): trained on the years before 1950, and compared with
-the truth, and with a repetition of the last year, in the years since. Writes `loss.png`, `sunspots.png` and the models of the first
-part to the output folder: `jaxrnn.runs.load_run("runs/regression/LSTM-0")`.
+the truth, and with a repetition of the last year, in the years since. Of the options, this second part uses `--cell`,
+`--hidden-size` and the first `--seed`; it has one layer and takes 200 epochs. Writes `loss.png`, `sunspots.png` and the models of
+the first part to the output folder: `jaxrnn.runs.load_run("runs/regression/LSTM-0")`.
 """
 
 import sys
@@ -27,7 +28,7 @@ from jaxrnn.models import GRUModel, LSTMModel, RNNModel
 
 MODELS = {"RNN": RNNModel, "LSTM": LSTMModel, "GRU": GRUModel}
 BATCH, TIME, INPUT, OUTPUT = 5, 3, 10, 2
-YEARS, HELD_OUT_FROM = 22, 1950
+YEARS, HELD_OUT_FROM, EPOCHS = 22, 1950, 200  # of the sunspots
 SERIES = Path(__file__).with_name("sunspots.csv")  # SILSO, Royal Observatory of Belgium
 
 
@@ -95,10 +96,11 @@ def forecast(config, path):
     for cell in config.cell:
         model = MODELS[cell](1, config.hidden_size, 1, rngs=nnx.Rngs(config.seed[0]))
         y = jnp.sqrt(jnp.asarray(numbers[early], jnp.float32))[:, None] / 10
-        train(cell, model, x[early], y, learning_rate=0.01, epochs=200, report=False)
+        train(cell, model, x[early], y, learning_rate=0.01, epochs=EPOCHS, report=False)
         predicted[cell] = np.square(10 * np.maximum(np.asarray(nnx.jit(model)(x[~early]))[:, 0], 0))
 
-    training.log(f"\nsunspots, the next year from {YEARS} years: root mean squared error since {HELD_OUT_FROM}")
+    how = f"one layer, {EPOCHS} epochs, seed {config.seed[0]}"
+    training.log(f"\nsunspots, the next year from {YEARS} years, {how}: root mean squared error since {HELD_OUT_FROM}")
     for name, numbers_of in predicted.items():
         training.log(f"{name:10}{np.sqrt(np.mean((numbers_of - numbers[~early]) ** 2)):7.1f}")
     with training.figure(path, width=8) as axes:

@@ -1,12 +1,15 @@
 """The forecast of a column of a CSV file: what is read and refused, that gaps are skipped, that nothing learns from the rows it is
 tested on, that quantiles are quantiles, and that a file may grow."""
 
+import collections
 import contextlib
 import csv
 import io
 import itertools
 import json
+import re
 import shutil
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -22,6 +25,7 @@ import training
 from flax import nnx
 from forecast_windows import Frame
 
+from jaxrnn import _checkpoints
 from jaxrnn.models import LSTMModel
 from jaxrnn.runs import load_run
 from jaxrnn.scaling import Scaler, last_known
@@ -142,7 +146,7 @@ def changed(line, *row):
             GOOD,
             "--column sold --horizon 30",
             r"60 steps are too few for a window of 8 and a horizon of 30 steps, which need 19[0-9]: "
-            r"the longest --horizon that fits is 9; the window is the default, cut to size$",
+            r"the longest that fits is --horizon 9$",
         ),
         (changed(7, DAYS[5], "many"), "", r"a\.csv, line 7, column 'sold': should be a number or empty, got 'many'$"),
         (
@@ -180,9 +184,21 @@ def changed(line, *row):
         ([("202401", 1), ("202402", 2), ("202403", 1)], "", "write months as 2024-01, not as '202401'"),
         ([(10**k, k) for k in range(8)], "", r"not a whole number of such steps|only 8 are in the file"),
         ([(2024, 1), (2025, 2)], "", "2 rows are too few to know the step of 'day'"),
-        (GOOD, "--column sold --horizon 9 --window 30", "the longest --horizon that fits is 3; choose a smaller --window$"),
-        (GOOD, "--column sold --horizon 3 --window 60", "steps, which need 1[0-9]+: choose a smaller --window$"),
-        (GOOD[:28], "", r"a\.csv: 28 steps are too few for a window of 8 and a horizon of 3 steps, which need 29"),
+        (GOOD, "--column sold --horizon 9 --window 30", "the longest that fits is --horizon 3, or --window 24$"),
+        (GOOD, "--column sold --horizon 3 --window 60", "steps, which need 1[0-9]+: the longest that fits is --window 30$"),
+        (
+            GOOD[:28],
+            "",
+            r"a\.csv: 28 steps are too few for a window of 8 and a horizon of 3 steps, which need 29: "
+            r"the longest that fits is --horizon 2, or --window 7$",
+        ),
+        (
+            GOOD[:25],
+            "--column sold --horizon 1",
+            r"25 steps .* a window of 8 .* which need 26: the longest that fits is --window 7$",
+        ),
+        (GOOD, "--column sold --window 60 --horizon 30", r"60 steps .* shorten both; a window and a horizon of 1 need 16$"),
+        (GOOD[:15], "", r"15 steps .* which need 29: shorten both; a window and a horizon of 1 need 16$"),
         ([(day, "") for day in DAYS], "", "in the training rows of 'sold' there are too few values"),
         ([(day, 5) for day in DAYS], "", "the column 'sold' does not change in the first 70 %"),
         ([(day, 0.1) for day in DAYS], "", "the column 'sold' does not change in the first 70 %"),
@@ -287,19 +303,23 @@ def test_windows_are_parted_by_time_and_know_a_value_before_and_after(gappy):
 
 
 @pytest.mark.parametrize("rows", [26, 27, 41, 60, 119])
-def test_the_longest_horizon_that_is_named_fits_and_no_longer_one(rows):
+def test_the_longest_sizes_that_are_named_fit_and_no_longer_ones(rows):
+    """The default window depends on the horizon."""
     series = series_of(np.random.default_rng(0).standard_normal((rows, 1)))
 
-    def refused(horizon):
-        frame = train_forecast.make_frame(series, train_forecast.Config(horizon=horizon, season=7), {})
+    def refused(horizon, window=None):
+        frame = train_forecast.make_frame(series, train_forecast.Config(horizon=horizon, window=window, season=7), {})
         try:
-            forecast_windows.check(series, frame, chosen=False)
+            forecast_windows.check(series, frame)
         except training.Failure as failure:
             return str(failure)
 
-    longest = int(refused(100).partition("that fits is ")[2].partition(";")[0])
+    longest = int(re.search(r"that fits is --horizon (\d+)$", refused(100))[1])
     assert refused(longest) is None
     assert "are too few for" in refused(longest + 1)
+    longest = int(re.search(r"that fits is --window (\d+)$", refused(1, 100))[1])
+    assert refused(1, longest) is None
+    assert "are too few for" in refused(1, longest + 1)
 
 
 @pytest.mark.parametrize("from_last", [True, False])
@@ -367,14 +387,20 @@ def test_the_loss_is_of_the_steps_that_are_known(gappy):
 # Baselines and scores ------------------------------------------------------------------------------------------------------
 
 
-def test_the_seasonal_naive_is_the_last_known_season(gappy):
-    ends = np.arange(10, 90)
-    guess = forecast_baselines.seasonal_naive(gappy, ends, FRAME)
+@pytest.mark.parametrize("season", [5, 60, 200])
+def test_the_seasonal_naive_is_the_last_known_season(season, gappy):
+    """Of the rows so far alone: from each of them, also where they are fewer than a season."""
+    ends, frame = np.arange(100), replace(FRAME, season=season)
+    guess = forecast_baselines.seasonal_naive(gappy, ends, frame)
     for row, end in enumerate(ends):
         known = [gappy[k, 0] for k in range(end + 1) if not np.isnan(gappy[k, 0])]
         for h in range(1, 5):
-            earlier = [gappy[k, 0] for k in range((end + h) % 5, end + 1, 5) if not np.isnan(gappy[k, 0])]
-            assert guess[row, h - 1] == (earlier or known)[-1]
+            earlier = [gappy[k, 0] for k in range((end + h) % season, end + 1, season) if not np.isnan(gappy[k, 0])]
+            np.testing.assert_equal(guess[row, h - 1], (earlier or known or [np.nan])[-1])
+
+
+def test_the_seasonal_naive_repeats_itself_after_a_season(gappy):
+    ends = np.arange(10, 90)
     short = forecast_baselines.seasonal_naive(gappy, ends, Frame(7, 12, 5, (0.5,)))
     np.testing.assert_array_equal(short[:, 5:10], short[:, :5])
 
@@ -404,6 +430,18 @@ def test_ets_continues_season_and_trend_and_sees_nothing_after_an_origin():
     later[102:] = 1000
     again, _ = forecast_baselines.exponential_smoothing(later, ends[:1], 100, frame)
     np.testing.assert_array_equal(again[0], point[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("fitted", "fits"), [(20, 3), (40, 6)])
+def test_what_ets_is_said_to_do_is_what_it_does(fitted, fits, monkeypatch):
+    """A season needs 22 rows of four steps: without it there are half as many fits."""
+    shown = collections.defaultdict(list)
+    monkeypatch.setattr(training.Progress, "show", lambda self, step: shown[self.label, len(self.steps)].append(step))
+    target = np.tile(PATTERN, 15) + 0.05 * np.random.default_rng(0).standard_normal(60)
+    forecast_baselines.ets(target, np.arange(50, 55), fitted, Frame(8, 2, 4, (0.1, 0.5, 0.9)))
+    label = f"ETS of {fitted} steps"
+    assert shown == {(f"{label}, fits", fits): [*range(1, fits + 1)], (f"{label}, forecasts", 5): [1, 2, 3, 4, 5]}
 
 
 @pytest.mark.slow
@@ -535,6 +573,27 @@ def test_a_finished_run_says_so_and_names_what_beats_the_network(tmp_path, capsy
         assert f"\n{best} is better here: its RMSE is {table[best]:.4g}, and {table['LSTM']:.4g} that of LSTM\n" in out
         assert f"prediction: {Path('run/csv/LSTM-0/prediction.csv')}\n" in out
         assert "plots and metrics: run\n" in out
+
+
+@pytest.mark.slow
+def test_a_run_stopped_before_it_looks_at_the_validation_rows_gives_what_is_trained(tmp_path, monkeypatch):
+    """`load_run` takes the best parameters: until a first is known, those of the checkpoint's step."""
+    save = training.Run.checkpoint
+
+    def stop(run, step, **trees):
+        save(run, step, **trees)
+        if step == 3:
+            raise training.Failure("stopped")
+
+    monkeypatch.setattr(training.Run, "checkpoint", stop)
+    words = TINY.replace("--steps 500", "--steps 10 --validate-every 10 --save-every 1")
+    with pytest.raises(training.Failure, match="stopped"):
+        run(sales(tmp_path, 120), tmp_path / "run", words)
+    arrays = _checkpoints.read_arrays(tmp_path / "run/csv/LSTM-0/checkpoints/3")
+    best = {name.removeprefix("best_"): array for name, array in arrays.items() if name.startswith("best_params/")}
+    assert best
+    for name, array in best.items():
+        np.testing.assert_array_equal(array, arrays[name], err_msg=name)
 
 
 @pytest.mark.slow

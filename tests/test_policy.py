@@ -2,6 +2,7 @@
 advantages and the loss are those of their definitions, and a policy with memory learns what one without cannot."""
 
 import json
+import re
 from functools import partial
 
 import jax
@@ -215,6 +216,23 @@ def test_an_update_reads_every_environment_once_from_the_state_it_began_in():
 
 
 @pytest.mark.slow
+def test_no_key_is_used_twice(tmp_path, monkeypatch):
+    """Of parameters, of where the environments begin, and of every report: `split(key)[1]` is `fold_in(key, 1)`."""
+    used, begin, fold_in = [], train_policy.begin, jax.random.fold_in
+    begun = lambda policy, environments, key, rows: begin(policy, environments, noted(key), rows)
+
+    def noted(key):
+        used.extend([] if isinstance(key, jax.core.Tracer) else [jax.random.key_data(key).tobytes()])
+        return key
+
+    monkeypatch.setattr(train_policy, "begin", begun)
+    monkeypatch.setattr(jax.random, "fold_in", lambda key, data: noted(fold_in(key, data)))
+    words = "--task memory --length 2 --cell gru --seed 4 --hidden-size 3 --environments 4 --rollout 9 --minibatches 2"
+    train_policy.main(f"{words} --report-every 1 --steps 3 --out {tmp_path / 'run'}".split())
+    assert len(set(used)) == len(used) >= 5
+
+
+@pytest.mark.slow
 def test_two_devices_train_as_one(tmp_path):
     """Until a difference in the last digit makes another action likelier: in the first updates."""
     words = (
@@ -260,12 +278,19 @@ def test_a_policy_with_memory_learns_what_one_without_cannot(tmp_path, capsys):
             "of memory, which may take 10 steps, .* --report-every times --rollout is 9\nWrite --report-every 2.",
         ),
         ("--task cartpole --report-every 1 --steps 10", "Write --report-every 5"),  # 4 is enough, but does not divide 10
+        ("--task cartpole --report-every 1 --steps 2", r"Write --report-every 4 --steps 4\."),
+        ("--task memory cartpole --report-every 1 --rollout 20", r"of cartpole, .*\nWrite --report-every 30\."),
         ("--steps 10 --report-every 4", "--steps should be a multiple of --report-every 4, got 10"),
         ("--environments 6 --minibatches 4", "--environments should be a multiple of --minibatches 4, got 6"),
     ],
 )
-def test_sizes_that_do_not_fit_are_refused(words, message, tmp_path):
+def test_sizes_that_do_not_fit_are_refused(words, message, tmp_path, monkeypatch):
+    """And the sizes that are written instead do fit."""
     with pytest.raises(training.Failure, match=message) as failure:
         train_policy.main([*words.split(), "--out", str(tmp_path / "run")])
     assert failure.value.code == 2
+    if written := re.search(r"\nWrite (.*)\.$", str(failure.value)):
+        monkeypatch.setattr(training, "start", lambda *_, **__: 1 / 0)  # the sizes have been checked before
+        with pytest.raises(ZeroDivisionError):
+            train_policy.main([*words.split(), *written[1].split(), "--out", str(tmp_path / "run")])
     assert not (tmp_path / "run").exists()

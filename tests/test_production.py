@@ -1,8 +1,10 @@
 """Trained models where jaxrnn is not: exported for JAX alone and for onnxruntime, whole and as streams, from runs too."""
 
 import json
+import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import export_model
 import jax
@@ -10,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import train_forecast
+import training
 from flax import nnx
 from support import close, drawn_like, jit, normal
 
@@ -331,15 +334,32 @@ def test_files_that_are_not_the_models_are_noticed(tmp_path):
         assert {differences[name] <= tolerance for name, tolerance in export_model.TOLERANCES.items()} == {fits}
 
 
-def test_what_cannot_be_exported_is_said_in_a_line(tmp_path, capsys):
+def test_nothing_of_another_model_is_left_beside_files_that_are_not_finished(tmp_path, monkeypatch):
+    """Of all that the script says it writes."""
+    names = re.findall(r"^    (\w+\.\w+) ", export_model.__doc__, re.MULTILINE)
+    assert set(names) == {*export_model.TOLERANCES, "start.npz", "model.json"}
+    for name in names:
+        (tmp_path / name).write_text("of another model")
+    monkeypatch.setattr(export_model, "export_sequences", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        export_model.write(randomised(WHOLE["a GRU model"]), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_exported_is_said_in_a_line(tmp_path, capsys, monkeypatch):
     for words, message in (
         ([str(tmp_path / "none")], "load_run: `folder` should be the folder of a run"),
         ([str(tmp_path), "--platforms", "cuda"], "should have cpu among them, where the files are compared, got cuda"),
+        ([str(tmp_path), "--steps", "0"], "--steps should be at least 1, got 0"),
     ):
         with pytest.raises(SystemExit) as stop:
             export_model.main([*words, "--out", str(tmp_path / "out")])
         assert message in f"{stop.value}{capsys.readouterr().err}"
     assert not (tmp_path / "out").exists()
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setattr(export_model, "load_run", lambda folder: SimpleNamespace(model=None))
+    with pytest.raises(training.Failure, match=r"file is a file: name a folder with --out"):
+        export_model.main(["run", "--out", str(tmp_path / "file")])
     model = jaxrnn.models.GRUModel(INPUT, HIDDEN, OUTPUT, batch_first=False, rngs=nnx.Rngs(0))
     with pytest.raises(SystemExit, match=r"should take \(batch, time, features\), got a model with batch_first=False"):
         export_model.features_of(model)

@@ -330,6 +330,9 @@ def test_a_description_of_something_else_is_refused():
     described["arguments"]["cell"]["class"] = "MyCell"
     with pytest.raises(ValueError, match="should name a cell among RNNCell, "):
         build(described)
+    for wrong in ({"cell": {"class": "GRUCell", "arguments": {"depth": 2}}}, {"dtype": "float7"}):
+        with pytest.raises(ValueError, match=r"should fit the constructor of SequenceModel, which says:\n.*(`depth`|float7)"):
+            build(described | {"arguments": describe(made("SequenceModel"))["arguments"] | wrong})
 
 
 def test_what_is_no_model_of_jaxrnn_cannot_be_described():
@@ -387,9 +390,8 @@ def test_a_scaler_reads_the_end_of_a_series_as_one_window():
 def test_a_scaler_takes_the_columns_of_a_table_by_name():
     values = np.random.default_rng(0).standard_normal((20, 2))
     values[[3, 15], [0, 1]] = np.nan
-    months = pd.date_range("2023-01-31", periods=20, freq="ME")
     swapped = frame(values)[["x", "y"]].assign(name="a")
-    for index in (DAYS[:20], months, months.to_period("M"), DAYS[:20].astype(str), np.arange(20) + 1700):
+    for index in EQUAL:
         for got, wanted in zip(SCALER.inputs(swapped.set_index(pd.Index(index))), SCALER.inputs(values), strict=True):
             np.testing.assert_array_equal(got, wanted)
     outputs = np.random.default_rng(1).standard_normal((1, 12))
@@ -397,6 +399,45 @@ def test_a_scaler_takes_the_columns_of_a_table_by_name():
 
 
 DAYS = pd.date_range("2024-01-01", periods=21, freq="D")
+MONTHS = pd.date_range("2023-01-31", periods=20, freq="ME")
+HOURS = pd.date_range("2024-03-30 12:00", periods=20, freq="h", tz="Europe/Paris")  # summer time begins
+EQUAL = (
+    DAYS[:20],
+    DAYS[:20].astype(str),
+    DAYS[:20].date,
+    DAYS[:20] - DAYS[0],
+    DAYS[:20].to_period("D"),
+    pd.date_range("2024-03-20", periods=20, freq="D", tz="Europe/Paris"),
+    HOURS,
+    MONTHS,
+    MONTHS + pd.Timedelta(days=15),
+    MONTHS.strftime("%Y-%m"),
+    MONTHS.to_period("M"),
+    pd.date_range("1990-01-01", periods=20, freq="QS"),
+    pd.date_range("1990-01-01", periods=20, freq="YS"),
+    np.arange(20) + 1700,
+    np.arange(20) / 10,
+)
+UNEQUAL = (
+    DAYS.delete(5),
+    DAYS.delete(5).astype(str),
+    DAYS.delete(5).date,
+    DAYS.delete(5) - DAYS[0],
+    DAYS[:20][::-1],
+    DAYS[:19].insert(5, DAYS[5]),
+    DAYS.to_period("D").delete(5),
+    DAYS.to_period("D")[:19].insert(5, DAYS.to_period("D")[5]),
+    pd.date_range(HOURS[0], periods=21, freq="h").delete(5),
+    pd.date_range("2024-01-01", periods=20, freq="B"),
+    pd.DatetimeIndex([day + pd.Timedelta(hours=hour) for day in DAYS for hour in range(9, 17)])[:20],
+    pd.date_range("2024-01-01", periods=21, freq="WOM-3FRI").delete(5),
+    pd.date_range("2024-01-31", periods=21, freq="ME").delete(5),
+    pd.Index(np.delete(np.arange(21), 5)),
+    pd.Index(np.arange(20)[::-1]),
+    DAYS[:20].strftime("%d.%m.%Y"),
+    DAYS[:20].tz_localize("UTC").astype(str),
+    pd.MultiIndex.from_product([["a", "b"], DAYS[:10]]),
+)
 
 
 def frame(values):
@@ -452,15 +493,12 @@ def mean_scaler():
         (lambda s, v: s.inputs(pd.Series(v[:, 0])), TypeError, "`values` should be an array or a DataFrame, got a Series"),
         (lambda s, v: s.inputs(frame(v).astype({"y": object})), TypeError, r"got dtype object\.\nWrite values\.astype\(float\)"),
         *(
-            (lambda s, v, index=index: s.inputs(frame(v).set_index(index)), ValueError, "index in equal steps, .* got other steps")
-            for index in (
-                DAYS.delete(5),
-                DAYS[:20][::-1],
-                pd.date_range("2024-01-01", periods=20, freq="B"),
-                DAYS.to_period("D").delete(5),
-                pd.Index(np.delete(np.arange(21), 5)),
-                pd.Index(np.arange(20)[::-1]),
+            (
+                lambda s, v, index=index: s.inputs(frame(v).set_index(index)),
+                ValueError,
+                r"in equal steps, .* got another\.\nRows that",
             )
+            for index in UNEQUAL
         ),
         (lambda s, v: s.restored(np.ones((1, 11)), v), ValueError, r"`outputs` should have shape \(1, 4, 3\), .* got \(1, 11\)"),
     ],

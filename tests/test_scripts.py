@@ -108,7 +108,7 @@ def test_the_regression_prints_lines_and_tables_and_saves_plots_and_models(tmp_p
     assert [line.split()[:2] for line in lines[8:11]] == [["RNN", "1,362"], ["LSTM", "5,202"], ["GRU", "3,922"]]
     assert [line.split()[-1] for line in lines[8:11]] == ["ms"] * 3
     assert lines[11].startswith("Random data hold nothing to learn:")
-    assert lines[13] == "sunspots, the next year from 22 years: root mean squared error since 1950"
+    assert lines[13] == "sunspots, the next year from 22 years, one layer, 200 epochs, seed 0: root mean squared error since 1950"
     errors = {line[:10].strip(): float(line[10:]) for line in lines[14:18]}
     assert errors["last year"] == 33.2
     assert max(errors[name] for name in ("RNN", "LSTM", "GRU")) < 0.75 * errors["last year"]
@@ -226,7 +226,8 @@ def tiny(script, out, words=""):
 def metrics(out):
     """The bytes of every metrics file, times aside, also of a run that is at work: its checkpoints, which come and go, are not
     walked."""
-    files = [p for places in ("*/metrics.jsonl", "*/*/metrics.jsonl") for p in Path(out).glob(places)]
+    places = ("*/metrics.jsonl", "*/*/metrics.jsonl")
+    files = [p for place in places for p in Path(out).glob(place) if p.parent.name != "checkpoints-set-aside"]
     return {str(p.relative_to(out)): re.sub(rb', "seconds": [^,}]+', b"", p.read_bytes()) for p in sorted(files)}
 
 
@@ -660,8 +661,8 @@ def test_killed_at_any_moment_and_started_again_it_ends_the_same(tmp_path):
         code, _, err = run.end(number)
         if number == signal.SIGINT and "stopped" in err:  # else it was at its end already
             assert code == 130
-            assert "the same command goes on from there" in err
-            assert "stopping: saving after this step" in err
+            assert "the same command goes on from" in err
+            assert "stopping: saving after this step" in err or "stopped at once" in err  # after the last step
         else:
             assert code in (-number, 0)
     code, _, err = Started(train_chars, words + "killed", tmp_path).end()

@@ -437,12 +437,46 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(folder):
 
 def test_a_second_signal_stops_at_once(folder, capfd):
     before = signal.getsignal(signal.SIGTERM)
-    os.kill(os.getpid(), signal.SIGTERM)
-    assert folder.stop_code == 143
-    assert "saving after this step" in capfd.readouterr().err
-    with pytest.raises(KeyboardInterrupt):
+
+    def interrupt(step):
         os.kill(os.getpid(), signal.SIGTERM)
+        assert folder.stop_code == 143
+        assert "saving after this step" in capfd.readouterr().err
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        go(make(folder), 9, at=interrupt)
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("when", ["before", "between", "while the last step is saved", "after"])
+def test_a_signal_where_no_step_follows_stops_at_once(when, number, code, config, capfd, monkeypatch):
+    """Nothing would save after a step there: what a script makes of its runs may take minutes."""
+    stop, save = lambda: os.kill(os.getpid(), number), Checkpoints.save
+
+    def save_and_stop(*arguments):
+        save(*arguments)
+        stop()
+
+    def script():
+        with open_folder(config) as folder:
+            if when == "before":
+                stop()
+            if when == "while the last step is saved":
+                monkeypatch.setattr(Checkpoints, "save", save_and_stop)
+            go(make(folder, save_every=9), 4)
+            if when == "between":
+                stop()
+            go(make(folder, "another"), 4)
+            stop()
+
+    with pytest.raises(Failure, match="stopped at once: the same command goes on from the last checkpoint") as failure:
+        script()
+    assert failure.value.code == code
+    assert ("saving after this step" in capfd.readouterr().err) == (when == "while the last step is saved")
+    assert (Path(config.out) / "toy").exists() == (when != "before")
+    assert (Path(config.out) / "another").exists() == (when == "after")
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, np.float32(np.nan), jnp.array(np.nan)], ids=repr)
@@ -517,24 +551,27 @@ def test_a_run_that_has_lost_its_checkpoints_begins_anew_aloud_and_keeps_what_wa
     run = make(folder)
     assert same(go(run, 14), whole)
     said = capsys.readouterr().err
-    assert f"toy: no checkpoint can be used: beginning anew; the metrics from before are in {aside / 'metrics.jsonl'}\n" in said
+    anew = f"toy: there is no checkpoint to go on from: beginning anew; the metrics from before are in {aside / 'metrics.jsonl'}\n"
+    assert anew in said
     assert len(re.findall(r"the checkpoint of step \d+ in .*: it is set aside\n", said)) == (0 if damage == "gone" else 3)
     assert " used\n" not in said
     assert (aside / "metrics.jsonl").read_bytes() == (folder.path / "toy/metrics.jsonl").read_bytes() == metrics
     assert len(list(aside.glob("*/_CHECKPOINT_METADATA"))) == (0 if damage == "gone" else 3)
 
 
-def test_a_run_killed_before_its_first_checkpoint_begins_anew_without_a_word(folder, capsys):
-    whole = go(make(folder), 14)
-    file = folder.path / "toy/metrics.jsonl"
+@pytest.mark.parametrize("logged", [4, 6])
+def test_a_run_killed_before_its_first_checkpoint_begins_anew_and_deletes_nothing(logged, folder, capsys):
+    """Nor one that had ended by then, or saved more often, and has lost its checkpoints since: they cannot be told apart."""
+    whole = go(make(folder, save_every=6), 14)
+    file, aside = folder.path / "toy/metrics.jsonl", folder.path / "toy/checkpoints-set-aside/metrics.jsonl"
     metrics = file.read_bytes()
     shutil.rmtree(folder.path / "toy/checkpoints")
-    file.write_bytes(b"".join(line for line in metrics.splitlines(keepends=True) if json.loads(line)["step"] <= 4))
-    assert file.stat().st_size
-    assert same(go(make(folder), 14), whole)
-    assert "anew" not in capsys.readouterr().err
+    before = b"".join(metrics.splitlines(keepends=True)[:logged])
+    file.write_bytes(before)
+    assert same(go(make(folder, save_every=6), 14), whole)
+    assert f"beginning anew; the metrics from before are in {aside}\n" in capsys.readouterr().err
     assert file.read_bytes() == metrics
-    assert not (folder.path / "toy/checkpoints-set-aside").exists()
+    assert aside.read_bytes() == before
 
 
 def test_of_several_damaged_checkpoints_each_is_named_and_the_newest_whole_one(folder, capsys):

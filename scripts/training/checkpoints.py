@@ -46,7 +46,6 @@ class Checkpoints:
         check_own(path, "folder")
         path.mkdir(parents=True, exist_ok=True)
         self.path, self.run = path, run
-        self.damaged = False  # one that was saved whole, and cannot be used
         self._clear_drafts()
         self._manifests = self._usable()
         one_process = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="main")
@@ -168,7 +167,6 @@ class Checkpoints:
                     raise DamagedError(f"is of the run {manifest['run']}")
                 found[step] = manifest
             except DamagedError as fault:
-                self.damaged |= (entry / MANIFEST).exists()
                 newer = not found
                 faults.append((newer, f"the checkpoint of step {step} in {self.path} {fault}: it is set aside"))
                 self.set_aside(entry)

@@ -87,18 +87,20 @@ class Folder:
         path: where it is.
         config: the configuration, as it is saved.
         free: the names of its fields that may differ from those of a run that goes on.
+        stepping: whether a run is in its loop, which saves after a step when it is asked to stop.
         stop_code: None, or the exit code to stop with: 130 after SIGINT, 143 after SIGTERM.
         at_exit: what is to be closed with the folder.
     """
 
     def __init__(self, path: Path, config: dict[str, Any], free: set[str], at_exit: contextlib.ExitStack):
         self.path, self.config, self.free, self.at_exit = path, config, free, at_exit
+        self.stepping = False
         self.stop_code: int | None = None
 
     def _on_signal(self, number, _frame):
-        if self.stop_code is not None:
+        again, self.stop_code = self.stop_code is not None, 128 + number
+        if again or not self.stepping:
             raise KeyboardInterrupt
-        self.stop_code = 128 + number
         if is_main_process():  # not through Python's streams, which the signal may have interrupted
             os.write(2, b"stopping: saving after this step (once more to stop at once)\n")
 
@@ -107,12 +109,13 @@ class Folder:
 def open_folder(config: RunConfig) -> Iterator[Folder]:
     """Open the folder `config.out` for one run, alone; the first time, its configuration is saved there.
 
-    A package that is missing is named before anything is made. While the folder is open, SIGINT and SIGTERM ask the run
-    to stop after the step.
+    A package that is missing is named before anything is made. While the folder is open, SIGINT and SIGTERM ask a run to stop
+    after its step; where there is none, they stop the script at once.
 
     Raises:
         Failure: a package is missing; the folder cannot be written to, another run is in it, it belongs to another
-            configuration, or to something else; or, while it is open, something in it cannot be read or written.
+            configuration, or to something else; or, while it is open, something in it cannot be read or written, or a signal
+            stopped the script at once (code 130 or 143).
     """
     for package in ("orbax", "filelock"):
         require(package, "jaxrnn[train]")
@@ -133,6 +136,9 @@ def open_folder(config: RunConfig) -> Iterator[Folder]:
             stack.callback(signal.signal, number, signal.signal(number, folder._on_signal))
         try:
             yield folder
+        except KeyboardInterrupt:
+            text = "stopped at once: the same command goes on from the last checkpoint"
+            raise Failure(text, folder.stop_code or 130) from None
         except OSError as reason:
             if not str(reason.filename or "").startswith(str(folder.path)):
                 raise

@@ -4,7 +4,6 @@ script's own loop, and never calls it."""
 import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -102,9 +101,9 @@ class Run:
             step, host, metadata = self._checkpoints.restore(host, self._unfit)
             self._check(step, metadata)
             self.config_before = metadata.get("config", {})
-            if not step and self._had_checkpoints():
+            if not step and self._metrics.exists() and self._metrics.stat().st_size:
                 place = self._checkpoints.set_aside(self._metrics)
-                warn(f"{self.name}: no checkpoint can be used: beginning anew; the metrics from before are in {place}")
+                warn(f"{self.name}: there is no checkpoint to go on from: beginning anew; the metrics from before are in {place}")
             self._cut_metrics(metadata.get("metrics_bytes", 0))
             if self._tensorboard:
                 from tensorboardX import SummaryWriter
@@ -115,12 +114,6 @@ class Run:
         host = devices.from_main_process(host)
         now = jax.tree.unflatten(structure, [_placed_as(a, host[name]) for a, name in zip(leaves, names, strict=True)])
         return tuple(now[name] for name in trees)
-
-    def _had_checkpoints(self) -> bool:
-        """Whether one was saved before: it is saved before a line of a later step is written."""
-        lines = self._metrics.read_bytes() if self._metrics.exists() else b""
-        logged = [int(step) for step in re.findall(rb'^{"step": (\d+)', lines, re.MULTILINE)]
-        return bool(logged) and (max(logged) > self.save_every or self._checkpoints.damaged)
 
     def steps(self, last: int, *, every: int = 1) -> Iterator[int]:
         """The steps that are left, up to and with `last`: all, or every so many, where a compiled program takes that many at once.
@@ -136,7 +129,13 @@ class Run:
         if self.step:
             log(f"{self.name}: going on after step {self.step}" if left else f"{self.name}: trained already, {self.step} of {last}")
         self._progress = Progress(left, self.name)
-        yield from self._progress
+        self.folder.stepping = True
+        try:
+            yield from self._progress
+        finally:
+            self.folder.stepping = False
+        if self.folder.stop_code is not None:  # asked to stop while its last step was saved
+            raise KeyboardInterrupt
 
     def log(self, step: int, **metrics: Any):
         """Note numbers of a step, one line of JSON; they stay on the devices until some have come together.
