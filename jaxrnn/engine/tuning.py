@@ -15,7 +15,8 @@ class Cache(NamedTuple):
     """How much one segment of time should hold, in bytes, and from when on arrays are large."""
 
     forward: int
-    """Of the projected input, forward. Only weights compete for the cache there, and long products are fast ones."""
+    """Of the projected input, forward: there is one segment up to four times as much, which is less to compile, and up to 7 % faster
+    than several (LSTM, GRU at T=100 B=32 H=128). An RNN at T=64 B=64 H=512, 8 MiB, takes 0.84 of the time of one segment."""
     backward: int
     """Of its cotangent, backward, where residuals compete too."""
     small: int
@@ -23,7 +24,7 @@ class Cache(NamedTuple):
 
 
 CACHES = {"cpu": Cache(forward=2**21, backward=3 * 2**19, small=2**18)}
-"""CPU: two cores with 1 MiB of second-level cache each; LSTM and GRU, six sizes from (3, 5, 10, 20) to (64, 64, 512, 512)."""
+"""CPU: two cores with 1 MiB of second-level cache each; RNN, LSTM and GRU, six sizes from (3, 5, 10, 20) to (64, 64, 512, 512)."""
 
 MIN_SEGMENT = 16
 """Steps; shorter segments are bound by starting products (T=128 B=32 H=256: segments of 8 steps take 1.19 × those of 16)."""
@@ -87,7 +88,7 @@ def tune(platform: str, time, step_bytes, truncate: int | None, on_gpus: bool | 
         length = largest_divisor(max(MIN_SEGMENT, isqrt(time)), time)
         return Tuning(length, length, small_projection=False)
     forward = backward = time
-    if time * step_bytes >= 4 * cache.forward:  # where three would do, one segment: less to compile, and as fast or 7 % faster
+    if time * step_bytes >= 4 * cache.forward:
         forward = largest_divisor(max(MIN_SEGMENT, cache.forward // step_bytes), time)
     if time * step_bytes > (cache.backward if time < 4 * MIN_SEGMENT else cache.backward // 4):
         backward = largest_divisor(max(MIN_SEGMENT, min(time // 4, cache.backward // step_bytes)), time)
