@@ -45,7 +45,7 @@ def check_bound(module: nn.Module, method: str, arguments: str):
 
 
 class Layers(Checked, Generic[Alone], kw_only=True):
-    """The fields are the arguments of `jaxrnn.Recurrent` but `rngs`, and `deterministic` and `named_axes`.
+    """The fields are options of `jaxrnn.Recurrent`, and `deterministic` and `named_axes`, which are Linen's.
 
     Parameters are nested dicts of arrays, `params["layer_0"]["forward"]["w_ih"]`; a learned initial state is under "initial".
 

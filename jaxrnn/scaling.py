@@ -187,8 +187,10 @@ def _equal_steps(index: Any) -> bool:
     them on the same day or as far from their ends."""
     if hasattr(index, "to_timestamp"):  # periods, which may leave out weekends
         index = index.to_timestamp()
-    if getattr(index, "tz", None) is not None:  # days by the clock on the wall, or hours
-        return any(_equal_steps(times) for times in (index.tz_localize(None), index.tz_convert(None)))
+    if getattr(index, "tz", None) is not None:  # in universal time; days and longer steps also by the clock on the wall
+        wall = index.tz_localize(None)
+        whole_days = (np.diff(np.asarray(wall)) >= np.timedelta64(1, "D")).all()
+        return _equal_steps(index.tz_convert(None)) or (bool(whole_days) and _equal_steps(wall))
     labels = np.asarray(index)
     if labels.dtype.kind not in "iufmM":  # text, perhaps ISO dates
         try:

@@ -16,7 +16,6 @@ import time
 import warnings
 from contextlib import contextmanager
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 import jax
@@ -47,7 +46,7 @@ def ways(cell: str, dtype: str) -> list[str]:
 
 def forms() -> dict:
     """Forms of XLA's loops: what they change, as (module, name, value), and options of the stack and the compiler."""
-    apart = [(name, "GPUS", ()) for name in ("directions", "wavefront") if find_spec(f"jaxrnn.engine.{name}")]
+    apart = [(name, "WORTHWHILE", 2**62) for name in ("directions", "wavefront")]  # with as many steps at once
     cache = {"cpu": tuning.CACHES["cpu"], "cuda": tuning.CACHES["cpu"]}
     segments = [("tuning", "CACHES", cache), ("strategies", "PLATFORMS", ("cuda", *strategies.PLATFORMS))]
     return {

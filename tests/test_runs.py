@@ -436,6 +436,7 @@ UNEQUAL = (
     pd.Index(np.arange(20)[::-1]),
     DAYS[:20].strftime("%d.%m.%Y"),
     DAYS[:20].tz_localize("UTC").astype(str),
+    pd.date_range("2024-10-27", periods=20, freq="h").tz_localize("Europe/Paris", ambiguous=np.zeros(20, bool)),  # one 2:00 of two
     pd.MultiIndex.from_product([["a", "b"], DAYS[:10]]),
 )
 

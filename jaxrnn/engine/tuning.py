@@ -15,7 +15,7 @@ class Cache(NamedTuple):
     """How much one segment of time should hold, in bytes, and from when on arrays are large."""
 
     forward: int
-    """Of the projected input, forward. Up to four times as much there is one segment, which is less to compile, and up to 7 %
+    """Of the projected input, forward. Below four times as much there is one segment, which is less to compile, and up to 7 %
     faster than several (LSTM, GRU at T=100 B=32 H=128). An RNN at T=64 B=64 H=512, 8 MiB, takes 0.84 of the time of one segment."""
     backward: int
     """Of its cotangent, backward, where residuals compete too."""

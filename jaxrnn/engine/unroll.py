@@ -91,7 +91,7 @@ def unroll(
         reset: where True, or 1, the state is replaced by `initial` before the step. `reverse` uses the same episode boundaries.
         per_step: what the cell's `per_step` names, each a pytree of arrays with time in front: a key for each step, noise, a side
             input that is not projected. Floating-point arrays are (time, *batch, …), or have 1 in place of every batch axis for
-            what all examples share; at invalid steps the cell reads zeros. Keys are typed, from `jax.random.key`.
+            what all examples share; the former are zero at invalid steps. Keys are typed, from `jax.random.key`.
         context: what the cell's `context` names, each a pytree of arrays that every step reads: a memory to attend to.
         reverse: run from the last valid step to the first; outputs stay aligned with `xs`.
         return_states: also return every state, `time + 1` of them, the first one (with `reverse`, the last one) being `state`.
@@ -112,8 +112,8 @@ def unroll(
             (a `DiagonalCell`, likewise) or "scan_plain" (JAX's derivative). Default: what suits the cell and the platform.
         time_axis: inside of `jax.shard_map`, the axis of the mesh, or axes, over which time is in parts of one size, for a
             `LinearCell`: `xs`, `mask`, `reset` and `per_step` are this device's part, `lengths` count from the very first step,
-            `state` is where the first part starts; the state returned is that after the last part. Each device sends one state to
-            the next. On an explicit mesh, the sharding of `xs` says it. Not with `return_states`, `remat` or `truncate`.
+            `state` is where the first part starts; the state returned is that after the last part. One state of each device goes
+            to all. On an explicit mesh, the sharding of `xs` says it. Not with `return_states`, `remat` or `truncate`.
 
     Returns:
         (state, ys), or (state, ys, states) with `return_states`: the state after the last valid step, and the outputs

@@ -116,7 +116,8 @@ class Progress:
 def exit_code(main: Callable[[], None]) -> int:
     """Run a script's `main`: 0, or the code of what stopped it, said in one message on stderr.
 
-    A reader that has gone away (`script | head`) and an interrupt end it quietly, with the codes of shells: 141 and 130.
+    A reader that has gone away (`script | head`) and an interrupt before a run's folder is open end it quietly, with the codes of
+    shells: 141 and 130.
     Where several processes train, one that fails leaves at once, and the others say that it did.
     """
     code = 0

@@ -121,29 +121,30 @@ def open_folder(config: RunConfig) -> Iterator[Folder]:
         require(package, "jaxrnn[train]")
     if config.tensorboard:
         require("tensorboardX", "jaxrnn[tensorboard]")
-    with contextlib.ExitStack() as stack:
-        folder = Folder(Path(config.out).absolute(), to_json(config), free_fields(config), stack)
-        problem = None
-        if is_main_process():
-            try:
-                stack.enter_context(_locked(make_folder(folder.path)))
-                _same_config(folder)
-            except Failure as failure:
-                problem = failure
-        if any_process(problem is not None):
-            raise problem or Failure("process 0 cannot use its folder: see what it says", code=2)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            stack.callback(signal.signal, number, signal.signal(number, folder._on_signal))
-        try:
+    folder = None
+    try:
+        with contextlib.ExitStack() as stack:
+            folder = Folder(Path(config.out).absolute(), to_json(config), free_fields(config), stack)
+            problem = None
+            if is_main_process():
+                try:
+                    stack.enter_context(_locked(make_folder(folder.path)))
+                    _same_config(folder)
+                except Failure as failure:
+                    problem = failure
+            if any_process(problem is not None):
+                raise problem or Failure("process 0 cannot use its folder: see what it says", code=2)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                stack.callback(signal.signal, number, signal.signal(number, folder._on_signal))
             yield folder
-        except KeyboardInterrupt:
-            text = "stopped at once: the same command goes on from the last checkpoint"
-            raise Failure(text, folder.stop_code or 130) from None
-        except OSError as reason:
-            if not str(reason.filename or "").startswith(str(folder.path)):
-                raise
-            what = f"cannot use {reason.filename}: {reason.strerror}"
-            raise Failure(f"{what}\nMend it and start the same command again, {ELSEWHERE}.") from reason
+    except KeyboardInterrupt:
+        text = "stopped at once: the same command goes on from the last checkpoint, if there is one"
+        raise Failure(text, (folder and folder.stop_code) or 130) from None
+    except OSError as reason:
+        if folder is None or not str(reason.filename or "").startswith(str(folder.path)):
+            raise
+        what = f"cannot use {reason.filename}: {reason.strerror}"
+        raise Failure(f"{what}\nMend it and start the same command again, {ELSEWHERE}.") from reason
 
 
 @contextlib.contextmanager
