@@ -142,7 +142,8 @@ def found(tmp_path_factory):
     return folder, errors
 
 
-@pytest.mark.slow  # with one version: what jax exports by name, and whether torch is there, changes from one to another
+@pytest.mark.slow
+@pytest.mark.newest
 def test_the_package_and_the_examples_have_no_errors(found):
     folder, errors = found
     places = [f"{Path(file).relative_to(folder)}:{line}: {text}" for file in errors for line, text in errors[file]]

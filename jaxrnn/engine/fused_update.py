@@ -4,7 +4,7 @@ alone and the rest. A kernel pads arrays, so that nothing that it runs may depen
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.extend.core import jaxpr_as_fun
 
 from jaxrnn._arrays import is_real
 from jaxrnn.cells.conform import equations_of
@@ -52,7 +52,7 @@ def _parts(cell, rows: int, hidden: int, extra):
         known.update(eqn.outvars if shared else ())
     read = [v for eqn in late for v in variables(eqn)] + [v for v in jaxpr.outvars if not hasattr(v, "val")]
     made = list(dict.fromkeys(v for v in read if v in known))
-    part = lambda **parts: ClosedJaxpr(jaxpr.replace(debug_info=jaxpr.debug_info.with_unknown_names(), **parts), closed.consts)
+    part = lambda **parts: closed.replace(jaxpr=jaxpr.replace(debug_info=jaxpr.debug_info.with_unknown_names(), **parts))
     first = part(invars=jaxpr.invars[:count], outvars=made, eqns=early)
     return first, part(invars=[*made, *jaxpr.invars[count:]], eqns=late), jax.tree.structure(out)
 
@@ -69,7 +69,8 @@ def not_elementwise(cell, hidden: int, extra) -> str | None:
     reason = _first_not_lowered(rest.jaxpr, (TILE, hidden))
     if reason is not None:
         return reason
-    if any(v.aval.shape == () for v in rest.jaxpr.invars):
+    shapes = lambda variables: [v.aval.shape for v in variables]
+    if () in shapes(rest.jaxpr.invars):
         return "makes a single number of its parameters, which should be broadcast to the units, as by `broadcast_like(…, state.h)`"
     if not _alike(rest.jaxpr, of_rows.jaxpr):
         return "computes with the size of the batch, which the kernels pad"

@@ -1,6 +1,6 @@
 """What the input contributes to the gates of a gated cell: how it is projected, and which gates read it only as a part of a sum."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,9 @@ def additive_gates(what: Semantics, weights: Weights, state, steps: Steps) -> tu
     jaxpr = update.jaxpr
     first, gates = len(jax.tree.leaves(state)), len(x_gates)
     inputs = jaxpr.invars[first : first + 2 * gates]
-    readers = [[eqn for eqn in jaxpr.eqns if v in eqn.invars] + [v for out in jaxpr.outvars if out is v] for v in inputs]
+    readers: list[list[Any]] = [
+        [eqn for eqn in jaxpr.eqns if v in eqn.invars] + [v for out in jaxpr.outvars if out is v] for v in inputs
+    ]
     pairs = zip(readers[:gates], readers[gates:], strict=True)
     return tuple(len(x) == 1 and x == h and x[0].primitive.name == "add" for x, h in pairs)
 

@@ -37,8 +37,7 @@ def _array(a: Any) -> np.ndarray | _checks.Unknown:
     if not hasattr(a, "detach"):
         is_array = hasattr(a, "shape") and hasattr(a, "dtype") and hasattr(a, "__array__")
         return np.asarray(a) if is_array else _checks.Unknown(type(a).__name__, ())
-    import torch
-
+    torch = _checks.require("to_numpy", "torch")
     if torch.nn.parameter.is_lazy(a):
         return _checks.Unknown("uninitialized", ())
     a, dtype = a.detach(), str(a.dtype).removeprefix("torch.")
