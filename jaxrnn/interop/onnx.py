@@ -142,7 +142,8 @@ def to_onnx(module: nnx.Module, path: str | os.PathLike | None = None, *, length
     """Make a model with one `RNN`, `LSTM` or `GRU` node for each layer, for any batch and time; checked by `onnx.checker`.
 
     It computes what the module does after `eval()`. With `lengths` and `states` one file serves whole sequences and streams: feed
-    a frame, or some, with the final states of the call before.
+    a frame, or some, with the final states of the call before. (Not to a bidirectional one, whose backward direction starts at the
+    last frame: the file takes its states as starts of whole sequences, and cannot know that it is fed a piece.)
 
     Args:
         module: a `jaxrnn.Recurrent` with a cell that ONNX has; a model of `jaxrnn.models`, with its head; or an `nnx.Sequential` of
