@@ -72,8 +72,7 @@ def plot(results, folder):
                     drawn = end
             axes.axvline(series.clock.at(ends[0] + 1), color="gray", ls="--", label="test rows begin")
             axes.set(title=f"{called(series)}, {frame.horizon} steps ahead", ylabel=series.columns[0])
-            axes.margins(y=0.3)
-            axes.legend(loc="upper left", fontsize="small", ncols=3)
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), fontsize="small", ncols=3, frameon=False)
     with training.figure(folder.path / "loss.png", len(results), width=11, height=4) as all_axes:
         for axes, (series, *_, metrics) in zip(np.ravel(all_axes), results.values(), strict=True):
             for who, of_run in metrics.items():
