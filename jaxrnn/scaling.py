@@ -203,7 +203,7 @@ def _equal_steps(index: Any) -> bool:
         steps = np.diff(labels).astype(np.float64)
         return ascends and np.allclose(steps, steps[:1], rtol=1e-2, atol=0)
     months = labels.astype("datetime64[M]")
-    monthly = same(np.diff(months)) and (same(labels - months) or same(months + 1 - labels))
+    monthly = same(np.diff(months)) and (same(labels - months) or same(months + np.timedelta64(1, "M") - labels))
     return ascends and (monthly or same(np.diff(labels)))
 
 
