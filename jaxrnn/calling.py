@@ -79,9 +79,8 @@ def call(
     check_arrays(name, stack, params, None, initial, xs, batch if masked else ())
     states = unstack(name, stack, params, h_0, xs)
     if isinstance(per_step, dict):
-        # One key for each step, for the whole batch, has no batch axes before time.
-        steps_first = lambda a: time_first(a) if getattr(a, "ndim", 0) > axes else a
-        per_step = {field: jax.tree.map(steps_first, tree) for field, tree in per_step.items()}
+        laid = lambda field, a: _beside(f"{name}: `per_step[{field!r}]`", a, x, axes) if swap else a
+        per_step = {field: jax.tree.map(partial(laid, field), tree) for field, tree in per_step.items()}
     conform.check_further_inputs(name, stack.cell, per_step, context, batch, xs.shape[0])
     mask, reset = (None if a is None else time_first(a) for a in (mask, reset))
     output, finals, *every = layers.run(
@@ -93,6 +92,15 @@ def call(
     if caller.output_only:
         return (output, *every) if every else output
     return output, restack(stack, finals), *every
+
+
+def _beside(argument: str, a, x, axes: int):
+    """An array that lies as `x` does, batch first, with time first. One key for each step, for the whole batch, has time alone."""
+    if getattr(a, "ndim", 0) <= axes:
+        return a
+    if a.shape[axes] != x.shape[axes]:
+        raise ValueError(f"{argument} should lie as `x` does, with {x.shape[axes]} steps on axis {axes}, got shape {a.shape}.")
+    return jnp.moveaxis(a, axes, 0)
 
 
 def initial_state(caller: Caller, params, batch_shape=(), *, initial=None):

@@ -60,10 +60,9 @@ def build(description: Mapping[str, Any]) -> nnx.Module:
         )
     """
     kind, arguments = _entry(description, "model", MODELS)
-    try:
-        return kind(**{name: _value(name, value) for name, value in arguments.items()}, rngs=nnx.Rngs(0))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"build: `description` should fit the constructor of {kind.__name__}, which says:\n{error}") from error
+    if "cell" in arguments:
+        arguments["cell"] = _made(*_entry(arguments["cell"], "cell", {cell.__name__: cell for cell in CELLS.values()}))
+    return _made(kind, arguments, rngs=nnx.Rngs(0))
 
 
 # From a model ---------------------------------------------------------------------------------------------------------------
@@ -137,10 +136,14 @@ def _entry(description, what: str, known: Mapping[str, type]) -> tuple[type, dic
     return known[description["class"]], dict(description["arguments"])
 
 
+def _made(kind: type, arguments: dict[str, Any], **others) -> Any:
+    try:
+        return kind(**{name: _value(name, value) for name, value in arguments.items()}, **others)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"build: `description` should fit the constructor of {kind.__name__}, which says:\n{error}") from error
+
+
 def _value(name: str, value: Any) -> Any:
-    if name == "cell":
-        kind, arguments = _entry(value, "cell", {cell.__name__: cell for cell in CELLS.values()})
-        return kind(**arguments)
     if name in DTYPES and isinstance(value, str):
         return jnp.dtype(value)
     return tuple(value) if isinstance(value, list) else value

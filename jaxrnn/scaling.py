@@ -77,8 +77,9 @@ class Scaler:
     def inputs(self, values: ArrayLike | Table, ends: Lengths | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Windows as inputs of the model: x (n, window, features), and mask (n, window), true where a step has a value at all.
 
-        Each step holds the scaled values, 0 in gaps; its distance from the window's end, since the model skips steps without a
-        value; and, if there are several columns, which of them have a value.
+        Each step holds the scaled values, 0 in gaps of single columns; its distance from the window's end, since the model skips
+        steps without a value; and, if there are several columns, which of them have a value. All of that is NaN at the steps that
+        the mask leaves out: call model(x, mask=mask), since without a mask everything that it gives is NaN.
 
         Args:
             values: the series, (time, columns), NaN in gaps: an array, its columns in the order of `columns`, the one to forecast
@@ -97,7 +98,8 @@ class Scaler:
         scaled = np.where(known, np.concatenate([target[..., None], others], axis=-1), 0)
         distance = np.broadcast_to(np.arange(1 - self.window, 1)[:, None] / self.window, (*past.shape[:2], 1))
         features = [scaled, distance] + ([known] if past.shape[-1] > 1 else [])
-        return np.concatenate(features, axis=-1).astype(np.float32), np.asarray(known.any(-1))
+        x, mask = np.concatenate(features, axis=-1).astype(np.float32), np.asarray(known.any(-1))
+        return np.where(mask[..., None], x, np.float32(np.nan)), mask
 
     def targets(self, values: ArrayLike | Table, ends: Lengths) -> tuple[np.ndarray, np.ndarray]:
         """The scaled values after each end, (n, horizon), 0 where none is known; and weights, 1 where one is known, else 0."""

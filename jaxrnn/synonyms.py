@@ -100,6 +100,10 @@ ADVICE: dict[str, str] = {
 }
 """Names elsewhere for what is done otherwise here, and what to do."""
 
+AT_THE_END = ("done", "dones", "terminated")
+AT_THE_START = "and is true where an episode begins: it is `done` of the step before"
+"""What is said of those, which are true where one ends."""
+
 OF_CELLS = ("w_ih_init", "w_hh_init", "b_ih_init", "b_hh_init", "nonlinearity")
 SIZED = "Sizes go to `cell.init(key, input_size, hidden_size)`, or to a module: Recurrent(cell, input_size, hidden_size)."
 SIZES = ("input_size", "hidden_size", "num_layers")
@@ -110,7 +114,7 @@ def hint(argument: str, known) -> str:
     ours = [name for name, theirs in SYNONYMS.items() if argument in theirs or argument == name]
     written = next((name for name in ours if name in known), None)
     if written:
-        return f"It is called `{written}` here."
+        return f"It is called `{written}` here" + (f", {AT_THE_START}." if argument in AT_THE_END else ".")
     if argument in ADVICE:
         return ADVICE[argument]
     if any(name in OF_CELLS for name in ours):

@@ -193,7 +193,8 @@ def _clock(path: str, column: str, lines: list[int], cells: list[str]) -> tuple[
             continue
         earlier = bisect.bisect_left(times, times[k], hi=k)  # ascending up to k
         if times[earlier] == times[k]:
-            raise Failure(f"{path}, line {lines[k]}: the time {cells[k]!r} is there already, in line {lines[earlier]}", code=2)
+            text = f"the time {cells[k]!r} is there already, in line {lines[earlier]}: keep one of the two"
+            raise Failure(f"{path}, line {lines[k]}: {text}", code=2)
         what = f"the time {cells[k]!r} is before that of the line above, {cells[k - 1]!r}"
         raise Failure(f"{path}, line {lines[k]}: {what}: sort the rows by {column!r}", code=2)
     if len(times) < 3:

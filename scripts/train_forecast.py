@@ -43,6 +43,8 @@ the validation rows is the least, in the mean over three seeds."""
 
 ORIGINS = 300
 """From how many origins, at most, a stretch is forecast to validate or to test: evenly spaced, if there are more."""
+FEW = 10
+"""Below so many origins the table says that it ranks nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,8 +258,9 @@ def compare(task, series, frame, config, mesh, folder):
         quantiles = answers(values, test)
         found[who] = quantiles[..., levels.index(0.5)], quantiles
     truth, share = futures(values, test, frame), levels[-1] - levels[0]
+    origins = f"{len(test)} origin" + "s" * (len(test) > 1)
     training.log(
-        f"\n{task}: {series.columns[0]}, {frame.horizon} steps ahead, from {len(test)} origins in the test rows, "
+        f"\n{task}: {series.columns[0]}, {frame.horizon} steps ahead, from {origins} in the test rows, "
         f"{clock.label(second)} to {clock.label(len(values) - 1)}"
     )
     training.log(f"  {'':16}{'RMSE':>10}{'MAE':>10}{'pinball':>10}{f'inside {share:.0%}':>14}")
@@ -268,6 +271,8 @@ def compare(task, series, frame, config, mesh, folder):
     best, network = (min((who for who in rmse if (who in BASELINES) == simple), key=rmse.get) for simple in (True, False))
     if rmse[best] < rmse[network]:
         training.log(f"{best} is better here: its RMSE is {rmse[best]:.4g}, and {rmse[network]:.4g} that of {network}")
+    if len(test) < FEW:
+        training.log(f"{len(test)} of {FEW} origins are too few to rank anything: take a shorter --horizon, or a longer file")
     new = len(whole.values) - len(values)
     if config.predict:
         end, beside = ends[-1:], {who: (point[-1:], spread[-1:]) for who, (point, spread) in said.items()}

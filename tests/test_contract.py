@@ -477,6 +477,10 @@ def test_further_inputs_are_asked_for_by_name():
         with pytest.raises(ValueError) as caught:
             unroll(cell, params, xs, **given)
         assert str(caught.value) == text
+    module = jaxrnn.Recurrent(cell, INPUT, HIDDEN, rngs=nnx.Rngs(0))  # batch first, as its arrays
+    text = rf"Recurrent: `per_step\['side'\]` should lie as `x` does, with 9 steps on axis 1, got shape \(9, {BATCH}, {HIDDEN}\)"
+    with pytest.raises(ValueError, match=text):
+        module(jnp.swapaxes(xs, 0, 1), per_step=per_step, context=context)
     gru = jaxrnn.GRUCell()
     with pytest.raises(ValueError, match="`context` should be None: a GRUCell reads none, got memory"):
         unroll(gru, gru.init(jax.random.key(0), INPUT, HIDDEN), xs, context=context)

@@ -335,8 +335,9 @@ def test_inputs_and_targets_are_the_values_and_back(from_last, gappy):
         for k in range(7):
             target, other = gappy[end - 6 + k]
             wanted = [(target - level) / 2, (other + 3) / 0.5, (k - 6) / 7, not np.isnan(target), not np.isnan(other)]
-            np.testing.assert_allclose(x[row, k], np.nan_to_num(wanted), rtol=1e-6)
-            assert mask[row, k] == (not np.isnan([target, other]).all())
+            valid = not np.isnan([target, other]).all()
+            np.testing.assert_allclose(x[row, k], np.nan_to_num(wanted) if valid else np.full(5, np.nan), rtol=1e-6)
+            assert mask[row, k] == valid
         future = gappy[end + 1 : end + 5, 0]
         np.testing.assert_array_equal(known[row], ~np.isnan(future))
         np.testing.assert_allclose(y[row], np.nan_to_num((future - level) / 2), rtol=1e-6)

@@ -8,7 +8,7 @@ from flax import linen as nn
 from flax import nnx
 
 import jaxrnn
-from jaxrnn.interop import from_equinox, from_haiku, from_linen, from_nnx, to_equinox, to_haiku, to_linen, to_nnx
+from jaxrnn.interop import from_equinox, from_haiku, from_linen, from_nnx, from_params, to_equinox, to_haiku, to_linen, to_nnx
 
 hk = pytest.importorskip("haiku")
 eqx = pytest.importorskip("equinox")
@@ -388,6 +388,19 @@ def test_what_are_no_cells_is_refused():
         from_haiku(None, "lstm")
     with pytest.raises(TypeError, match=rf"from_equinox: `source` should be a cell of Equinox, {pair} \[str\]"):
         from_equinox(["lstm"])
+
+
+def test_a_pair_is_neither_two_layers_nor_two_directions():
+    """With as many inputs as units, both would fit."""
+    with pytest.raises(
+        TypeError, match=r"from_linen: .* layers, \[first, second\], or directions, \[\(forward, backward\)\], got a pair"
+    ):
+        from_linen(({}, {}))
+    params = jaxrnn.GRUCell().init(jax.random.key(0), 5, 5)
+    with pytest.raises(TypeError, match="from_params: `params` should say what the two are"):
+        from_params(jaxrnn.GRUCell(), (params, params))
+    assert from_params(jaxrnn.GRUCell(), [params, params]).stack.num_layers == 2
+    assert from_params(jaxrnn.GRUCell(), [(params, params)]).stack.num_directions == 2
 
 
 @pytest.mark.slow

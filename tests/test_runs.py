@@ -328,10 +328,13 @@ def test_a_description_of_something_else_is_refused():
         build(described | {"arguments": described["arguments"] | {"depth": 2}})
     described = describe(made("SequenceModel"))
     described["arguments"]["cell"]["class"] = "MyCell"
-    with pytest.raises(ValueError, match="should name a cell among RNNCell, "):
+    with pytest.raises(ValueError, match=r"^build: `description` should name a cell among RNNCell, "):
         build(described)
-    for wrong in ({"cell": {"class": "GRUCell", "arguments": {"depth": 2}}}, {"dtype": "float7"}):
-        with pytest.raises(ValueError, match=r"should fit the constructor of SequenceModel, which says:\n.*(`depth`|float7)"):
+    for kind, wrong in (
+        ("GRUCell", {"cell": {"class": "GRUCell", "arguments": {"depth": 2}}}),
+        ("SequenceModel", {"dtype": "float7"}),
+    ):
+        with pytest.raises(ValueError, match=rf"should fit the constructor of {kind}, which says:\n.*(`depth`|float7)"):
             build(described | {"arguments": describe(made("SequenceModel"))["arguments"] | wrong})
 
 
@@ -379,6 +382,9 @@ def test_a_scaler_reads_the_end_of_a_series_as_one_window():
     for one, several, same in zip(last, given, unsigned, strict=True):
         np.testing.assert_array_equal(one[0], several[1])
         np.testing.assert_array_equal(several, same)
+    x, mask = given
+    assert np.isnan(x[~mask]).all() and np.isfinite(x[mask]).all()  # so that a mask that was forgotten is seen
+    assert mask[0].all() and mask[1].tolist() == [True] * 3 + [False] + [True] * 3
     np.testing.assert_array_equal(SCALER.level(values, [12, 19]), values[[12, 19], 0])
     outputs = rng.standard_normal((2, 12))
     restored = SCALER.restored(outputs, values, [12, 19])

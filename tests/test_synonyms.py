@@ -14,6 +14,7 @@ from jaxrnn import synonyms
 from jaxrnn.models import LSTMModel, SequenceModel
 
 X = jnp.ones((2, 4, 3))
+DONE = "It is called `reset` here, and is true where an episode begins: it is `done` of the step before."
 CELL = jaxrnn.LSTMCell()
 
 
@@ -54,7 +55,7 @@ CASES = [
     (MADE, "NNX", {"kernel_init": 1}, "It is `w_ih_init` of a cell: write Recurrent(LSTMCell(w_ih_init=…), …)."),
     (MADE, "Linen", {"unit_forget_bias": True}, "initializers.forget_bias()"),
     *((CALLED, kind, {"seq_lengths": [4, 1]}, "It is called `lengths` here.") for kind in CALLED),
-    *((CALLED, kind, {"done": X[..., 0]}, "It is called `reset` here.") for kind in CALLED),
+    *((CALLED, kind, {"done": X[..., 0]}, DONE) for kind in CALLED),
     *((CALLED, kind, {"padding_mask": X[..., 0]}, "write mask=~padding_mask if") for kind in CALLED),
     *(
         (CALLED, kind, {name: X}, "It is called `h_0` here.")
@@ -96,7 +97,7 @@ def test_a_foreign_name_is_answered_with_ours(table, kind, given, hint):
         (lambda: jaxrnn.MGUCell(3, 5), r"MGUCell: arguments should be given by name, got 2 by position.\nSizes go to"),
         (lambda: jaxrnn.LSTMCell(recurrent_kernel_init=1), r"\nIt is called `w_hh_init` here."),
         (lambda: gru().step(X[:, 0], carry=1), r"GRU.step: arguments should be among x, state, .*\nIt is called `state` here."),
-        (lambda: gru().step(X[:, 0], done=1), r"\nIt is called `reset` here."),
+        (lambda: gru().step(X[:, 0], done=1), f"\n{DONE}"),
         (lambda: gru().initial_state(batch_size=1), r"GRU.initial_state: .*\nIt is called `batch_shape` here."),
         (lambda: jaxrnn.linear_scan(X, X, initial_state=1), r"linear_scan: .*\nIt is called `h_0` here."),
         (lambda: gru()(X, X, X), r"GRU: arguments should be given by name, all but x, got 3 by position"),

@@ -316,3 +316,27 @@ def test_one_export_serves_all_platforms():
     exported = export.export(run, platforms=["cpu", "cuda", "tpu"])(params, xs)
     arrays = drawn_like(params), normal(*xs.shape)
     close(exported.call(*arrays), run(*arrays), 1e-5)
+
+
+@pytest.mark.parametrize("options", [{"num_layers": 2}, {"bidirectional": True}])
+def test_what_is_for_one_platform_alone_holds_no_form_for_another(options):
+    """Where layers or directions share a loop on a GPU, neither that nor what runs elsewhere asks for a GPU again."""
+    stack = Stack(CELLS["GRU"](), 4, 4, **options)
+    xs = jax.random.normal(jax.random.key(0), (40, 2, 4))
+    loss = lambda params, xs: jnp.sum(stack.apply(params, xs)[0] ** 2)
+    traced = jax.make_jaxpr(jax.grad(loss))(stack.init(jax.random.key(1)), xs).jaxpr
+    asked = [len(found) for found in _asked_of_gpus(traced, ())]
+    assert asked and set(asked) == {1}
+
+
+def _asked_of_gpus(jaxpr, around):
+    """For each choice between GPUs and others, those that stand around it, and itself."""
+    for eqn in jaxpr.eqns:
+        here = around
+        if any("cuda" in (names or ()) for names in eqn.params.get("branches_platforms") or ()):
+            here = (*around, eqn)
+            yield here
+        for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from _asked_of_gpus(inner, here)

@@ -124,10 +124,11 @@ def _run_jvp(what: Semantics, tuned: Tuning, additive: tuple, primals, tangents)
         d_gates = contract(h, d_w, d_b)
         if d_w_next is not None:
             d_x_gates = handed_on(d_x_gates, contract(h, d_w_next, d_b_next), weights.params.index)
-        apart = [d_x_gates[..., k, :] for k in range(len(additive))]  # slices: those that nothing reads are not transposed
         if all(additive):
             d_gates, separate = d_gates + d_x_gates, ()
         else:
+            # Slices, whose transposition pads and adds those that are read; that of `split_gates` fills the others with zeros.
+            apart = [lax.index_in_dim(d_x_gates, k, axis=-2, keepdims=False) for k in range(len(additive))]
             together = [d if is_sum else jnp.zeros_like(d) for d, is_sum in zip(apart, additive, strict=True)]
             separate = tuple(d for d, is_sum in zip(apart, additive, strict=True) if not is_sum)
             d_gates = d_gates + jnp.stack(together, axis=-2)

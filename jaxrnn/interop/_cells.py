@@ -27,6 +27,9 @@ def layered(caller: str, argument: str, source: Any, is_cell: Callable[[Any], bo
     """`[layer][direction]` from a cell, or a list of layers, each a cell or a pair (forward, backward)."""
     if is_cell(source):
         return [[source]]
+    if isinstance(source, tuple) and len(source) == 2 and all(map(is_cell, source)):
+        rule = "say what the two are, layers, [first, second], or directions, [(forward, backward)]"
+        raise TypeError(f"{caller}: `{argument}` should {rule}, got a pair.")
     entries = source if isinstance(source, list | tuple) else ()
     layers = [[layer] if is_cell(layer) else list(layer) if isinstance(layer, list | tuple) else [] for layer in entries]
     if not layers or not all(len(layer) in (1, 2) and all(map(is_cell, layer)) for layer in layers):

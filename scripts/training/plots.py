@@ -69,7 +69,7 @@ def figure(path: Path, columns: int = 1, *, width: float = 6, height: float = 4)
     draft = path.with_name("." + path.name)
     try:
         draft.unlink(missing_ok=True)  # it may be a link
-        drawing.savefig(draft, dpi=120)
+        drawing.savefig(draft, dpi=100)
         os.replace(draft, path)
     except OSError as reason:
         with contextlib.suppress(OSError):
