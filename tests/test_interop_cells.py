@@ -124,6 +124,12 @@ def test_linen_layers_come_with_what_flax_puts_around_them():
     np.testing.assert_allclose(np.asarray(got)[valid], np.asarray(want)[valid], rtol=1e-6, atol=1e-6)
 
 
+def test_cells_within_a_larger_module_are_named():
+    params = nn.GRUCell(5).init(jax.random.key(0), jnp.zeros((2, 5)), jnp.zeros((2, 3)))["params"]
+    with pytest.raises(ValueError, match=r"\nPass those of one cell, source\['GRUCell_0'\]; of two directions, \[\(forward"):
+        from_linen({"GRUCell_0": params, "Dense_0": {"kernel": jnp.zeros((5, 2))}})
+
+
 def test_what_is_no_linen_cell_is_refused():
     params = linen_params(nn.LSTMCell(HIDDEN), dtype=jnp.float32)
     with pytest.raises(ValueError, match=r"hf.bias should be float32 \(6,\), got none"):

@@ -122,7 +122,9 @@ def _describe_linen(tree: Mapping, nonlinearity: Nonlinearity) -> tuple[Cell, tu
     key = next((key for key in cells if key in tree), None)
     if key is None:
         names = "LSTMCell, OptimizedLSTMCell, GRUCell or SimpleCell"
-        raise ValueError(f"from_linen: `source` should hold the parameters of Linen's {names}, got {sorted(found)}.")
+        inside = [name for name, one in tree.items() if any(key in one for key in cells)]
+        hint = f"\nPass those of one cell, source[{inside[0]!r}]; of two directions, [(forward, backward)]." if inside else ""
+        raise ValueError(f"from_linen: `source` should hold the parameters of Linen's {names}, got {sorted(found)}.{hint}")
     first = {"hi": "ii", "hz": "iz", "h": "i"}[key]
     _checks.has("from_linen", "`source`", found, f"{first}.kernel", f"{key}.kernel")
     width, hidden = found[f"{first}.kernel"].shape
