@@ -6,12 +6,12 @@
     python scripts/train_chars.py --cell lstm gru lru --seed 0 1 2 --out runs/chars-cells
     python scripts/train_chars.py --generate 400 --temperature 0.5 --prompt class --out runs/chars-cells/LRU-0     # when trained
 
-The text is cut into as many streams as a batch has rows; each step reads the next `--length` characters
-of all of them and starts from the state in which the step before ended (truncated backpropagation). RNN, LSTM and GRU are plain
-layers; linear and diagonal cells, and with `--blocks` these three too, stand in the residual blocks of
-`jaxrnn.models.SequenceModel`. Reported are bits per character on the last tenth of the text, the CPU
-time of a training step (the median), and a sample. Killed and started again with the same command, it
-goes on and ends the same; with more `--steps` it goes on for longer. The trained model is
+The training is truncated backpropagation: the text is cut into as many streams as a batch has rows; each step
+reads the next `--length` characters of all of them and starts from the state in which the step before ended.
+RNN, LSTM and GRU are plain layers; linear and diagonal cells, and with `--blocks` these three too, stand in the
+residual blocks of `jaxrnn.models.SequenceModel`. Reported are bits per character on the last tenth of the text, the
+CPU time of a training step (the median), and a sample. Killed and started again with the same command, it goes on
+and ends the same; with more `--steps` it goes on for longer. The trained model is
 `jaxrnn.runs.load_run("runs/chars/LSTM-0").model`, a `jaxrnn.text.CharModel`.
 
 With `--generate` nothing is trained: the run in the folder reads `--prompt` and writes on, once for each `--seed`.
