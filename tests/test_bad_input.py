@@ -302,6 +302,11 @@ XS = jnp.ones((6, 2, 3))
             "`x` should have shape (*batch, time, input) or, for one sequence, (time, input), got (3,).",
         ),
         ([[1.0, 2.0, 3.0]], TypeError, "`x` should be an array, got list. Pass it through jnp.asarray."),
+        (
+            [jnp.ones((6, 3)), jnp.ones((4, 3))],
+            TypeError,
+            "`x` should be an array, got list. Sequences of different lengths become one array by jaxrnn.padding.pad.",
+        ),
         (1.0, TypeError, "`x` should be an array, got float. Pass it through jnp.asarray."),
         (None, TypeError, "`x` should be an array, got None."),
         (
@@ -318,6 +323,17 @@ XS = jnp.ones((6, 2, 3))
 )
 def test_an_input_that_does_not_fit(lstm, x, error, text):
     refuses(error, f"LSTM: {text}", lstm, x)
+
+
+def test_one_feature_has_an_axis_of_its_own():
+    module, cell = nnx_module("GRU", 1, 5), jaxrnn.GRUCell()
+    text = "GRU: `x` should end in input_size=1 (the module's `input_size`), got shape"
+    refuses(ValueError, f"{text} (2, 6).\nOne feature? Write x[..., None].", module, jnp.ones((2, 6)))
+    refuses(ValueError, f"{text} (2, 6, 3).", module, X)
+    assert module(jnp.ones((2, 6))[..., None])[0].shape == (2, 6, 5)
+    text = "`xs` should end in input_size=1 (the third axis from the end of `params.w_ih`), got shape (6, 2)."
+    params = cell.init(jax.random.key(0), 1, 5)
+    refuses(ValueError, f"unroll: {text}\nOne feature? Write xs[..., None].", jaxrnn.unroll, cell, params, jnp.ones((6, 2)))
 
 
 LAYOUT = "(num_layers * num_directions, *batch, hidden), whatever `batch_first` says"
