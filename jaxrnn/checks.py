@@ -43,7 +43,10 @@ def size(name: str, argument: str, value, *, least: int = 1):
 def flag(name: str, argument: str, value):
     """`value` is True or False."""
     if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name}: `{argument}` should be True or False, got {value!r}.")
+        hint = (
+            "\nFor a policy, write jax.checkpoint(…, policy=…) around the call." if argument == "remat" and callable(value) else ""
+        )
+        raise TypeError(f"{name}: `{argument}` should be True or False, got {value!r}.{hint}")
 
 
 def number(name: str, argument: str, value):

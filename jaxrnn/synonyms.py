@@ -74,7 +74,7 @@ INSIDE = "The scan over time is inside: call the module with the whole sequence.
 
 ADVICE: dict[str, str] = {
     **dict.fromkeys(("time_major", "batch_major"), "Time first is batch_first=False, an argument of the constructor."),
-    "batch_first": "Constructors of modules take it; SequenceModel and `pad` are batch first, functions of the core are time first.",
+    "batch_first": "Constructors of modules take it; SequenceModel and `pad` are batch first, functions of the core time first.",
     **dict.fromkeys(("return_sequences", "return_state", "return_carry"), PAIR),
     **dict.fromkeys(("c_0", "c0", "cx"), "Pass both in one: h_0=(h_0, c_0). In the core that is state=LSTMState(h_0, c_0)."),
     "carry_init": "Give a start to a call, h_0=…, or train it, learn_initial_state=True; else the cell's own is taken.",

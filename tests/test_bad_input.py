@@ -74,6 +74,12 @@ OPTIONS = [
     ({"batch_first": None}, TypeError, "`batch_first` should be True or False, got None."),
     ({"learn_initial_state": "no"}, TypeError, "`learn_initial_state` should be True or False, got 'no'."),
     ({"remat": 4}, TypeError, "`remat` should be True or False, got 4."),
+    (
+        {"remat": jax.checkpoint_policies.dots_saveable},
+        TypeError,
+        f"`remat` should be True or False, got {jax.checkpoint_policies.dots_saveable!r}.\n"
+        "For a policy, write jax.checkpoint(…, policy=…) around the call.",
+    ),
     ({"truncate": 0}, ValueError, "`truncate` should be at least 1, got 0."),
     ({"truncate": 2.5}, TypeError, "`truncate` should be an integer, got 2.5."),
     ({"merge": "add"}, ValueError, "`merge` should be one of 'concat', 'sum', 'mean', 'none', got 'add'."),
