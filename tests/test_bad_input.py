@@ -765,6 +765,9 @@ def test_parameters_that_an_update_names_in_another_order_are_refused():
         lambda self, state, x_gates, h_gates, *extra: run(x_gates, h_gates, *extra),
     ):
         jaxrnn.unroll(cell_with_two_more(update), params, x)
+    beside = lambda self, state, x_gates, h_gates, shift, scale, side: run(x_gates, h_gates, scale, shift)
+    with pytest.raises(TypeError, match="behind the gates"):
+        jaxrnn.Recurrent(cell_with_two_more(beside, per_step=("side",)), 3, 5, rngs=nnx.Rngs(0))
     by_name = lambda self, params, state, x, h: self.update(state, (x[..., 0, :],), (h,), params.shift, params.scale)
     jaxrnn.unroll(cell_with_two_more(swapped, recur=by_name), params, x)
 

@@ -86,7 +86,7 @@ def made_by_init(cell, params):
 def check_order(cell, fields: tuple):
     """`update`, which gets the parameters of these names by position, names them in this order, if it names these."""
     by_position = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
-    names = [p.name for p in signature(cell.update).parameters.values() if p.kind in by_position][3:]
+    names = [p.name for p in signature(cell.update).parameters.values() if p.kind in by_position][3 : 3 + len(fields)]
     if sorted(names) == sorted(fields) and tuple(names) != fields:
         rule = f"take {', '.join(fields)} behind the gates, in the order of the parameters that `init` makes"
         raise TypeError(f"{type(cell).__name__}: `update` should {rule}, got {', '.join(names)}.")
