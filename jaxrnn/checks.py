@@ -43,7 +43,10 @@ def size(name: str, argument: str, value, *, least: int = 1):
 def flag(name: str, argument: str, value):
     """`value` is True or False."""
     if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name}: `{argument}` should be True or False, got {value!r}.")
+        hint = (
+            "\nFor a policy, write jax.checkpoint(…, policy=…) around the call." if argument == "remat" and callable(value) else ""
+        )
+        raise TypeError(f"{name}: `{argument}` should be True or False, got {value!r}.{hint}")
 
 
 def number(name: str, argument: str, value):
@@ -97,7 +100,10 @@ def array(name: str, argument: str, value, kind: Any = jnp.floating):
     """`value` is a NumPy or JAX array; of the kind, unless that is None."""
     if not isinstance(value, jax.Array | np.ndarray):
         hint = " One array is wanted." if isinstance(value, tuple) else " Pass it through jnp.asarray."
+        hint = " Sequences of different lengths become one array by jaxrnn.padding.pad." if _ragged(value) else hint
         hint = "" if value is None or isinstance(value, type) else hint
+        if type(value).__module__.partition(".")[0] == "torch":
+            hint = f" Write {argument}.detach().numpy()."
         hint = " Pass its value, `.get_value()`." if hasattr(value, "get_value") else hint
         if type(value).__name__ == "PackedSequence":
             hint = " Unpack it: torch.nn.utils.rnn.pad_packed_sequence gives the padded array and its `lengths`."
@@ -108,6 +114,12 @@ def array(name: str, argument: str, value, kind: Any = jnp.floating):
     if kind is not None and not jnp.issubdtype(value.dtype, kind):
         kinds = {jnp.floating: "a floating-point", jnp.integer: "an integer", jnp.bool_: "a boolean"}
         raise TypeError(f"{name}: `{argument}` should be {kinds[kind]} array, got dtype {value.dtype}.")
+
+
+def _ragged(value) -> bool:
+    """Whether `value` is a list of sequences of different lengths."""
+    several = value if isinstance(value, list) else []
+    return len({len(one) for one in several if isinstance(one, list | tuple) or getattr(one, "ndim", 0)}) > 1
 
 
 def prng_key(name: str, key):
@@ -140,7 +152,8 @@ def inputs(name: str, argument: str, x, event_ndim: int, layouts: tuple, input_s
         shape = " or, for one sequence, ".join(f"({shape})" for shape in shapes)
         raise ValueError(f"{name}: `{argument}` should have shape {shape}, got {x.shape}.")
     if x.shape[-1] != input_size:
-        raise ValueError(f"{name}: `{argument}` should end in input_size={input_size} ({source}), got shape {x.shape}.")
+        hint = f"\nOne feature? Write {argument}[..., None]." if input_size == event_ndim == 1 and x.ndim < 3 else ""
+        raise ValueError(f"{name}: `{argument}` should end in input_size={input_size} ({source}), got shape {x.shape}.{hint}")
 
 
 def boolean(name: str, argument: str, value) -> Any:

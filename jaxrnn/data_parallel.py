@@ -11,7 +11,7 @@ from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
 from jaxrnn import checks
-from jaxrnn._arrays import varying_over
+from jaxrnn._arrays import is_differentiable, varying_over
 
 
 def value_and_grad(loss: Callable, mesh: Mesh, *, axis: str | None = None, carry: P | None = None) -> Callable:
@@ -21,6 +21,8 @@ def value_and_grad(loss: Callable, mesh: Mesh, *, axis: str | None = None, carry
 
     Args:
         loss: (params, *batch) -> the mean over the rows of the batch; with `carry`, (params, carried, *batch) -> (mean, carried).
+            The parameters are floating-point numbers: of an NNX model, `graph, params, rest = nnx.split(model, nnx.Param, ...)`,
+            since the random state of dropout is none.
             It has to be a mean in which rows weigh the same: a mean over valid steps is not the mean of the devices' means.
             Rows are axis 0 of every array of the batch. For rollouts, time first, or any other loss, shard the arrays over axis 1,
             `P(None, "rows")`, and call `jax.jit(jax.value_and_grad(loss))`.
@@ -34,7 +36,8 @@ def value_and_grad(loss: Callable, mesh: Mesh, *, axis: str | None = None, carry
         gradient). Value and gradient are the same on every device.
 
     Raises:
-        TypeError, ValueError: an argument is of the wrong kind, or the mesh has no such axis. When called: the rows of an array of
+        TypeError, ValueError: an argument is of the wrong kind, or the mesh has no such axis. When called: a parameter is no
+            floating-point number; the rows of an array of
             the batch, or of what is carried, are no multiple of the devices; or an array is not spread over them so, on a mesh of
             which JAX keeps that in types, as `jax.make_mesh` makes it.
 
@@ -74,6 +77,8 @@ def value_and_grad(loss: Callable, mesh: Mesh, *, axis: str | None = None, carry
         carried, rows = ((), batch) if carry is None else (batch[:1], batch[1:])
         if carry is not None and not carried:
             raise ValueError("value_and_grad: `carried` should be given behind the parameters, since `carry` is, got none.")
+        for leaf in jax.tree.leaves(params):
+            _check_differentiable(leaf)
         specs = (P(), *(() if carry is None else (carry,)), *(P(axis) for _ in rows))
         names = ("params", *("carried" for _ in carried), *("batch" for _ in rows))
         for name, tree, spec in zip(names, (params, *batch), specs, strict=True):
@@ -83,6 +88,13 @@ def value_and_grad(loss: Callable, mesh: Mesh, *, axis: str | None = None, carry
         return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=out)(params, *batch)
 
     return whole
+
+
+def _check_differentiable(parameter):
+    kind = jax.typeof(parameter)
+    if not is_differentiable(kind):
+        hint = "Is it the random state of dropout? Split by nnx.Param: graph, params, rest = nnx.split(model, nnx.Param, ...)."
+        raise TypeError(f"value_and_grad: `params` should be floating-point numbers, got dtype {kind.dtype}.\n{hint}")
 
 
 def _axes(spec) -> list[tuple]:

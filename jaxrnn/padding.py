@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn import checks
+from jaxrnn.synonyms import checked
 
 
 class Padded(NamedTuple):
@@ -16,6 +17,7 @@ class Padded(NamedTuple):
     lengths: np.ndarray  # (batch,)
 
 
+@checked()
 def pad(sequences: Sequence[Any], to: int | Sequence[int] | None = None) -> Padded:
     """Put sequences of different lengths into one array, padded with zeros at the end.
 
@@ -62,6 +64,7 @@ def pad(sequences: Sequence[Any], to: int | Sequence[int] | None = None) -> Padd
     return Padded(x, lengths)
 
 
+@checked()
 def bucket_limits(lengths: Iterable[int], buckets: int) -> tuple[int, ...]:
     """The lengths to pad to, so that a compiled function sees few shapes and batches little padding.
 

@@ -42,7 +42,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "mask": ("valid", "valid_mask", "input_mask", "sequence_mask"),
     "reset": ("done", "dones", "resets", "is_first", "episode_starts", "first", "starts", "terminated", "restart"),
     "h_0": (
-        "hx", "h0", "c0", "c_0", "initial_carry", "init_carry", "carry", "initial_state", "init_state", "state", "states", "hidden",
+        "hx", "h0", "initial_carry", "init_carry", "carry", "initial_state", "init_state", "state", "states", "hidden",
         "hidden_state", "h_prev", "init_hidden", "initial_states",
     ),
     "x": ("xs", "input", "inputs", "sequence", "sequences", "input_seq", "x_t", "data", "sequence_input"),
@@ -59,6 +59,8 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "state": ("carry", "h_0", "hx", "h0", "initial_state", "initial_carry", "init_state", "hidden", "hidden_state", "states"),
     "states": ("state", "carry", "h_0", "hx", "h0", "initial_state", "initial_carry", "hidden"),
     "xs": ("x", "input", "inputs", "sequence", "sequences"),
+    "to": ("maxlen", "max_len", "max_length", "pad_to", "total_length"),
+    "buckets": ("num_buckets", "n_buckets"),
 }  # fmt: skip
 """Our names, and what others call the same thing. Where a name stands twice, the one that the function has is meant."""
 
@@ -67,12 +69,16 @@ MODES = "In NNX, `module.train()` and `module.eval()` say it; in Linen, determin
 DRAWS = "A module draws from the `rngs` that it was made with; functions of the core take `key`."
 BOTH_WAYS = "`unroll` has reverse=True; a module has bidirectional=True, and gives both directions."
 FORGETFUL = "Write Recurrent(LSTMCell(b_ih_init=jaxrnn.initializers.forget_bias()), …)."
+PADDED = "Padding is zeros, at the end: `lengths` say what is valid, so that nothing depends on it."
 INSIDE = "The scan over time is inside: call the module with the whole sequence."
 
 ADVICE: dict[str, str] = {
     **dict.fromkeys(("time_major", "batch_major"), "Time first is batch_first=False, an argument of the constructor."),
-    "batch_first": "Constructors of modules take it; a SequenceModel is batch first, functions of the core are time first.",
+    "batch_first": "Constructors of modules take it; SequenceModel and `pad` are batch first, functions of the core time first.",
     **dict.fromkeys(("return_sequences", "return_state", "return_carry"), PAIR),
+    **dict.fromkeys(("c_0", "c0", "cx"), "Pass both in one: h_0=(h_0, c_0). In the core that is state=LSTMState(h_0, c_0)."),
+    "carry_init": "Give a start to a call, h_0=…, or train it, learn_initial_state=True; else the cell's own is taken.",
+    **dict.fromkeys(("padding_value", "pad_value", "padding", "padding_side"), PADDED),
     "stateful": "A module holds no state: give the h_n of one call to the next, h_0=h_n.",
     **dict.fromkeys(("training", "train", "is_training", "deterministic"), MODES),
     **dict.fromkeys(("rngs", "rng", "key"), DRAWS),
@@ -105,8 +111,9 @@ AT_THE_START = "and is true where an episode begins: it is `done` of the step be
 """What is said of those, which are true where one ends."""
 
 OF_CELLS = ("w_ih_init", "w_hh_init", "b_ih_init", "b_hh_init", "nonlinearity")
-SIZED = "Sizes go to `cell.init(key, input_size, hidden_size)`, or to a module: Recurrent(cell, input_size, hidden_size)."
+SIZED = "A cell has no sizes: they go to `cell.init(key, input_size, hidden_size)`, or to Recurrent(cell, input_size, hidden_size)."
 SIZES = ("input_size", "hidden_size", "num_layers")
+BOTH_SIZES = "input_size and hidden_size are both wanted: none is inferred from an input."
 
 
 def hint(argument: str, known) -> str:
@@ -142,8 +149,9 @@ def check_arguments(name: str, positional: tuple, known: tuple, args: tuple, kwa
         rule = f"should be given by name, all but {', '.join(positional)}" if positional else "should be given by name"
         advice = ""
         if by_name[:1] in (["h_0"], ["state"]):
+            lengths = ", lengths=… for lengths" if "lengths" in known else ""
             advice = (
-                f"\nWrite {by_name[0]}=… for a start state. Did a Sequential pass on (output, h_n) of the layer before? "
+                f"\nWrite {by_name[0]}=… for a start state{lengths}. Did a Sequential pass on (output, h_n) of the layer before? "
                 "Make that one with output_only=True: h_n of a layer is not the start of the next."
             )
         elif "w_ih_init" in known:
@@ -163,16 +171,19 @@ def checked(*, by_name: tuple[str, ...] = ()) -> Callable[[F], F]:
             return function
         method, positional, known = _arguments(function, by_name)
         names, most, own, call = frozenset(known), len(positional) + method, function.__name__, function
+        wanted = _required_by_position(function, positional)
+        least = len(wanted) + method
         if missing := _required_by_name(function):
             call = lambda *args, **kwargs: function(*args, **(missing | kwargs))
 
         @wraps(function)
         def checking(*args, **kwargs):
-            if len(args) > most or not names.issuperset(kwargs):
+            if len(args) > most or not names.issuperset(kwargs) or len(args) < least:
                 name = function.__qualname__ if method else own
                 if method and args:
                     name = type(args[0]).__name__ + ("" if own in ("__init__", "__call__") else f".{own}")
                 check_arguments(name, positional, known, args[method:], kwargs)
+                _check_given(name, [argument for argument in wanted[len(args[method:]) :] if argument not in kwargs])
             return call(*args, **kwargs)
 
         return checking  # pyright: ignore[reportReturnType]  `wraps` makes it look like `function`
@@ -197,6 +208,18 @@ def _required_by_name(function) -> dict[str, None]:
     return {p.name: None for p in named if p.default is Parameter.empty}
 
 
+def _required_by_position(function, positional: tuple) -> list[str]:
+    """The arguments that have to be given, and may be by position."""
+    return [name for name in positional if signature(function).parameters[name].default is Parameter.empty]
+
+
+def _check_given(name: str, missing: list[str]):
+    """No argument is `missing` that has to be given."""
+    if missing:
+        advice = f"\n{BOTH_SIZES}" if missing[0] in SIZES else ""
+        raise TypeError(f"{name}: {', '.join(f'`{argument}`' for argument in missing)} should be given, got none.{advice}")
+
+
 @lru_cache(maxsize=1024)
 def _arguments(function, by_name: tuple = ()) -> tuple[bool, tuple, tuple]:
     """Whether there is a `self`; the names of the arguments that may go by position; those of all."""
@@ -216,6 +239,9 @@ def check_constructor(cls: type, args: tuple, kwargs):
             return
         _, positional, known = _arguments(function)
         check_arguments(cls.__name__, positional, known, args, kwargs)
+        for argument, value in zip(positional, args, strict=False):
+            if type(value) is int and isinstance(signature(function).parameters[argument].default, str):
+                raise TypeError(f"{cls.__name__}: `{argument}` should be a name, got {value}.\n{SIZED}")
 
 
 class ClassSignature:

@@ -3,6 +3,7 @@
 import itertools
 import re
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -73,6 +74,12 @@ OPTIONS = [
     ({"batch_first": None}, TypeError, "`batch_first` should be True or False, got None."),
     ({"learn_initial_state": "no"}, TypeError, "`learn_initial_state` should be True or False, got 'no'."),
     ({"remat": 4}, TypeError, "`remat` should be True or False, got 4."),
+    (
+        {"remat": jax.checkpoint_policies.dots_saveable},
+        TypeError,
+        f"`remat` should be True or False, got {jax.checkpoint_policies.dots_saveable!r}.\n"
+        "For a policy, write jax.checkpoint(…, policy=…) around the call.",
+    ),
     ({"truncate": 0}, ValueError, "`truncate` should be at least 1, got 0."),
     ({"truncate": 2.5}, TypeError, "`truncate` should be an integer, got 2.5."),
     ({"merge": "add"}, ValueError, "`merge` should be one of 'concat', 'sum', 'mean', 'none', got 'add'."),
@@ -301,6 +308,11 @@ XS = jnp.ones((6, 2, 3))
             "`x` should have shape (*batch, time, input) or, for one sequence, (time, input), got (3,).",
         ),
         ([[1.0, 2.0, 3.0]], TypeError, "`x` should be an array, got list. Pass it through jnp.asarray."),
+        (
+            [jnp.ones((6, 3)), jnp.ones((4, 3))],
+            TypeError,
+            "`x` should be an array, got list. Sequences of different lengths become one array by jaxrnn.padding.pad.",
+        ),
         (1.0, TypeError, "`x` should be an array, got float. Pass it through jnp.asarray."),
         (None, TypeError, "`x` should be an array, got None."),
         (
@@ -317,6 +329,17 @@ XS = jnp.ones((6, 2, 3))
 )
 def test_an_input_that_does_not_fit(lstm, x, error, text):
     refuses(error, f"LSTM: {text}", lstm, x)
+
+
+def test_one_feature_has_an_axis_of_its_own():
+    module, cell = nnx_module("GRU", 1, 5), jaxrnn.GRUCell()
+    text = "GRU: `x` should end in input_size=1 (the module's `input_size`), got shape"
+    refuses(ValueError, f"{text} (2, 6).\nOne feature? Write x[..., None].", module, jnp.ones((2, 6)))
+    refuses(ValueError, f"{text} (2, 6, 3).", module, X)
+    assert module(jnp.ones((2, 6))[..., None])[0].shape == (2, 6, 5)
+    text = "`xs` should end in input_size=1 (the third axis from the end of `params.w_ih`), got shape (6, 2)."
+    params = cell.init(jax.random.key(0), 1, 5)
+    refuses(ValueError, f"unroll: {text}\nOne feature? Write xs[..., None].", jaxrnn.unroll, cell, params, jnp.ones((6, 2)))
 
 
 LAYOUT = "(num_layers * num_directions, *batch, hidden), whatever `batch_first` says"
@@ -671,6 +694,82 @@ def test_a_cell_whose_new_state_is_none(update, error, message):
     cell = own_cell(lambda self, state, x_gates, h_gates: update(state))()
     with pytest.raises(error, match=f"^MyCell: {message}"):
         jaxrnn.Recurrent(cell, 3, 5, rngs=nnx.Rngs(0))(jnp.ones((4, 7, 3)))
+
+
+HAVE_C = "For (h, c) write `State: ClassVar = LSTMState` in the cell."
+
+
+@pytest.mark.parametrize("method", ["update", "recur"])
+def test_equations_that_read_another_state_than_the_cell_has(method):
+    def bad(error, text, read, **given):
+        kind = {"update": GatedCell, "recur": jaxrnn.Cell}[method]
+        equations = lambda self, *args: Hidden(read(args[method == "recur"]))
+        cell = type("MyCell", (kind,), {"gates": ("z", "n"), method: equations} | given)()
+        params, xs = cell.init(jax.random.key(0), 3, 5), jnp.ones((7, 4, 3))
+        for call in (
+            lambda: jaxrnn.unroll(cell, params, xs),
+            lambda: cell.step(params, cell.initial_state(params, xs[0]), xs[0]),
+        ):
+            with pytest.raises(error) as caught:
+                call()
+            assert str(caught.value).startswith(f"MyCell: `{method}` should read ")
+            assert text in str(caught.value)
+
+    bad(TypeError, f" should read the fields of its state, Hidden(h), got `c`.\n{HAVE_C}", lambda state: state.c)
+    with_c = {"State": jaxrnn.LSTMState}
+    bad(TypeError, " should read the fields of its state, LSTMState(h, c), got `n`.", lambda state: state.n, **with_c)
+    bad(ValueError, f".\nOr is it the state? That of this cell is Hidden(h). {HAVE_C}", lambda state: [h for h, c in [state]])
+    bad(ValueError, ".\nOr is it the state? That of this cell is LSTMState(h, c).", lambda state: [h for (h,) in [state]], **with_c)
+
+
+def test_an_attribute_that_something_else_lacks_is_an_error_of_its_own():
+    cell = own_cell(lambda self, state, x_gates, h_gates: Hidden(state.h.nothing))()
+    with pytest.raises(AttributeError, match="nothing"):
+        jaxrnn.Recurrent(cell, 3, 5, rngs=nnx.Rngs(0))(jnp.ones((4, 7, 3)))
+
+
+class TwoMore(NamedTuple):
+    w_ih: Any
+    w_hh: Any
+    b_ih: Any
+    b_hh: Any
+    scale: Any
+    shift: Any
+
+
+def cell_with_two_more(update, base=GatedCell, **methods):
+    def init(self, key, input_size, hidden_size, **options):
+        params = super(cell, self).init(key, input_size, hidden_size, **options)
+        return TwoMore(*params, jnp.ones(hidden_size), jnp.zeros(hidden_size))
+
+    cell = type("MyCell", (base,), {"gates": ("n",), "init": init, "update": update} | methods)
+    return cell()
+
+
+def test_parameters_that_an_update_names_in_another_order_are_refused():
+    """They reach it by position: scale would be taken for shift, without a word."""
+    run = lambda x, h, scale, shift: Hidden(jnp.tanh(scale * (x[0] + h[0]) + shift))
+    swapped = lambda self, state, x_gates, h_gates, shift, scale: run(x_gates, h_gates, scale, shift)
+    text = "take scale, shift behind the gates, in the order of the parameters that `init` makes, got shift, scale."
+    cell, x = cell_with_two_more(swapped), jnp.ones((4, 7, 3))
+    params = cell.init(jax.random.key(0), 3, 5)
+    for call in (
+        lambda: jaxrnn.Recurrent(cell, 3, 5, rngs=nnx.Rngs(0)),
+        lambda: jaxrnn.unroll(cell, params, x),
+        lambda: cell.step(params, cell.initial_state(params, x[0]), x[0]),
+    ):
+        refuses(TypeError, f"MyCell: `update` should {text}", call)
+    for update in (
+        lambda self, state, x_gates, h_gates, scale, shift: run(x_gates, h_gates, scale, shift),
+        lambda self, state, x_gates, h_gates, a, b: run(x_gates, h_gates, a, b),
+        lambda self, state, x_gates, h_gates, *extra: run(x_gates, h_gates, *extra),
+    ):
+        jaxrnn.unroll(cell_with_two_more(update), params, x)
+    beside = lambda self, state, x_gates, h_gates, shift, scale, side: run(x_gates, h_gates, scale, shift)
+    with pytest.raises(TypeError, match="behind the gates"):
+        jaxrnn.Recurrent(cell_with_two_more(beside, per_step=("side",)), 3, 5, rngs=nnx.Rngs(0))
+    by_name = lambda self, params, state, x, h: self.update(state, (x[..., 0, :],), (h,), params.shift, params.scale)
+    jaxrnn.unroll(cell_with_two_more(swapped, recur=by_name), params, x)
 
 
 @pytest.mark.parametrize(

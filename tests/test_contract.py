@@ -914,7 +914,9 @@ def test_tensors_and_packed_sequences_of_torch_are_named():
     torch = pytest.importorskip("torch")
     cell = jaxrnn.GRUCell()
     params, xs = setting(cell)
-    with pytest.raises(TypeError, match=r"`params\.w_hh` should be an array, got Tensor\. Pass it through jnp\.asarray\."):
+    with pytest.raises(
+        TypeError, match=r"`params\.w_hh` should be an array, got Tensor\. Write params\.w_hh\.detach\(\)\.numpy\(\)\."
+    ):
         unroll(cell, params._replace(w_hh=torch.zeros(5, 3, 5)), xs)
     packed = torch.nn.utils.rnn.pack_sequence([torch.ones(3, INPUT), torch.ones(2, INPUT)])
     with (

@@ -133,6 +133,23 @@ def test_what_is_not_placed_on_an_explicit_mesh_is_told_how():
         step(*(placed | {"params": lay(where, w, "rows")}).values())
 
 
+def test_the_random_state_of_dropout_is_no_parameter():
+    model = jaxrnn.models.GRUModel(3, 5, 2, num_layers=2, dropout=0.5, rngs=nnx.Rngs(0))
+    model.eval()
+    where, x, y = mesh(2), np.ones((4, 7, 3), np.float32), np.zeros((4, 2), np.float32)
+    graph, everything = nnx.split(model)
+    loss = lambda params, x, y: jnp.mean((nnx.merge(graph, params)(x) - y) ** 2)
+    with pytest.raises(TypeError) as caught:
+        value_and_grad(loss, where)(everything, x, y)
+    hint = "Is it the random state of dropout? Split by nnx.Param: graph, params, rest = nnx.split(model, nnx.Param, ...)."
+    got = r"value_and_grad: `params` should be floating-point numbers, got dtype (uint32|key<fry>)\.\n"
+    assert re.fullmatch(got + re.escape(hint), str(caught.value))
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    loss = lambda params, x, y: jnp.mean((nnx.merge(graph, params, rest)(x) - y) ** 2)
+    value, _ = jax.jit(value_and_grad(loss, where))(params, x, y)
+    np.testing.assert_allclose(value, loss(params, x, y), rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [

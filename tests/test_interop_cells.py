@@ -206,6 +206,10 @@ def test_what_has_no_counterpart_in_nnx_is_refused_by_name():
         from_nnx(nnx_cell(nnx.SimpleCell, residual=True))
     with pytest.raises(TypeError, match=r"(?s)should be one of nnx.LSTMCell, .* got RNN.\nPass its `.cell`"):
         from_nnx(nnx.RNN(nnx_cell(nnx.GRUCell), rngs=False))
+    it = nnx.Bidirectional(*(nnx.RNN(nnx_cell(nnx.GRUCell), rngs=False) for _ in range(2)), rngs=nnx.Rngs(0))
+    with pytest.raises(TypeError, match=r"\[\(it\.forward_rnn\.cell, it\.backward_rnn\.cell\)\]\.$"):
+        from_nnx(it)
+    assert from_nnx([(it.forward_rnn.cell, it.backward_rnn.cell)]).stack.bidirectional
 
 
 # Haiku --------------------------------------------------------------------------------------------

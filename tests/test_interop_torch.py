@@ -361,6 +361,14 @@ def test_a_layer_of_any_number_is_refused_before_anything_is_made(number, messag
     assert time.process_time() - start < 2
 
 
+def test_arguments_in_the_wrong_order_are_named_as_such():
+    ours, theirs = jaxrnn.GRU(2, 3, rngs=nnx.Rngs(0)), torch.nn.GRU(2, 3)
+    text = r"got GRU\.\nOurs comes first, PyTorch's second: load_torch\(ours, theirs\)\.$"
+    for first in (theirs, theirs.state_dict()):
+        with pytest.raises(TypeError, match=text):
+            interop.load_torch(first, ours)
+
+
 def test_what_cannot_be_imported_is_refused_by_name():
     model = torch.nn.ModuleDict({"encoder": torch.nn.GRU(2, 3), "head": torch.nn.Linear(3, 1)})
     with pytest.raises(TypeError, match=r"(?s)got ModuleDict.*Pass its `.encoder`"):
@@ -515,13 +523,13 @@ def test_a_file_of_pytorch_loads(tmp_path):
     with pytest.raises(ValueError, match=r"Is the prefix 'm.'"):
         from_safetensors(tmp_path / "theirs")
     ours = jaxrnn.LSTM(INPUT, HIDDEN, num_layers=1, bidirectional=True, rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match=r"(?s)m.weight_ih_l0 should not be there.*Is the prefix 'm.'\?$"):
+    with pytest.raises(ValueError, match=r"(?s)of the module\.\nIs the prefix 'm.'\?\n.*m.weight_ih_l0 should not be there"):
         load_safetensors(ours, tmp_path / "theirs")
     with pytest.raises(TypeError, match=r"load_safetensors: `path` should be a str or an os.PathLike, got LSTM.$"):
         load_safetensors(str(tmp_path / "theirs"), ours)
     with pytest.raises(ValueError, match=r"(?s)Is the prefix ''\?$"):
         from_torch(theirs.state_dict(), "m.")
-    with pytest.raises(ValueError, match=r"(?s)Is the prefix 'a.'\?$"):
+    with pytest.raises(ValueError, match=r"(?s)Is the prefix 'a.'\?\n  "):
         interop.load_torch(jaxrnn.models.GRUModel(2, 3, 2, rngs=nnx.Rngs(0)), {"a.rnn.weight_ih_l0": np.ones((9, 2), "float32")})
 
 

@@ -192,6 +192,9 @@ class Cell:
         checks.flag(f"{name}.init", "bias", bias)
         checks.floating_dtype(f"{name}.init", "dtype", dtype)
 
+    def check_made(self, params: Any) -> None:
+        """Raise if the parameters that `init` made do not go with the cell's equations."""
+
     def initial_state(self, params: Any, x: Any) -> Any:
         """The state before `x` (*batch, input): zeros, in the shapes that sizes say, laid as `x` and the weights are.
 
@@ -279,6 +282,10 @@ class GatedCell(Cell):
     def update(self, state: Any, x_gates: Any, h_gates: Any, *extra: Any, **further: Any) -> Any:
         """The elementwise equations; `x_gates` and `h_gates` hold one array per gate, in the order of `gates`."""
         raise NotImplementedError(f"{type(self).__name__} should define `update`")
+
+    def check_made(self, params):
+        if type(self).recur is GatedCell.recur:
+            conform.check_order(self, params._fields[4:])
 
     def recur(self, params, state, x_gates, h, **further):
         if params.w_hh.shape[-2] != len(self.gates):

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
 from functools import lru_cache, partial
+from inspect import Parameter, signature
 from typing import Any
 
 import jax
@@ -78,7 +79,17 @@ def made_by_init(cell, params):
         rule = f"`init` should make a NamedTuple whose first fields are {', '.join(GATE_FIELDS)}"
         came = f"{type(params).__name__}({', '.join(params._fields)})" if hasattr(params, "_fields") else type(params).__name__
         raise TypeError(f"{type(cell).__name__}: {rule}, got {came}.")
+    cell.check_made(params)
     return params
+
+
+def check_order(cell, fields: tuple):
+    """`update`, which gets the parameters of these names by position, names them in this order, if it names these."""
+    by_position = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    names = [p.name for p in signature(cell.update).parameters.values() if p.kind in by_position][3 : 3 + len(fields)]
+    if sorted(names) == sorted(fields) and tuple(names) != fields:
+        rule = f"take {', '.join(fields)} behind the gates, in the order of the parameters that `init` makes"
+        raise TypeError(f"{type(cell).__name__}: `update` should {rule}, got {', '.join(names)}.")
 
 
 def _leaves(params, path: str) -> Iterator[tuple[str, Any]]:
@@ -191,16 +202,31 @@ def check_new_state(cell, old, new):
 
 @contextmanager
 def equations_of(cell, method: str):
-    """Around a cell's own equations: that they read another number of gates than the cell names is said in its words."""
+    """Around a cell's own equations: that they read another number of gates than the cell names, or another state than it has, is
+    said in its words."""
     try:
         yield
+    except AttributeError as error:
+        if not isinstance(error.obj, cell.State):
+            raise
+        state, hint = _described_state(cell)
+        rule = f"read the fields of its state, {state}, got `{error.name}`"
+        raise TypeError(f"{type(cell).__name__}: `{method}` should {rule}." + (f"\n{hint}" if hint else "")) from error
     except (ValueError, IndexError) as error:
         text = str(error)
         if error.__cause__ is not None or ("to unpack" not in text and text != "tuple index out of range"):
             raise
-        name, gates = type(cell).__name__, cell.gates
+        name, gates, (state, hint) = type(cell).__name__, cell.gates, _described_state(cell)
         rule = f"read one array for each of the {len(gates)} `gates` ({', '.join(gates)}), from x as from h"
-        raise ValueError(f"{name}: `{method}` should {rule}, got an error where it reads them: {text}.") from error
+        got = f"got an error where it reads them: {text}.\nOr is it the state? That of this cell is {state}. {hint}".rstrip()
+        raise ValueError(f"{name}: `{method}` should {rule}, {got}") from error
+
+
+def _described_state(cell) -> tuple[str, str]:
+    """A cell's state, with its fields; and how to have another, if it is the default."""
+    kind = cell.State
+    hint = "For (h, c) write `State: ClassVar = LSTMState` in the cell." if kind.__name__ == "Hidden" else ""
+    return f"{kind.__name__}({', '.join(kind._fields)})", hint
 
 
 # Further inputs ----------------------------------------------------------------------------------------------------------

@@ -163,7 +163,7 @@ def has(caller: str, argument: str, found: Mapping[str, Any], *names: str):
 
 
 def match(caller: str, argument: str, found: Mapping[str, Any], wanted: Mapping[str, Any], hint: str = ""):
-    """`found` has the names, shapes and dtypes of `wanted`; the message lists every difference, then the hint."""
+    """`found` has the names, shapes and dtypes of `wanted`; the message says the hint, then every difference."""
     for name in wanted:
         if name in found:
             check_dtype(caller, name, found[name], of=argument)
@@ -173,7 +173,7 @@ def match(caller: str, argument: str, found: Mapping[str, Any], wanted: Mapping[
     wrong += [f"{name} should be {want}, got {came}" for name, want, came in both if want != came]
     if wrong:
         lines = listed(wrong, "\n  ")
-        raise ValueError(f"{caller}: {argument} should hold the arrays of the module.\n  {lines}{hint}")
+        raise ValueError(f"{caller}: {argument} should hold the arrays of the module.{hint}\n  {lines}")
 
 
 def renamed(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str) -> str:

@@ -167,6 +167,8 @@ def _describe_nnx(theirs: Any) -> tuple[Cell, tuple[int, int, bool], dict[str, A
     if type(theirs) not in kinds:
         names = ", ".join(f"nnx.{kind.__name__}" for kind in kinds)
         hint = "\nPass its `.cell`?" if hasattr(theirs, "cell") else ""
+        if isinstance(theirs, nnx.Bidirectional):
+            hint = "\nPass its cells, of each layer a pair: [(it.forward_rnn.cell, it.backward_rnn.cell)]."
         raise TypeError(f"from_nnx: a cell should be one of {names}, got {type(theirs).__name__}.{hint}")
     cell = kinds[type(theirs)]
     if isinstance(theirs, nnx.SimpleCell) and theirs.activation_fn is nnx.relu:

@@ -82,7 +82,8 @@ def load_torch(module: nnx.Module, source: Any, prefix: str = "") -> None:
         return
     _refuse_path("load_torch", source)
     if not hasattr(source, "state_dict"):
-        raise TypeError(f"load_torch: `source` should be a state_dict or a module of PyTorch, got {type(source).__name__}.")
+        hint = "\nOurs comes first, PyTorch's second: load_torch(ours, theirs)." if isinstance(source, nnx.Module) else ""
+        raise TypeError(f"load_torch: `source` should be a state_dict or a module of PyTorch, got {type(source).__name__}.{hint}")
     _torch_live.check_same("load_torch", module, source, "source", prefix)
     found = _torch_live.to_numpy(_torch_live.weights("load_torch", source, prefix))
     _torch_keys.load_arrays("load_torch", "`source`", module, found, prefix, epsilon_known=True)
