@@ -1,6 +1,7 @@
 """How numbers of a series become inputs of a forecasting model, and its outputs numbers again. NumPy only: no model and no file
 may be known here."""
 
+import bisect
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -175,12 +176,15 @@ class Scaler:
             raise ValueError(f"{name}: `values` should {rule}, got {shown or 'none'}.")
         index = getattr(table, "index", None)
         if index is not None and not _equal_steps(index):
+            last = bisect.bisect_left(range(len(index)), True, key=lambda row: not _equal_steps(index[: row + 1]))
+            came = ", ".join(str(label).removesuffix(" 00:00:00") for label in index[max(0, last - 2) : last + 1])
             rule = "have an index in equal steps, ascending: a row for each step, NaN where it has no value"
             hint = (
                 'Rows that were left out come back by values.asfreq("D"), if the steps are days; where dates are text, write first '
-                "values.index = pd.to_datetime(values.index). If none were left out, write values.reset_index(drop=True)."
+                "values.index = pd.to_datetime(values.index), with dayfirst=True for dates such as 31.01.2024. "
+                "If none were left out, write values.reset_index(drop=True)."
             )
-            raise ValueError(f"{name}: `values` should {rule}, got another.\n{hint}")
+            raise ValueError(f"{name}: `values` should {rule}, got {came}.\n{hint}")
         return table[list(self.columns)].to_numpy()
 
 

@@ -1,24 +1,27 @@
-"""A character language model of Python's own documentation (`pydoc_data.topics`), by truncated backpropagation.
+"""A character language model of Python's own documentation (`pydoc_data.topics`), or of a text of yours.
 
     python scripts/train_chars.py
     python scripts/train_chars.py --compare          # and a PyTorch LSTM of the same size, trained the same way
+    python scripts/train_chars.py --text one.txt two.txt --out runs/mine
     python scripts/train_chars.py --cell lstm gru lru --seed 0 1 2 --out runs/chars-cells
     python scripts/train_chars.py --generate 400 --temperature 0.5 --prompt class --out runs/chars-cells/LRU-0     # when trained
 
-The text is cut into as many streams as a batch has rows; each step reads the next `--length` characters
-of all of them and starts from the state in which the step before ended. RNN, LSTM and GRU are plain
-layers; linear and diagonal cells, and with `--blocks` these three too, stand in the residual blocks of
-`jaxrnn.models.SequenceModel`. Reported are bits per character on the last tenth of the text, the CPU
-time of a training step (the median), and a sample. Killed and started again with the same command, it
-goes on and ends the same; with more `--steps` it goes on for longer. The trained model is
+The training is truncated backpropagation: the text is cut into as many streams as a batch has rows; each step
+reads the next `--length` characters of all of them and starts from the state in which the step before ended.
+RNN, LSTM and GRU are plain layers; linear and diagonal cells, and with `--blocks` these three too, stand in the
+residual blocks of `jaxrnn.models.SequenceModel`. Reported are bits per character on the last tenth of the text, the
+CPU time of a training step (the median), and a sample. Killed and started again with the same command, it goes on
+and ends the same; with more `--steps` it goes on for longer. The trained model is
 `jaxrnn.runs.load_run("runs/chars/LSTM-0").model`, a `jaxrnn.text.CharModel`.
 
 With `--generate` nothing is trained: the run in the folder reads `--prompt` and writes on, once for each `--seed`.
 """
 
+import hashlib
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Literal
 
@@ -42,6 +45,9 @@ NAMES = (*LAYERS, *(name for name, cell in CELLS.items() if issubclass(cell, Lin
 
 @dataclass(frozen=True, kw_only=True)
 class Config(training.RunConfig):
+    text: tuple[str, ...] = option(
+        (), "Your own text to train on: UTF-8 files, joined by a line end. Default: Python's documentation.", metavar="FILE"
+    )
     cell: tuple[Literal[NAMES], ...] = option(("LSTM",), "Cells of the recurrent layers.", each=True)
     blocks: bool = option(False, "Put RNN, LSTM and GRU too into residual blocks, as linear and diagonal cells always are.")
     embed_size: int = option(32, "Width of a character's embedding.", least=1)
@@ -70,10 +76,43 @@ def make(symbols, cell, config, *, seed):
     return CharModel("".join(symbols), CELLS[cell](), **sizes, blocks=blocks, rngs=nnx.Rngs(seed))
 
 
-def load(config):
+def read(config):
+    """The text that is used.
+
+    Raises:
+        Failure: a file cannot be read, is empty, or is not UTF-8; the text is too short.
+    """
+    text = "\n".join(map(read_file, config.text)) if config.text else "".join(topics[name] for name in sorted(topics))
+    text = text[: config.characters]
+    least = max(90, -(-10 * (config.batch_size * config.length + 1) // 9))
+    if len(text) < least:
+        sizes = f"--batch-size {config.batch_size} and --length {config.length}"
+        raise training.Failure(f"the text has {len(text)} characters: {sizes} need {least}", code=2)
+    return text
+
+
+def read_file(path):
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except OSError as reason:
+        raise training.Failure(f"cannot read {path}: {reason.strerror}", code=2) from None
+    except ValueError as reason:  # not UTF-8; or NUL in the path
+        reason = "it is not UTF-8 text: save it as UTF-8" if isinstance(reason, UnicodeDecodeError) else reason
+        raise training.Failure(f"cannot read {path}: {reason}", code=2) from None
+    if not text.strip():
+        raise training.Failure(f"{path} is empty", code=2)
+    return text
+
+
+def saved(config, text):
+    """The configuration as it is kept: what files of one's own hold, not where they lie."""
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return replace(config, text=(f"{len(text)} characters, SHA-256 {digest}",)) if config.text else config
+
+
+def encode(text):
     """The characters there are, and the text as their numbers: to train on, and held out."""
-    text = "".join(topics[name] for name in sorted(topics))[: config.characters]
-    symbols = sorted(set(text))
+    symbols = sorted({*text, "\n"})  # with what a sample starts from
     tokens = np.searchsorted(symbols, list(text)).astype(np.int32)
     border = len(tokens) * 9 // 10
     return symbols, tokens[:border], tokens[border:]
@@ -90,8 +129,8 @@ def per_step(seconds):
     return f", {1000 * np.median(seconds[1:]):.1f} ms of CPU time a step" if seconds[1:] else ""
 
 
-def train(cell, seed, config, mesh, folder):
-    symbols, learn, held_out = load(config)
+def train(cell, seed, data, config, mesh, folder):
+    symbols, learn, held_out = data
     model = make(symbols, cell, config, seed=seed)
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(config.learning_rate))
@@ -113,8 +152,6 @@ def train(cell, seed, config, mesh, folder):
 
     texts, nexts = streams(learn, config.batch_size)
     stretches = texts.shape[1] // config.length
-    if not stretches:
-        raise training.Failure(f"--length should be at most {texts.shape[1]}, the length of a stream", code=2)
     x_held_out, y_held_out = training.place(mesh, streams(held_out, 8))
     start = jax.device_get(model.initial_state(config.batch_size))
     start = training.place(mesh, start, P(None, training.ROWS))
@@ -169,11 +206,11 @@ def write_on(config, words):
         raise training.Failure(text, code=2) from None
 
 
-def train_with_torch(cell, seed, config):
+def train_with_torch(cell, seed, data, config):
     """Bits per character of PyTorch's layers: the same sizes, text, order, optimiser, clipping and number of steps."""
     import torch
 
-    symbols, learn, held_out = load(config)
+    symbols, learn, held_out = data
     torch.set_num_threads(1)  # no slower at this size, and much faster where others work too
     torch.manual_seed(seed)
     embed = torch.nn.Embedding(len(symbols), config.embed_size)
@@ -211,7 +248,7 @@ def train_with_torch(cell, seed, config):
     return score
 
 
-def plot(trained, path):
+def plot(trained, path, title):
     with training.figure(path) as axes:
         for run, score in trained:
             metrics = run.metrics()
@@ -221,7 +258,7 @@ def plot(trained, path):
             if len(trained) == 1:
                 steps, losses = metrics["loss"]
                 axes.plot(steps, losses / np.log(2), lw=0.5, color="black", alpha=0.4, label="training batch")
-        axes.set(xlabel="step", ylabel="bits per character", title="Python's documentation")
+        axes.set(xlabel="step", ylabel="bits per character", title=title)
         axes.legend()
 
 
@@ -238,23 +275,26 @@ def main(arguments=None):
             came = f"{others[0]}{' --blocks' if config.blocks else ''}"
             raise training.Failure(f"--compare should come with --cell {', '.join(LAYERS)} in plain layers, got {came}", code=2)
         training.require("torch", "torch")
+    text = read(config)
+    data = encode(text)
     mesh = training.start(config, batch_size=config.batch_size)
     both = [(cell, seed) for cell in config.cell for seed in config.seed]
-    with training.open_folder(config) as folder:
+    with training.open_folder(saved(config, text)) as folder:
         trained = []
         for cell, seed in both:
-            run, score, model = train(cell, seed, config, mesh, folder)
+            run, score, model = train(cell, seed, data, config, mesh, folder)
             trained.append((run, score))
             if training.is_main_process():
                 sample = write(model, "\n", config.sample, seed, config)
                 training.write_whole(run.path / "sample.txt", sample)
                 training.log(f"\n{sample}\n")
         if training.is_main_process():
-            plot(trained, folder.path / "loss.png")
+            title = "your own text" if config.text else "Python's documentation"
+            plot(trained, folder.path / "loss.png", title)
             training.log(f"plot, samples and metrics: {config.out}")
     if config.compare and training.is_main_process():
         for cell, seed in both:
-            train_with_torch(cell, seed, config)
+            train_with_torch(cell, seed, data, config)
 
 
 if __name__ == "__main__":

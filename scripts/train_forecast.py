@@ -271,6 +271,11 @@ def compare(task, series, frame, config, mesh, folder):
     best, network = (min((who for who in rmse if (who in BASELINES) == simple), key=rmse.get) for simple in (True, False))
     if rmse[best] < rmse[network]:
         training.log(f"{best} is better here: its RMSE is {rmse[best]:.4g}, and {rmse[network]:.4g} that of {network}")
+    for cell in config.cell:
+        seeds = [rmse[who] for who in trained if who.partition("-")[0] == cell]
+        if min(seeds) < rmse[best] <= max(seeds):
+            reach = f"{min(seeds):.4g} to {max(seeds):.4g}"
+            training.log(f"{best} lies within the range of {cell}'s seeds, {reach}: no winner")
     if len(test) < FEW:
         training.log(f"{len(test)} of {FEW} origins are too few to rank anything: take a shorter --horizon, or a longer file")
     new = len(whole.values) - len(values)

@@ -545,8 +545,9 @@ def test_a_file_is_forecast_scored_and_continued(trained):
 
 
 @pytest.mark.slow
-def test_several_networks_share_rows_scaler_and_baselines(tmp_path, capsys):
-    """A row of the table and a prediction for each; the same as alone, whichever others there are."""
+def test_several_networks_share_rows_scaler_and_baselines(tmp_path, capsys, monkeypatch):
+    """A row of the table and a prediction for each; the same as alone, whichever others there are; and seeds that a baseline lies
+    between are no winner."""
     path, words = sales(tmp_path, 400), TINY.replace("--steps 500", "--steps 20 --validate-every 10") + " --predict"
     run(path, tmp_path / "run", words + " --cell gru rnn --seed 0 1")
     out = capsys.readouterr().out
@@ -556,6 +557,13 @@ def test_several_networks_share_rows_scaler_and_baselines(tmp_path, capsys):
     files = [(tmp_path / name / "csv/RNN-1/prediction.csv").read_text() for name in ("run", "alone")]
     assert files[0] == files[1]
     assert len({(tmp_path / f"run/csv/{name}/prediction.csv").read_text() for name in ("GRU-0", "GRU-1", "GRU-2", "RNN-0")}) == 4
+
+    errors = iter([9.0, 9.0, 5.0, 6.0, 4.0, 3.0, 4.0])  # last value, seasonal naive, ETS, GRU-0, GRU-1, RNN-0, RNN-1
+    monkeypatch.setattr(train_forecast, "scores", lambda *_: (next(errors), 1.0, 1.0, 0.8))
+    capsys.readouterr()
+    run(path, tmp_path / "run", words + " --cell gru rnn --seed 0 1")
+    said = [line for line in capsys.readouterr().out.splitlines() if "winner" in line or "better" in line]
+    assert said == ["ETS lies within the range of GRU's seeds, 4 to 6: no winner"]
 
 
 @pytest.mark.slow

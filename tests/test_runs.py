@@ -1,6 +1,7 @@
 """Trained models of a run's folder: every public model comes back as it was, and what cannot be loaded is said with a way on."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -503,7 +504,7 @@ def mean_scaler():
             (
                 lambda s, v, index=index: s.inputs(frame(v).set_index(index)),
                 ValueError,
-                r"in equal steps, .* got another\.\nRows that",
+                r"in equal steps, .* got .+\.\nRows that .* dayfirst=True for dates such as 31\.01\.2024",
             )
             for index in UNEQUAL
         ),
@@ -513,6 +514,23 @@ def mean_scaler():
 def test_a_scaler_refuses_what_it_was_not_fitted_to(call, error, message):
     with unannotated(), pytest.raises(error, match=message):
         call(SCALER, np.random.default_rng(0).standard_normal((20, 2)))
+
+
+@pytest.mark.parametrize(
+    ("index", "came"),
+    [
+        (DAYS.delete(5), "2024-01-04, 2024-01-05, 2024-01-07"),
+        (DAYS.delete(1).astype(str), "2024-01-01, 2024-01-03, 2024-01-04"),
+        (DAYS.to_period("D").delete(19), "2024-01-18, 2024-01-19, 2024-01-21"),
+        (HOURS.insert(3, HOURS[2])[:20], "2024-03-30 13:00:00+01:00, 2024-03-30 14:00:00+01:00, 2024-03-30 14:00:00+01:00"),
+        (MONTHS.delete(2).insert(19, DAYS[20]), "2023-01-31, 2023-02-28, 2023-04-30"),
+        (pd.Index(np.arange(20)[::-1]), "19, 18"),
+        (DAYS[:20].strftime("%d.%m.%Y"), "01.01.2024"),
+    ],
+)
+def test_a_scaler_names_the_first_steps_that_are_unequal(index, came):
+    with pytest.raises(ValueError, match=f"in equal steps, .* no value, got {re.escape(came)}\\.\n"):
+        SCALER.inputs(frame(np.zeros((20, 2))).set_index(index))
 
 
 @pytest.mark.parametrize(

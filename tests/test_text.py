@@ -169,6 +169,50 @@ def test_what_cannot_be_written_is_refused_in_a_line(train, tmp_path):
     assert refused("--generate", "9", folder=tmp_path / "other") == said
 
 
+@pytest.mark.slow
+def test_own_texts_are_trained_on_and_kept_with_the_run(train, tmp_path, capsys):
+    """In UTF-8, joined; they may be moved, but not changed; a text without a line end has a sample too."""
+    one, two, moved, out = (tmp_path / name for name in ("one.txt", "two.txt", "moved.txt", "run"))
+    one.write_bytes("\ufeff".encode() + "Über allen Gipfeln".encode())
+    two.write_bytes(b"ist Ruh,\r\n" * 20)
+    words = "--cell gru --embed-size 2 --hidden-size 3 --batch-size 3 --length 7 --steps 2 --sample 11"
+    tiny = [*words.split(), "--out"]
+    train(["--text", str(one), str(two), *tiny, str(out)])
+    model, kept = load_run(out).model, files(out)
+    assert model.symbols == "".join(sorted(set("Über allen Gipfeln\nist Ruh,\n")))
+    assert len(model.generate("Über", 5, temperature=0)) == 5
+    one.rename(moved)
+    train(["--text", str(moved), str(two), *tiny, str(out)])
+    assert "trained already" in capsys.readouterr().out
+    two.write_bytes(b"ist Ruh.\r\n" * 20)
+    said = r"another configuration:\n    text: \['199 characters, SHA-256 \w+'\] before, \['199 characters, SHA-256 \w+'\] now"
+    with pytest.raises(training.Failure, match=said):
+        train(["--text", str(moved), str(two), *tiny, str(out)])
+    assert {name: file for name, file in files(out).items() if "run" not in name.name} == kept
+    two.write_text("no line end, " * 20)
+    train(["--text", str(two), *tiny, str(tmp_path / "line")])
+    assert len((tmp_path / "line/GRU-0/sample.txt").read_text(encoding="utf-8")) == 11
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"cannot read .*a\.txt: No such file"),
+        (b" \n", r"a\.txt is empty"),
+        ("Übergang".encode("latin-1"), r"cannot read .*a\.txt: it is not UTF-8 text: save it as UTF-8"),
+        (b"a" * 2276, "the text has 2276 characters: --batch-size 32 and --length 64 need 2277"),
+    ],
+)
+def test_a_text_that_cannot_be_used_is_refused_in_a_line(content, message, tmp_path):
+    path, out = tmp_path / "a.txt", tmp_path / "run"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(training.Failure, match=message) as failure:
+        train_chars.main(["--text", str(path), "--out", str(out)])
+    assert failure.value.code == 2
+    assert not out.exists()
+
+
 @pytest.mark.parametrize("words", ["--temperature -0.1", "--temperature hot", "--generate 0"])
 def test_a_temperature_below_0_and_no_characters_are_refused(words, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
