@@ -36,7 +36,7 @@ class Scaler:
         >>> values = np.array([[8.0], [np.nan], [10.0], [12.0]])
         >>> x, mask = scaler.inputs(values)
         >>> x[0].tolist(), mask[0].tolist()
-        ([[0.0, -0.6666666865348816], [-1.0, -0.3333333432674408], [0.0, 0.0]], [False, True, True])
+        ([[nan, nan], [-1.0, -0.3333333432674408], [0.0, 0.0]], [False, True, True])
         >>> scaler.restored(np.array([[-1.0, 0.0, 1.0, -2.0, 0.5, 2.0]]), values)[0].tolist()
         [[10.0, 12.0, 14.0], [8.0, 13.0, 16.0]]
     """

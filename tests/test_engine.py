@@ -583,7 +583,7 @@ MAY_IMPORT = {
     "models": {"checks", "nnx", "predictor", "sequence_model", "synonyms", "typing"},
     "text": {"checks", "cells", "models", "nnx", "synonyms", "typing"},
     "data_parallel": {"_arrays", "checks"},
-    "padding": {"checks"},
+    "padding": {"checks", "synonyms"},
     "scaling": {"checks", "typing"},
     "model_json": {"checks", "cells", "models", "nnx", "stack", "text"},
     "_checkpoints": set(),
