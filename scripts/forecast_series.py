@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from training.console import Failure
+from training.folder import read_text
 
 GAPS = {"", "na", "n/a", "nan", "null", "none"}
 """Cells that are read as a gap, in any case of their letters."""
@@ -125,15 +126,7 @@ def read(path: str, column: str, *, time: str | None = None, others: tuple[str, 
 
 def _rows(path: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """The header, and each row with the number of its line. A blank line is no row, but a gap within a single column."""
-    try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-    except OSError as reason:
-        raise Failure(f"cannot read {path}: {reason.strerror}", code=2) from None
-    except ValueError as reason:  # not UTF-8; or NUL in the path
-        reason = "it is not UTF-8 text: save it as CSV, UTF-8" if isinstance(reason, UnicodeDecodeError) else reason
-        raise Failure(f"cannot read {path}: {reason}", code=2) from None
-    if not text.strip():
-        raise Failure(f"{path} is empty", code=2)
+    text = read_text(path, "CSV, UTF-8")
     first = text.splitlines()[0]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), strict=True)
     try:

@@ -21,7 +21,6 @@ import hashlib
 import sys
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Literal
 
@@ -82,25 +81,12 @@ def read(config):
     Raises:
         Failure: a file cannot be read, is empty, or is not UTF-8; the text is too short.
     """
-    text = "\n".join(map(read_file, config.text)) if config.text else "".join(topics[name] for name in sorted(topics))
-    text = text[: config.characters]
+    own = "\n".join(map(training.read_text, config.text)).replace("\r\n", "\n").replace("\r", "\n")
+    text = (own or "".join(topics[name] for name in sorted(topics)))[: config.characters]
     least = max(90, -(-10 * (config.batch_size * config.length + 1) // 9))
     if len(text) < least:
         sizes = f"--batch-size {config.batch_size} and --length {config.length}"
         raise training.Failure(f"the text has {len(text)} characters: {sizes} need {least}", code=2)
-    return text
-
-
-def read_file(path):
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except OSError as reason:
-        raise training.Failure(f"cannot read {path}: {reason.strerror}", code=2) from None
-    except ValueError as reason:  # not UTF-8; or NUL in the path
-        reason = "it is not UTF-8 text: save it as UTF-8" if isinstance(reason, UnicodeDecodeError) else reason
-        raise training.Failure(f"cannot read {path}: {reason}", code=2) from None
-    if not text.strip():
-        raise training.Failure(f"{path} is empty", code=2)
     return text
 
 

@@ -3,7 +3,7 @@
 from training.config import RunConfig, option, parse
 from training.console import Failure, Progress, exit_code, log, require
 from training.devices import ROWS, is_main_process, place, shard_batch, start
-from training.folder import Folder, check_own, make_folder, open_folder, own_folder, write_whole
+from training.folder import Folder, check_own, make_folder, open_folder, own_folder, read_text, write_whole
 from training.plots import cell_style, figure
 from training.run import Run, save_model
 from training.sampler import BatchSampler
@@ -28,6 +28,7 @@ __all__ = [
     "own_folder",
     "parse",
     "place",
+    "read_text",
     "require",
     "save_model",
     "shard_batch",

@@ -64,6 +64,24 @@ def own_folder(folder: Path, name: str) -> Path:
     return path
 
 
+def read_text(path: str, encoded: str = "UTF-8") -> str:
+    """A file of the user's, line ends as they are; `encoded` is what an error asks it to be saved as.
+
+    Raises:
+        Failure: it cannot be read, is empty, or is not UTF-8.
+    """
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+    except OSError as reason:
+        raise Failure(f"cannot read {path}: {reason.strerror}", code=2) from None
+    except ValueError as reason:  # not UTF-8; or NUL in the path
+        reason = f"it is not UTF-8 text: save it as {encoded}" if isinstance(reason, UnicodeDecodeError) else reason
+        raise Failure(f"cannot read {path}: {reason}", code=2) from None
+    if not text.strip():
+        raise Failure(f"{path} is empty", code=2)
+    return text
+
+
 def write_whole(path: Path, text: str):
     """Write a file so that it is never seen half-written. A link in its place is replaced, not followed."""
     draft = path.with_name(path.name + ".draft")
