@@ -95,7 +95,7 @@ def call(
 
 
 def _beside(argument: str, a, x, axes: int):
-    """An array that lies as `x` does, batch first, with time first. One key for each step, for the whole batch, has time alone."""
+    """An array laid out as `x`, batch first, with its time moved to the front. A key for each step has time alone, and stays."""
     if getattr(a, "ndim", 0) <= axes:
         return a
     if a.shape[axes] != x.shape[axes]:

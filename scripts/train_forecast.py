@@ -44,7 +44,7 @@ the validation rows is the least, in the mean over three seeds."""
 ORIGINS = 300
 """From how many origins, at most, a stretch is forecast to validate or to test: evenly spaced, if there are more."""
 FEW = 10
-"""Below so many origins the table says that it ranks nothing."""
+"""With fewer origins, nothing is said of who is better."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,16 +268,10 @@ def compare(task, series, frame, config, mesh, folder):
     for who, (point, spread) in found.items():
         rmse[who], *numbers, inside = scores(point, spread, truth, levels)
         training.log(f"  {who:16}" + "".join(f"{number:10.4g}" for number in (rmse[who], *numbers)) + f"{inside:14.0%}")
-    best, network = (min((who for who in rmse if (who in BASELINES) == simple), key=rmse.get) for simple in (True, False))
-    if rmse[best] < rmse[network]:
-        training.log(f"{best} is better here: its RMSE is {rmse[best]:.4g}, and {rmse[network]:.4g} that of {network}")
-    for cell in config.cell:
-        seeds = [rmse[who] for who in trained if who.partition("-")[0] == cell]
-        if min(seeds) < rmse[best] <= max(seeds):
-            reach = f"{min(seeds):.4g} to {max(seeds):.4g}"
-            training.log(f"{best} lies within the range of {cell}'s seeds, {reach}: no winner")
     if len(test) < FEW:
-        training.log(f"{len(test)} of {FEW} origins are too few to rank anything: take a shorter --horizon, or a longer file")
+        training.log(f"too few origins to rank anything, {len(test)}: for {FEW}, take a shorter --horizon or a longer file")
+    else:
+        rank(rmse, config.cell)
     new = len(whole.values) - len(values)
     if config.predict:
         end, beside = ends[-1:], {who: (point[-1:], spread[-1:]) for who, (point, spread) in said.items()}
@@ -291,6 +285,18 @@ def compare(task, series, frame, config, mesh, folder):
         )
     metrics = {who: run.metrics() for who, (run, _) in trained.items()} if training.is_main_process() else {}
     return series, frame, test, found, metrics
+
+
+def rank(rmse, cells):
+    """Say it if the best baseline is better than the networks, or lies between the seeds of one."""
+    best, network = (min((who for who in rmse if (who in BASELINES) == simple), key=rmse.get) for simple in (True, False))
+    if rmse[best] < rmse[network]:
+        training.log(f"{best} is better here: its RMSE is {rmse[best]:.4g}, and {rmse[network]:.4g} that of {network}")
+    for cell in cells:
+        seeds = [error for who, error in rmse.items() if who.partition("-")[0] == cell]
+        if min(seeds) < rmse[best] <= max(seeds):
+            reach = f"{min(seeds):.4g} to {max(seeds):.4g}"
+            training.log(f"{best} lies within the range of {cell}'s seeds, {reach}: no winner")
 
 
 # The command ----------------------------------------------------------------------------------------------------------------

@@ -567,6 +567,15 @@ def test_several_networks_share_rows_scaler_and_baselines(tmp_path, capsys, monk
 
 
 @pytest.mark.slow
+def test_a_few_origins_rank_nothing(tmp_path, capsys):
+    run(sales(tmp_path, 60), tmp_path / "run", TINY.replace("--steps 500", "--steps 10 --validate-every 10"))
+    out = capsys.readouterr().out
+    (count,) = re.findall(r"steps ahead, from (\d) origins in the test rows", out)
+    assert f"\ntoo few origins to rank anything, {count}: for 10, take a shorter --horizon or a longer file\n" in out
+    assert "better" not in out and "winner" not in out
+
+
+@pytest.mark.slow
 def test_a_finished_run_says_so_and_names_what_beats_the_network(tmp_path, capsys, monkeypatch):
     """Some steps are too few to learn anything; what is printed are paths as they were given."""
     monkeypatch.chdir(tmp_path)
