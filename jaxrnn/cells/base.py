@@ -269,7 +269,7 @@ class GatedCell(Cell):
 
         x_gates = x @ w_ih + b_ih
         h_gates = h @ w_hh + b_hh
-        state   = update(state, x_gates, h_gates)        elementwise: this is the cell
+        state   = update(state, x_gates, h_gates)        this is the cell; elementwise in most
 
     Parameters beyond `GateParams` reach `update` as further positional arguments, in their order; what `per_step` and `context`
     name, as keyword arguments. A value from outside that is being transformed is refused with a TypeError: the rule would take
@@ -280,7 +280,7 @@ class GatedCell(Cell):
     """
 
     def update(self, state: Any, x_gates: Any, h_gates: Any, *extra: Any, **further: Any) -> Any:
-        """The elementwise equations; `x_gates` and `h_gates` hold one array per gate, in the order of `gates`."""
+        """The cell's equations; `x_gates` and `h_gates` hold one array per gate, in the order of `gates`."""
         raise NotImplementedError(f"{type(self).__name__} should define `update`")
 
     def check_made(self, params):
