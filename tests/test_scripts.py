@@ -626,12 +626,18 @@ def test_processes_compile_as_users_do():
 class Started:
     """A tiny run of a script in a process of its own, in the working directory `tmp_path`."""
 
-    def __init__(self, script, words, tmp_path, more=None):
+    def __init__(self, tmp_path, script, words, more=None):
         self.out = tmp_path / words.split("--out ")[1].split()[0]
         command = [sys.executable, script.__file__, *TINY[script].split(), *words.split()]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         env = environment(tmp_path / "cache") | (more or {})
         self.process = subprocess.Popen(command, cwd=tmp_path, env=env, text=True, **pipes)
+
+    def wait_for_checkpoint(self):
+        """Wait until a checkpoint is whole. Folders may be renamed while they are walked, of which `os.walk` makes nothing."""
+        while not any("manifest.json" in files for _, _, files in os.walk(self.out)):
+            assert self.process.poll() is None, self.end()
+            time.sleep(0.005)
 
     def wait_for_progress(self, since, seconds=300):
         """Wait until the metrics are longer than they were: a checkpoint is being written."""
@@ -647,15 +653,30 @@ class Started:
         return self.process.returncode, out, err
 
 
+@pytest.fixture
+def start(tmp_path):
+    """Starts a script, see `Started`; no process outlives its test, however that ends."""
+    runs = []
+
+    def start(*args):
+        runs.append(Started(tmp_path, *args))
+        return runs[-1]
+
+    yield start
+    for run in runs:
+        run.process.kill()
+        run.process.communicate()
+
+
 @pytest.mark.slow
-def test_killed_at_any_moment_and_started_again_it_ends_the_same(tmp_path):
+def test_killed_at_any_moment_and_started_again_it_ends_the_same(tmp_path, start):
     """A checkpoint every other step of a fast model: most of the time a save is on its way."""
     words = "--steps 50 --save-every 2 --out "
-    assert Started(train_chars, words + "whole", tmp_path).end()[0] == 0
+    assert start(train_chars, words + "whole").end()[0] == 0
     moments = random.Random(time.time_ns())
     (tmp_path / "killed").mkdir()
     for number in (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGINT):
-        run = Started(train_chars, words + "killed", tmp_path)
+        run = start(train_chars, words + "killed")
         run.wait_for_progress(since=size(tmp_path / "killed"))
         time.sleep(moments.uniform(0, 0.3))
         code, _, err = run.end(number)
@@ -665,7 +686,7 @@ def test_killed_at_any_moment_and_started_again_it_ends_the_same(tmp_path):
             assert "stopping: saving after this step" in err or "stopped at once" in err  # after the last step
         else:
             assert code in (-number, 0)
-    code, _, err = Started(train_chars, words + "killed", tmp_path).end()
+    code, _, err = start(train_chars, words + "killed").end()
     assert code == 0, err
     assert_same_end(tmp_path / "whole", tmp_path / "killed")
     assert (tmp_path / "whole/LSTM-0/sample.txt").read_text() == (tmp_path / "killed/LSTM-0/sample.txt").read_text()
@@ -682,25 +703,23 @@ def test_killed_at_any_moment_and_started_again_it_ends_the_same(tmp_path):
         (train_policy, "--steps 40 --save-every 1"),
     ],
 )
-def test_killed_inside_its_loop_and_started_again_a_script_ends_the_same(script, words, tmp_path, vowels):
+def test_killed_inside_its_loop_and_started_again_a_script_ends_the_same(script, words, tmp_path, start, vowels):
     """By SIGKILL, after a checkpoint and before the end; what was compiled is kept, so that three processes compile once."""
     (vowels.parents[3] / "sktime").symlink_to("aeon")
     paths = {"PYTHONPATH": f"{vowels.parents[3]}{os.pathsep}{ROOT}"}
-    killed = Started(script, words + " --out killed", tmp_path, paths)
-    while not list(killed.out.rglob("manifest.json")):
-        assert killed.process.poll() is None, killed.end()
-        time.sleep(0.005)
+    killed = start(script, words + " --out killed", paths)
+    killed.wait_for_checkpoint()
     time.sleep(random.Random(time.time_ns()).uniform(0, 0.2))
     assert killed.end(signal.SIGKILL)[0] == -signal.SIGKILL
-    code, out, err = Started(script, words + " --out killed", tmp_path, paths).end()
+    code, out, err = start(script, words + " --out killed", paths).end()
     assert code == 0, err
     assert "going on after step" in out or "trained already" in out
-    assert Started(script, words + " --out whole", tmp_path, paths).end()[0] == 0
+    assert start(script, words + " --out whole", paths).end()[0] == 0
     assert_same_end(tmp_path / "whole", tmp_path / "killed")
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_and_survive_the_loss_of_one(tmp_path):
+def test_two_processes_train_as_one_and_survive_the_loss_of_one(tmp_path, start):
     """One is killed: the other says so and ends. Both started again: the result is that of one process on one device."""
     words = "--steps 150 --save-every 10 --out "
     tiny(train_memory, tmp_path / "one", "--steps 150 --save-every 10")
@@ -710,13 +729,10 @@ def test_two_processes_train_as_one_and_survive_the_loss_of_one(tmp_path):
             probe.bind(("localhost", 0))
             address = f"localhost:{probe.getsockname()[1]}"
         several = f"--num-processes 2 --coordinator {address} --process-id "
-        return [Started(train_memory, f"{words}two {several}{k}", tmp_path) for k in range(2)]
+        return [start(train_memory, f"{words}two {several}{k}") for k in range(2)]
 
     main, other = pair()
-    main.wait_for_progress(since=0)
-    while not list(tmp_path.glob("two/*/*/checkpoints/*/manifest.json")):
-        assert main.process.poll() is None
-        time.sleep(0.01)
+    main.wait_for_checkpoint()
     other.end(signal.SIGKILL)
     code, _, err = main.end()
     assert code == 1, err
