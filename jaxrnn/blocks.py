@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxrnn import checks
 from jaxrnn.engine import transition
@@ -41,12 +42,24 @@ def in_turn(runs, x, starts):
     return x, tuple(ends)
 
 
+def rowwise(layer, x):
+    """`layer(x)`, of a layer that acts on the last axis.
+
+    Where one sequence is the batch, without its axes: for a sum over time beside an axis of length 1, the gradient of a scale or
+    bias, XLA:CPU takes 30 to 100 × as long (jax 0.10).
+    """
+    axes = tuple(range(x.ndim - 2))
+    if any(x.shape[k] != 1 for k in axes):
+        return layer(x)
+    return lax.expand_dims(layer(lax.squeeze(x, axes)), axes)
+
+
 def residual(x, y, project, dropout):
     """What a block makes of its input `x` and its recurrence's output `y`: x + D(GLU(D(gelu(y)))), D being `dropout`.
 
     The gated linear unit (Dauphin et al., 2017, arXiv:1612.08083) is u ⊙ σ(v), of a projection to both.
     """
-    u, v = jnp.split(project(dropout(jax.nn.gelu(y))), 2, axis=-1)
+    u, v = jnp.split(rowwise(project, dropout(jax.nn.gelu(y))), 2, axis=-1)
     return x + dropout(u * jax.nn.sigmoid(v))
 
 

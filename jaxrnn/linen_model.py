@@ -147,18 +147,18 @@ class SequenceModel(_Options):
         checks.flag(name, "return_state", return_state)
         run = lambda rnn, x, start: rnn(x, h_0=start, mask=valid, reset=reset, deterministic=deterministic)
         drop = partial(self.drop, deterministic=deterministic)
-        x, ends = blocks.in_turn(self._blocks(run, drop), self.encoder(blocks.zero_invalid(valid, x)), starts)
+        x, ends = blocks.in_turn(self._blocks(run, drop), blocks.rowwise(self.encoder, blocks.zero_invalid(valid, x)), starts)
         if self.last:
             output = self.head(self.norm(blocks.at_last_valid(valid, x)))
         else:
-            output = blocks.zero_invalid(valid, self.head(self.norm(x)))
+            output = blocks.zero_invalid(valid, blocks.rowwise(lambda x: self.head(self.norm(x)), x))
         return (output, ends) if return_state else output
 
     def _blocks(self, run, drop):
         """Each block, its layer run by `run`, as a function (x, start) -> (x, end)."""
 
         def block(norm, rnn, glu, x, start):
-            y, end = run(rnn, norm(x), start)
+            y, end = run(rnn, blocks.rowwise(norm, x), start)
             return blocks.residual(x, y, glu, drop), end
 
         return [partial(block, *parts) for parts in zip(self.norms, self.rnns, self.glus, strict=True)]

@@ -25,7 +25,7 @@ class _Block(nnx.Module):
         self.dropout = nnx.Dropout(dropout, rngs=rngs)
 
     def __call__(self, x, state, mask, reset):
-        y, state = self.rnn(self.norm(x), h_0=state, mask=mask, reset=reset)
+        y, state = self.rnn(blocks.rowwise(self.norm, x), h_0=state, mask=mask, reset=reset)
         return blocks.residual(x, y, self.glu, self.dropout), state
 
     def step(self, x, state, reset):
@@ -181,11 +181,11 @@ class SequenceModel(nnx.Module):
         starts = blocks.states(name, state, len(self.blocks))
         checks.flag(name, "return_state", return_state)
         runs = [partial(block, mask=valid, reset=reset) for block in self.blocks]
-        x, ends = blocks.in_turn(runs, self.encoder(blocks.zero_invalid(valid, x)), starts)
+        x, ends = blocks.in_turn(runs, blocks.rowwise(self.encoder, blocks.zero_invalid(valid, x)), starts)
         if self.last:
             output = self.head(self.norm(blocks.at_last_valid(valid, x)))
         else:
-            output = blocks.zero_invalid(valid, self.head(self.norm(x)))
+            output = blocks.zero_invalid(valid, blocks.rowwise(lambda x: self.head(self.norm(x)), x))
         return (output, ends) if return_state else output
 
     @checked()
