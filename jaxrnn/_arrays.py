@@ -120,6 +120,11 @@ def lay_beside(a, like, axes: int):
     return a if of_a == wanted else jax.reshard(a, wanted)
 
 
+def may_be_dropped(a, axis: int) -> bool:
+    """Whether an axis has length 1, and an explicit mesh says nothing of it."""
+    return a.shape[axis] == 1 and jax.typeof(a).sharding.spec[axis] is None
+
+
 def select(condition, a, b):
     """Entries of `a` where `condition`, which has the leading axes of both, is true; else of `b`."""
     of_a, of_b = jax.typeof(a).sharding, jax.typeof(b).sharding

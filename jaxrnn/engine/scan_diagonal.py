@@ -4,7 +4,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import jaxprs_in_params
 
@@ -13,6 +12,7 @@ from jaxrnn.cells.base import Cell
 from jaxrnn.cells.conform import equations_of
 from jaxrnn.cells.elementwise import DiagonalCell, project_each
 from jaxrnn.engine import affine, scan_plain
+from jaxrnn.engine.one_sequence import without_batch
 from jaxrnn.engine.outside import refuse_traced
 from jaxrnn.engine.problem import Semantics, Steps, Weights
 from jaxrnn.engine.residuals import join, partition
@@ -53,6 +53,10 @@ def run(what: Semantics, tuned: Tuning, weights: Weights, state, steps: Steps, *
     """
     if _drawn_otherwise_side_by_side(_checked_step(what, weights, state, steps)):
         return scan_plain.run(what, tuned, weights, state, steps)
+    return without_batch(partial(_run, what, tuned, find, form), what, weights, state, steps)
+
+
+def _run(what: Semantics, tuned: Tuning, find, form: str, weights: Weights, state, steps: Steps):
     stored = jax.checkpoint_policies.save_only_these_names("x_gates", affine.STATES)
     segment = jax.checkpoint(partial(_segment, what, find, form, weights), policy=stored, prevent_cse=False)
     return over_segments(segment, state, steps, tuned.backward, what.reverse)
@@ -167,7 +171,8 @@ def _states_jvp(what: Semantics, find, form: str, primals, tangents):
     read = type(start)(*affine.states_before(states, start, reset, initial, reverse))
 
     def whole(moving, old):
-        return _side_by_side(what, *join(moving, fixed), old)
+        weights, steps = join(moving, fixed)
+        return jax.vmap(partial(_whole, what, weights))(old, steps)
 
     _, jacobian = linearised(partial(whole, moving), read)
     _, direct = jax.jvp(lambda moving: whole(moving, read), (moving,), (d_moving,))
@@ -175,21 +180,6 @@ def _states_jvp(what: Semantics, find, form: str, primals, tangents):
         form, jacobian, tuple(direct), tuple(d_start), reset=reset, initial=tuple(d_initial), reverse=reverse
     )  # fmt: skip
     return states, type(start)(*d_states)
-
-
-def _side_by_side(what: Semantics, weights: Weights, steps: Steps, old):
-    """A step from each state of `old`.
-
-    Where one sequence is the batch, rows are without its axes, so that the gradient of a weight is the sum of a matrix's rows: for
-    the sum over the first of three axes, the second of length 1, XLA:CPU takes 30 to 100 × as long (jax 0.10).
-    """
-    batch, axes = old.h.shape[1:-1], tuple(range(1, old.h.ndim - 1))
-    if not batch or any(n != 1 for n in batch) or steps.per_step or weights.context:
-        return jax.vmap(partial(_whole, what, weights))(old, steps)
-    rows = lambda tree: jax.tree.map(lambda a: lax.squeeze(a, axes), tree)
-    h_mask = None if weights.h_mask is None else lax.squeeze(weights.h_mask, range(len(axes)))
-    new = jax.vmap(partial(_whole, what, weights._replace(h_mask=h_mask)))(rows(old), rows(steps))
-    return jax.tree.map(lambda a: lax.expand_dims(a, axes), new)
 
 
 def linearised(function, at):

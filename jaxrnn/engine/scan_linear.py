@@ -9,6 +9,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxrnn._arrays import broadcast_like, cast, is_real, zeros_like
 from jaxrnn.cells.elementwise import LinearCell
 from jaxrnn.engine import affine
+from jaxrnn.engine.one_sequence import without_batch
 from jaxrnn.engine.over_devices import at_the_end
 from jaxrnn.engine.problem import Semantics, Steps, Weights
 from jaxrnn.engine.segments import over_segments
@@ -31,6 +32,10 @@ def refuses(what: Semantics, weights: Weights, state, platform: str) -> str | No
 
 def run(what: Semantics, tuned: Tuning, weights: Weights, state, steps: Steps, *, form: str = "loop"):
     """The state after all steps, and their outputs."""
+    return without_batch(partial(_run, what, tuned, form), what, weights, state, steps)
+
+
+def _run(what: Semantics, tuned: Tuning, form: str, weights: Weights, state, steps: Steps):
     stored = jax.checkpoint_policies.save_only_these_names("x_gates", affine.STATES)
     segment = jax.checkpoint(partial(_segment, what, form, weights), policy=stored, prevent_cse=False)
     if what.time_axis is not None:  # all of this part at once: what leaves it is needed elsewhere
