@@ -66,7 +66,7 @@ def lines_to_run(options) -> list[Line]:
     deep, deeper = ({"num_layers": layers, "bidirectional": True} for layers in (2, 4))
     runtimes = ["jaxrnn", "torch", "onnxruntime", "jax2onnx"]
     core = [("GRU", 541, 1, 400, 400, 2), ("LSTM", 160, 1, 256, 256, 3), ("LSTM", 160, 16, 256, 256, 3), ("LSTM", 100, 8, 128, 128)]
-    long = [(1000, 16, 64, 64), (4096, 4, 256, 256), (100, 32, 128, 128)]
+    long = [(1000, 16, 64, 64), (4096, 4, 256, 256), (100, 32, 128, 128), (16384, 1, 64, 64)]
     lines = [
         *[Line("grid", Problem(cell, *size), plain) for cell in options.cells for size in options.sizes],
         Line("stack", Problem("LSTM", *TYPICAL, **deep), plain),
