@@ -36,27 +36,30 @@ def solve(form: str, a, b, start, *, reset=None, initial=None, reverse: bool = F
     initial = start if initial is None else initial
     a, b, start, initial = same_varying_axes(*jax.tree.map(jnp.asarray, (a, b, start, initial)))
     form = "loop" if is_symbolic(b[0].shape[0]) else form  # how deep a prefix is has to be known
-    return _solve(form, reverse, axis, a, b, start, reset, initial)
+    product = None if axis is None else _product_of_all(form, a, b, reset, reverse)
+    return _solve(form, reverse, axis, a, b, start, reset, initial, product)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
-def _solve(form: str, reverse: bool, axis, a, b, start, reset, initial):
+def _solve(form: str, reverse: bool, axis, a, b, start, reset, initial, product):
+    """`product`: of all A of this part of time, where it is in parts; that it depends on A, the rule below has seen to."""
     if axis is not None:
-        start = over_devices.incoming(axis, reverse, as_one_step(a, b, reset, initial, reverse), start)
+        part = product, _end(form, a, b, reset, initial, reverse), None if reset is None else jnp.any(reset, axis=0)
+        start = over_devices.incoming(axis, reverse, part, start)
     return FORMS[form](a, b, start, reset, initial, reverse)
 
 
 @_solve.defjvp
 def _solve_jvp(form: str, reverse: bool, axis, primals, tangents):
     """With h′ = A h + b, dh′ = A dh + (dA h + db): the same recurrence, whichever way the states were found."""
-    a, _, start, reset, initial = primals
-    d_a, d_b, d_start, _, d_initial = tangents
+    a, _, start, reset, initial, product = primals
+    d_a, d_b, d_start, _, d_initial, _ = tangents
     h = checkpoint_name(_solve(form, reverse, axis, *primals), STATES)
     if axis is not None:
         start = over_devices.from_neighbour(axis, reverse, tuple(part[0 if reverse else -1] for part in h), start)
     read = states_before(h, start, reset, initial, reverse)
     d_a = jax.tree.map(partial(at_every_step, like=h[0]), d_a)
-    return h, _solve(form, reverse, axis, a, add(apply(d_a, read), d_b), d_start, reset, d_initial)
+    return h, _solve(form, reverse, axis, a, add(apply(d_a, read), d_b), d_start, reset, d_initial, product)
 
 
 def at_every_step(leaf, like):
@@ -84,20 +87,25 @@ def restarted(reset, initial, before):
 
 def _loop(a, b, start, reset, initial, reverse: bool) -> tuple:
     """A scan over steps."""
-    time = b[0].shape[0]
+    return _scan(a, b, start, reset, initial, reverse, lambda h: h)[1]
+
+
+def _scan(a, b, start, reset, initial, reverse: bool, out):
+    """The state after all steps, and `out` of it after each. With b of None there is no input."""
     leaves, structure = jax.tree.flatten(a)
-    varying = [leaf for leaf in leaves if leaf.shape[0] != 1 or time == 1]
+    time = b[0].shape[0] if b is not None else max(leaf.shape[0] for leaf in jax.tree.leaves((a, reset)))
+    moves = [leaf.shape[0] != 1 or time == 1 for leaf in leaves]
 
     def step(h, now):
-        b, reset, varying = now
-        varying = iter(varying)
-        a = jax.tree.unflatten(structure, [leaf[0] if leaf.shape[0] == 1 != time else next(varying) for leaf in leaves])
+        b, reset, moving = now
+        moving = iter(moving)
+        a = jax.tree.unflatten(structure, [next(moving) if m else leaf[0] for m, leaf in zip(moves, leaves, strict=True)])
         if reset is not None:
             h = tuple(select(reset, one, old) for one, old in zip(initial, h, strict=True))
-        h = add(apply(a, h), b)
-        return h, h
+        h = apply(a, h) if b is None else add(apply(a, h), b)
+        return h, out(h)
 
-    return lax.scan(step, start, (b, reset, varying), reverse=reverse)[1]
+    return lax.scan(step, start, (b, reset, [leaf for m, leaf in zip(moves, leaves, strict=True) if m]), reverse=reverse)
 
 
 def _associative(a, b, start, reset, initial, reverse: bool) -> tuple:
@@ -152,8 +160,30 @@ def _one_after_the_other(earlier, later):
     return a, add(b, b_2), cut_1
 
 
-def as_one_step(a, b, reset, initial, reverse: bool) -> tuple:
-    """All of time as one step: the product of all A, the state after it if none came in, and where a reset has cut off what did."""
+def _end(form: str, a, b, reset, initial, reverse: bool) -> tuple:
+    """The state after all steps, if none comes in."""
+    if form == "associative":
+        return _as_one_step(a, b, reset, initial, reverse)[1]
+    nothing = same_varying_axes(tuple(zeros_like(x[0]) for x in b), b)[0]
+    return _scan(a, b, nothing, reset, initial, reverse, lambda h: None)[0]
+
+
+def _product_of_all(form: str, a, b, reset, reverse: bool) -> tuple:
+    """The product of all A, zero where a reset cuts off what comes in."""
+    nothing = same_varying_axes(tuple(zeros_like(x[0]) for x in b), (a, b, reset))[0]
+    if form == "associative" or (reset is None and all(leaf.shape[0] == 1 for leaf in jax.tree.leaves(a))):
+        return _as_one_step(a, b, reset, nothing, reverse)[0]
+    unit = lambda j: tuple(x + 1 if i == j else x for i, x in enumerate(nothing))
+    columns = [_scan(a, None, unit(j), reset, nothing, reverse, lambda h: None)[0] for j in range(len(b))]
+    return tuple(zip(*columns, strict=True))
+
+
+def _as_one_step(a, b, reset, initial, reverse: bool) -> tuple:
+    """All of time as one step: the product of all A, the state after it if none came in, and where a reset has cut off what did.
+
+    In about log₂ T steps, which XLA:CPU fuses, so that it computes much of it again: a loop takes 0.6 of the time of a MinGRU's,
+    0.08 of an LRU's (T=8,192 H=256, jax 0.10).
+    """
     time, rows = b[0].shape[0], lambda at: jax.tree.map(lambda x: x if x.shape[0] == 1 else x[at], steps)
     if reset is not None:
         a = jax.tree.map(partial(at_every_step, like=b[0]), a)

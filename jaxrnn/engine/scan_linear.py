@@ -16,6 +16,9 @@ from jaxrnn.engine.segments import over_segments
 from jaxrnn.engine.transition import after, output, zero_invalid
 from jaxrnn.engine.tuning import Tuning
 
+STORED = jax.checkpoint_policies.save_only_these_names("x_gates", affine.STATES)
+"""For the backward pass; what follows from it is computed again."""
+
 
 def refuses(what: Semantics, weights: Weights, state, platform: str) -> str | None:
     """Cells that are not linear, or have a mask of `h`."""
@@ -36,10 +39,9 @@ def run(what: Semantics, tuned: Tuning, weights: Weights, state, steps: Steps, *
 
 
 def _run(what: Semantics, tuned: Tuning, form: str, weights: Weights, state, steps: Steps):
-    stored = jax.checkpoint_policies.save_only_these_names("x_gates", affine.STATES)
-    segment = jax.checkpoint(partial(_segment, what, form, weights), policy=stored, prevent_cse=False)
-    if what.time_axis is not None:  # all of this part at once: what leaves it is needed elsewhere
-        return segment(state, steps)
+    if what.time_axis is not None:
+        return _part(what, tuned.backward, form, weights, state, steps)
+    segment = jax.checkpoint(partial(_segment, what, form, weights), policy=STORED, prevent_cse=False)
     return over_segments(segment, state, steps, tuned.backward, what.reverse)
 
 
@@ -49,13 +51,38 @@ def _linear(what: Semantics) -> LinearCell:
 
 
 def _segment(what: Semantics, form: str, weights: Weights, state, steps: Steps):
+    return _states(what, form, weights, state, steps, *_coefficients(what, weights, state, steps))
+
+
+def _part(what: Semantics, length: int, form: str, weights: Weights, state, steps: Steps):
+    """All steps of this device, whose states need those of others: the coefficients alone are computed in segments."""
+    coefficients = jax.checkpoint(partial(_coefficients, what, weights, state), policy=STORED, prevent_cse=False)
+    a, _ = coefficients(jax.tree.map(lambda leaf: leaf[:1], steps))  # of which those are used that are the same at every step
+    shapes, _ = jax.eval_shape(coefficients, jax.tree.map(lambda leaf: leaf[:2], steps))
+    moves = [leaf.shape[0] == 2 for leaf in jax.tree.leaves(shapes)]
+
+    def segment(_, steps):
+        a, b = coefficients(steps)
+        return (), ([leaf for m, leaf in zip(moves, jax.tree.leaves(a), strict=True) if m], b)
+
+    _, (moving, b) = over_segments(segment, (), steps, length, what.reverse)
+    moving, leaves = iter(moving), zip(moves, jax.tree.leaves(a), strict=True)
+    a = jax.tree.unflatten(jax.tree.structure(a), [next(moving) if m else leaf for m, leaf in leaves])
+    return _states(what, form, weights, state, steps, a, b)
+
+
+def _coefficients(what: Semantics, weights: Weights, state, steps: Steps):
+    """A and b of whole steps, zoneout and mask included."""
     cell = _linear(what)
     x_gates = cell.project(cast(weights.params, what.dtype), zero_invalid(steps.valid, steps.x))
     x_gates = checkpoint_name(x_gates, "x_gates")
     a, b = cell.affine(weights.params, x_gates, **steps.per_step, **weights.context)
-    a, b = _with_transition(what, steps, *cell.fitting(a, b, cell.parts(state.h)))
+    return _with_transition(what, steps, *cell.fitting(a, b, cell.parts(state.h)))
+
+
+def _states(what: Semantics, form: str, weights: Weights, state, steps: Steps, a, b):
+    cell, axis, reverse = _linear(what), what.time_axis, what.reverse
     initial = None if steps.reset is None else cell.parts(weights.initial.h)
-    axis, reverse = what.time_axis, what.reverse
     parts = affine.solve(form, a, b, cell.parts(state.h), reset=steps.reset, initial=initial, reverse=reverse, axis=axis)
     states = cell.State(cell.joined(parts))
     last = jax.tree.map(lambda s: s[0 if reverse else -1], states)
