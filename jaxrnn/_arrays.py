@@ -120,9 +120,9 @@ def lay_beside(a, like, axes: int):
     return a if of_a == wanted else jax.reshard(a, wanted)
 
 
-def may_be_dropped(a, axis: int) -> bool:
-    """Whether an axis has length 1, and an explicit mesh says nothing of it."""
-    return a.shape[axis] == 1 and jax.typeof(a).sharding.spec[axis] is None
+def may_be_dropped(a, axes) -> bool:
+    """Whether all these axes have length 1 and, on an explicit mesh, no place: one put back would have lost it."""
+    return all(axis < a.ndim and a.shape[axis] == 1 and jax.typeof(a).sharding.spec[axis] is None for axis in axes)
 
 
 def select(condition, a, b):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxrnn import checks
+from jaxrnn._arrays import may_be_dropped
 from jaxrnn.engine import transition
 from jaxrnn.engine.transition import zero_invalid as zero_invalid
 from jaxrnn.stack import Stack
@@ -43,13 +44,10 @@ def in_turn(runs, x, starts):
 
 
 def rowwise(layer, x):
-    """`layer(x)`, of a layer that acts on the last axis.
-
-    Where one sequence is the batch, without its axes: for a sum over time beside an axis of length 1, the gradient of a scale or
-    bias, XLA:CPU takes 30 to 100 × as long (jax 0.10).
-    """
+    """`layer(x)`, of a layer that acts on the last axis; where one sequence is the batch, without its axes, for the reason that
+    stands at `engine.one_sequence.without_batch`: the gradient of a scale or bias is a sum over time too."""
     axes = tuple(range(x.ndim - 2))
-    if any(x.shape[k] != 1 for k in axes):
+    if not may_be_dropped(x, axes):
         return layer(x)
     return lax.expand_dims(layer(lax.squeeze(x, axes)), axes)
 

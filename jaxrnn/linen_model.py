@@ -48,6 +48,8 @@ class _Options(Checked, kw_only=True):
 class SequenceModel(_Options):
     """Residual blocks of a recurrence and a gated linear unit, as `jaxrnn.models.SequenceModel`, which has the equations.
 
+    Where one sequence is the batch, intermediates that Linen captures are without its axis.
+
     Args:
         cell: the recurrence, one layer in each block, see `jaxrnn.cells.CELLS`.
         input_size: width of the input, at least 1.

@@ -574,7 +574,7 @@ MAY_IMPORT = {
     "groups": {"checks", "stack", "synonyms", "trees"},
     "nnx_layers": {"checks", "cells", "stack", "calling", "groups", "synonyms", "typing"},
     "nnx": {"cells", "calling", "nnx_layers", "synonyms", "typing"},
-    "blocks": {"checks", "engine", "engine.transition", "stack", "stack_checks"},
+    "blocks": {"_arrays", "checks", "engine", "engine.transition", "stack", "stack_checks"},
     "linen_layers": {"checks", "cells", "stack", "calling", "synonyms", "trees", "typing"},
     "linen_recurrent": {"cells", "linen_layers", "typing"},
     "linen_model": {"blocks", "checks", "cells", "linen_layers", "linen_recurrent", "synonyms", "typing"},

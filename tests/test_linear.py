@@ -92,6 +92,12 @@ def test_a_linear_scan_on_an_explicit_mesh_and_beside_one(form):
         place = lambda x: jax.device_put(x, jax.NamedSharding(mesh, jax.P(None, "data")))
         close(jax.jit(jax.grad(loss, (0, 1)))(place(a), place(b), place(reset)), want, 1e-6)
         close(jax.jit(jax.grad(loss, (0, 1)))(a, b, reset), want, 1e-6)
+    one = jax.make_mesh((1, 1), ("data", "model"), axis_types=(jax.sharding.AxisType.Explicit,) * 2)
+    loss = lambda a, b: jnp.sum(linear_scan(a, b, form=form) ** 2)
+    want = jax.device_get(jax.grad(loss, (0, 1))(a[:1, :1], b[:, :1]))
+    with jax.set_mesh(one):
+        place = lambda x: jax.device_put(x, jax.NamedSharding(one, jax.P(None, "data", "model")))
+        close(jax.device_get(jax.jit(jax.grad(loss, (0, 1)))(place(a[:1, :1]), place(b[:, :1]))), want, 1e-6)
 
 
 @forms
@@ -526,7 +532,7 @@ def test_a_diagonal_cell_may_draw_at_every_step(strategy, impl, x64):
 @pytest.mark.parametrize("batch", [(1,), (1, 1), ()], ids=str)
 @pytest.mark.parametrize("name", [*LINEAR, *DIAGONAL])
 def test_one_sequence_is_a_batch_as_any_other(name, batch, x64):
-    """Every option; and no gradient is a sum over time alone, for which XLA:CPU takes 30 to 100 × as long (jax 0.10)."""
+    """Every option. No loop and no sum over time has an axis of length 1 beside time, see `one_sequence`."""
     cell, rng = CELLS[name](), np.random.default_rng(0)
     params = drawn_like(cell.init(jax.random.key(0), INPUT, HIDDEN, dtype=jnp.float64))
     xs = normal(TIME, *batch, INPUT)
@@ -548,8 +554,31 @@ def test_one_sequence_is_a_batch_as_any_other(name, batch, x64):
         got, want = (jit(gradient, static_argnums=0)(strategy, *args) for strategy in (None, "scan_plain"))
         close(got, want, 1e-10)
         program = jax.make_jaxpr(jax.grad(partial(loss, None), (0, 1)))(*args)
-        sums = [(e.invars[0].aval.shape, e.params["axes"]) for e in equations(program) if e.primitive.name == "reduce_sum"]
-        assert [shape for shape, axes in sums if shape[0] == TIME and axes == (0,) and shape[1:-1] == batch != ()] == []
+        named = lambda name, program=program: [eqn for eqn in equations(program) if eqn.primitive.name == name]
+        sums = [eqn.invars[0].aval.shape for eqn in named("reduce_sum") if eqn.params["axes"] == (0,)]
+        loops = [v.aval.shape for eqn in named("scan") for v in eqn.invars]
+        assert (TIME, HIDDEN) in loops
+        assert [shape for shape in (*sums, *loops) if shape[:1] == (TIME,) and shape[1:-1] == batch != ()] == []
+
+
+@pytest.mark.slow
+@pytest.mark.newest
+@pytest.mark.parametrize("name", [*LINEAR, *DIAGONAL])
+def test_one_sequence_keeps_its_place_on_a_mesh_of_one_device(name):
+    """An explicit mesh may have its batch, or its features, over an axis of length 1."""
+    cell = CELLS[name]()
+    params, xs = cell.init(jax.random.key(0), 4, 4), normal(TIME, 1, 4)
+    start = drawn_like(cell.initial_state(params, xs[0]), 1)
+    run = lambda params, xs, start: unroll(cell, params, xs, start)[1]
+    gradient = lambda *args: jax.grad(lambda *args: jnp.sum(run(*args) ** 2), (0, 1, 2))(*args)
+    want = gradient(params, xs, start)
+    mesh = jax.make_mesh((1, 1), ("data", "model"), axis_types=(jax.sharding.AxisType.Explicit,) * 2)
+    place = lambda tree, *spec: jax.device_put(tree, jax.NamedSharding(mesh, jax.P(*spec)))
+    with jax.set_mesh(mesh):
+        for spec, of_start in (((None, "data"), ("data",)), ((None, None, "model"), ())):
+            args = place(params), place(xs, *spec), place(start, *of_start)
+            close(jax.device_get(jit(gradient)(*args)), jax.device_get(want), 1e-5)
+            assert jit(run)(*args).sharding.spec[1] == spec[1]
 
 
 @dataclass(frozen=True)

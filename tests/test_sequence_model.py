@@ -104,8 +104,7 @@ def test_padding_of_any_kind_reaches_no_value_and_no_gradient(name, last):
 @pytest.mark.newest
 @every_kind
 def test_one_sequence_is_a_batch_as_any_other(name):
-    """Its gradient is that of a batch of two times the same. No sum over time leaves an axis of length 1 beside it, for which
-    XLA:CPU takes 30 to 100 × as long (jax 0.10)."""
+    """Its gradient is that of a batch of two times the same. No sum over time leaves an axis of length 1, see `blocks.rowwise`."""
     graph, params, rest = nnx.split(made(name), nnx.Param, ...)
     x = normal(1, TIME, INPUT)
     gradient = jax.grad(lambda params, x: jnp.mean(jnp.sin(nnx.merge(graph, params, rest)(x))))
@@ -114,6 +113,12 @@ def test_one_sequence_is_a_batch_as_any_other(name):
     over_time = [eqn for eqn in sums if any(eqn.invars[0].aval.shape[axis] == TIME for axis in eqn.params["axes"])]
     assert over_time
     assert [eqn.outvars[0].aval.shape for eqn in over_time if 1 in eqn.outvars[0].aval.shape] == []
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    by_x = jax.grad(lambda x, params: jnp.mean(jnp.sin(nnx.merge(graph, params, rest)(x))))
+    with jax.set_mesh(mesh):  # on which the batch has a place, which it keeps
+        there = jax.device_put(x, jax.NamedSharding(mesh, jax.P("data")))
+        close(jax.device_get(jit(by_x)(there, params)), jax.device_get(by_x(x, params)), 1e-5)
+        assert jit(lambda x, params: nnx.merge(graph, params, rest)(x))(there, params).sharding.spec[0] == "data"
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from support import close, drawn_like, jit, normal, unannotated, weighted
+from support import close, drawn_like, jit, normal, small_segments, unannotated, weighted
 
 import jaxrnn
 from jaxrnn import CELLS, Stack, linear_scan, unroll
@@ -91,6 +91,23 @@ def test_two_devices_give_the_values_and_gradients_of_one(name, strategy, kind, 
                 got = jit(partial(gradients, run))(split, given)
             assert got[0][1][1].sharding.spec[0] == "time"
         close(jax.device_get(got), want)
+
+
+@pytest.mark.slow
+@pytest.mark.newest
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("name", ["LRU", "RGLRU"])
+def test_the_segments_of_a_part_change_nothing(name, reverse, monkeypatch, x64):
+    """Each of two parts has two segments of 16 steps and a rest of 5. An LRU has the same A at every step, an RG-LRU has not."""
+    small_segments(monkeypatch)
+    cell, mesh = CELLS[name](), mesh_of(AxisType.Auto)
+    params, xs = drawn_like(cell.init(jax.random.key(0), HIDDEN, HIDDEN, dtype=jnp.float64)), normal(74, BATCH, HIDDEN)
+    state = drawn_like(cell.initial_state(params, xs[0]), seed=2)
+    run = lambda params, xs, state, initial, **options: unroll(cell, params, xs, state, reverse=reverse, **options)
+    given = ({}, {"mask": jnp.arange(74)[:, None] % 5 < jnp.arange(3, 6)})
+    args = params, xs, state, state
+    want = jax.device_get(jit(partial(gradients, run))(args, given))
+    close(jax.device_get(jit(partial(gradients, in_shard_map(run, mesh)))(args, given)), want)
 
 
 def second_derivatives(loss, args):

@@ -17,6 +17,7 @@ from jaxrnn._arrays import (
     computing_dtype,
     contract,
     is_real,
+    lay_beside,
     promote,
     zeros_beside,
     zeros_like,
@@ -29,8 +30,8 @@ from jaxrnn.typing import ArrayLike
 
 __all__ = [
     "Cell", "GateParams", "GatedCell", "Hidden", "Initializer", "LSTMState", "PerGate", "apply_product", "axis_names",
-    "broadcast_like", "cast", "checks", "chrono", "contract", "draw", "is_real", "promote", "refuse_initializers", "split_gates",
-    "uniform", "zeros", "zeros_beside", "zeros_like",
+    "broadcast_like", "cast", "checks", "chrono", "contract", "draw", "is_real", "lay_beside", "promote", "refuse_initializers",
+    "split_gates", "uniform", "zeros", "zeros_beside", "zeros_like",
 ]  # fmt: skip
 
 

@@ -90,7 +90,7 @@ class LinearCell(Cell):
         )
 
     def project(self, params: Any, x: Any) -> Any:
-        """One array for each gate."""
+        """One array for each gate, for any number of leading axes."""
         return project_each(params, x)
 
     def coefficients(self, params: Any, x_gates: Any, *extra: Any, **further: Any) -> Any:
@@ -160,9 +160,9 @@ class LinearCell(Cell):
 class DiagonalCell(Cell):
     """A nonlinear cell whose units see only themselves: `w_hh` has one weight for each gate of a unit.
 
-    `recur` is elementwise along the last axis: in the states, in x, in parameters; for any number of leading axes, or none. Then
-    the derivative of a whole sequence is one linear recurrence, and time can be solved for in parallel. A `recur` that takes from
-    other units (a norm, a mean over them) is refused: such a cell is a `Cell`.
+    `recur` is elementwise along the last axis: in the states, in x, in parameters. Then the derivative of a whole sequence is one
+    linear recurrence, and time can be solved for in parallel. A `recur` that takes from other units (a norm, a mean over them) is
+    refused: such a cell is a `Cell`. One sequence alone may come without the axes of its batch.
 
     Args:
         w_ih_init, w_hh_init, b_ih_init: initialisers, see `Cell`.

@@ -18,6 +18,7 @@ from jaxrnn.cells.base import (
     checks,
     contract,
     draw,
+    lay_beside,
     promote,
     refuse_initializers,
     split_gates,
@@ -194,11 +195,12 @@ class RGLRUCell(LinearCell):
         """The gates, and the input that they are for."""
         u = x if params.w_x is None else contract(x, params.w_x)
         if self.blocks == 1:
-            return (*super().project(params, u), u)
+            gates = super().project(params, u)
+            return (*gates, lay_beside(u, gates[0], u.ndim))
         gates = split_gates(apply_product(self._block_by_block, u, params.w_ih))
         if params.b_ih is not None:
             gates = tuple(gate + broadcast_like(b, gate) for gate, b in zip(gates, params.b_ih, strict=True))
-        return (*gates, u)
+        return (*gates, lay_beside(u, gates[0], u.ndim))
 
     def _block_by_block(self, u, w):
         """The product with the whole matrix of which `w` has the blocks."""

@@ -20,6 +20,8 @@ from jaxrnn.engine import over_devices
 
 STATES = "states"
 """What a checkpoint's policy may store of a recurrence, so that it is not run again."""
+STORED = jax.checkpoint_policies.save_only_these_names("x_gates", STATES)
+"""For the backward pass; what follows from it is computed again."""
 
 
 def solve(form: str, a, b, start, *, reset=None, initial=None, reverse: bool = False, axis=None):
@@ -42,7 +44,7 @@ def solve(form: str, a, b, start, *, reset=None, initial=None, reverse: bool = F
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
 def _solve(form: str, reverse: bool, axis, a, b, start, reset, initial, product):
-    """`product`: of all A of this part of time, where it is in parts; that it depends on A, the rule below has seen to."""
+    """`product`: of all A of this part of time, where it is in parts. The rule below takes A's tangent, and ignores that of it."""
     if axis is not None:
         part = product, _end(form, a, b, reset, initial, reverse), None if reset is None else jnp.any(reset, axis=0)
         start = over_devices.incoming(axis, reverse, part, start)
@@ -58,16 +60,8 @@ def _solve_jvp(form: str, reverse: bool, axis, primals, tangents):
     if axis is not None:
         start = over_devices.from_neighbour(axis, reverse, tuple(part[0 if reverse else -1] for part in h), start)
     read = states_before(h, start, reset, initial, reverse)
-    d_a = jax.tree.map(partial(at_every_step, like=h[0]), d_a)
+    d_a = jax.tree.map(lambda leaf: broadcast_like(leaf, h[0]), d_a)  # whose gradient is one sum over time and batch
     return h, _solve(form, reverse, axis, a, add(apply(d_a, read), d_b), d_start, reset, d_initial, product)
-
-
-def at_every_step(leaf, like):
-    """An array of A for each step. One that is the same at all of them comes without leading axes of length 1, so that its gradient
-    is one sum over all the axes: XLA:CPU takes 30 to 100 × as long for the sum over time alone where one sequence is the batch
-    (jax 0.10)."""
-    alone = next((k for k, n in enumerate(leaf.shape) if n != 1), leaf.ndim) if leaf.shape[0] == 1 else 0
-    return broadcast_like(lax.squeeze(leaf, range(alone)), like)
 
 
 def shifted(a, first, reverse: bool):
@@ -114,7 +108,7 @@ def _associative(a, b, start, reset, initial, reverse: bool) -> tuple:
     What a reset cuts off is selected away, not multiplied by zero, which would let NaN cross.
     """
     time = b[0].shape[0]
-    a = jax.tree.map(partial(at_every_step, like=b[0]), a)
+    a = jax.tree.map(lambda leaf: broadcast_like(leaf, b[0]), a)
     first = time - 1 if reverse else 0
     at = lambda tree: jax.tree.map(lambda leaf: leaf[first], tree)
     come_in = apply(at(a), start)
@@ -181,12 +175,12 @@ def _product_of_all(form: str, a, b, reset, reverse: bool) -> tuple:
 def _as_one_step(a, b, reset, initial, reverse: bool) -> tuple:
     """All of time as one step: the product of all A, the state after it if none came in, and where a reset has cut off what did.
 
-    In about log₂ T steps, which XLA:CPU fuses, so that it computes much of it again: a loop takes 0.6 of the time of a MinGRU's,
-    0.08 of an LRU's (T=8,192 H=256, jax 0.10).
+    In about log₂ T steps. XLA:CPU fuses them, and so computes much of b again: for that, and for an A of each step, a loop takes
+    0.6 of the time where they are a MinGRU's, 0.08 where they are an LRU's (T=8,192 H=256, jax 0.10).
     """
     time, rows = b[0].shape[0], lambda at: jax.tree.map(lambda x: x if x.shape[0] == 1 else x[at], steps)
     if reset is not None:
-        a = jax.tree.map(partial(at_every_step, like=b[0]), a)
+        a = jax.tree.map(lambda leaf: broadcast_like(leaf, b[0]), a)
         starts = apply(a, tuple(broadcast_like(i, x) for i, x in zip(initial, b, strict=True)))
         b = tuple(select(reset, x + c, x) for x, c in zip(b, starts, strict=True))
         a = jax.tree.map(lambda leaf: select(reset, zeros_like(leaf), leaf), a)

@@ -91,7 +91,8 @@ def incoming(axis, reverse: bool, part, start: tuple) -> tuple:
     """The state that comes into this part.
 
     Args:
-        part: all steps of this part as one, see `affine.as_one_step`.
+        part: of all steps of this part, the product of their A, the state after them if none came in, and where a reset cut off
+            what did (None: nowhere).
         start: what comes into the first part.
     """
 

@@ -57,8 +57,7 @@ def run(what: Semantics, tuned: Tuning, weights: Weights, state, steps: Steps, *
 
 
 def _run(what: Semantics, tuned: Tuning, find, form: str, weights: Weights, state, steps: Steps):
-    stored = jax.checkpoint_policies.save_only_these_names("x_gates", affine.STATES)
-    segment = jax.checkpoint(partial(_segment, what, find, form, weights), policy=stored, prevent_cse=False)
+    segment = jax.checkpoint(partial(_segment, what, find, form, weights), policy=affine.STORED, prevent_cse=False)
     return over_segments(segment, state, steps, tuned.backward, what.reverse)
 
 

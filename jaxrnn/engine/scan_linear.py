@@ -16,9 +16,6 @@ from jaxrnn.engine.segments import over_segments
 from jaxrnn.engine.transition import after, output, zero_invalid
 from jaxrnn.engine.tuning import Tuning
 
-STORED = jax.checkpoint_policies.save_only_these_names("x_gates", affine.STATES)
-"""For the backward pass; what follows from it is computed again."""
-
 
 def refuses(what: Semantics, weights: Weights, state, platform: str) -> str | None:
     """Cells that are not linear, or have a mask of `h`."""
@@ -41,7 +38,7 @@ def run(what: Semantics, tuned: Tuning, weights: Weights, state, steps: Steps, *
 def _run(what: Semantics, tuned: Tuning, form: str, weights: Weights, state, steps: Steps):
     if what.time_axis is not None:
         return _part(what, tuned.backward, form, weights, state, steps)
-    segment = jax.checkpoint(partial(_segment, what, form, weights), policy=STORED, prevent_cse=False)
+    segment = jax.checkpoint(partial(_segment, what, form, weights), policy=affine.STORED, prevent_cse=False)
     return over_segments(segment, state, steps, tuned.backward, what.reverse)
 
 
@@ -56,7 +53,7 @@ def _segment(what: Semantics, form: str, weights: Weights, state, steps: Steps):
 
 def _part(what: Semantics, length: int, form: str, weights: Weights, state, steps: Steps):
     """All steps of this device, whose states need those of others: the coefficients alone are computed in segments."""
-    coefficients = jax.checkpoint(partial(_coefficients, what, weights, state), policy=STORED, prevent_cse=False)
+    coefficients = jax.checkpoint(partial(_coefficients, what, weights, state), policy=affine.STORED, prevent_cse=False)
     a, _ = coefficients(jax.tree.map(lambda leaf: leaf[:1], steps))  # of which those are used that are the same at every step
     shapes, _ = jax.eval_shape(coefficients, jax.tree.map(lambda leaf: leaf[:2], steps))
     moves = [leaf.shape[0] == 2 for leaf in jax.tree.leaves(shapes)]
