@@ -218,7 +218,7 @@ class Cell:
 
         Args:
             params, state: of this step.
-            x_gates: the projected input.
+            x_gates: the projected input, (*batch, gates, hidden): gate k is `x_gates[..., k, :]`.
             h: to be used, not `state.h`, in matrix products: variational dropout may have masked it.
             further: what `per_step` and `context` name, if they name anything.
         """

@@ -99,7 +99,7 @@ class LinearCell(Cell):
 
         Args:
             params: float32 at least.
-            x_gates: what `project` gives.
+            x_gates: what `project` gives: a tuple, with an array (…, hidden) for each gate.
             further: what `per_step` and `context` name, if they name anything.
         """
         raise NotImplementedError(f"{type(self).__name__} should define `coefficients`")
