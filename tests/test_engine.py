@@ -544,8 +544,9 @@ MAY_IMPORT = {
     "engine.scan_plain": PROBLEM,
     "engine.scan_gated": PROBLEM | {"engine.gates", "engine.lanes", "engine.residuals"},
     "engine.one_sequence": {"_arrays", "engine.problem"},
-    "engine.affine": {"_arrays", "cells.elementwise", "checks", "engine"},
-    "engine.scan_linear": PROBLEM | {"engine", "engine.one_sequence", "engine.over_devices", "cells.elementwise"},
+    "engine.affine": {"_arrays", "cells.elementwise", "checks", "engine", "engine.residuals"},
+    "engine.scan_linear": PROBLEM
+    | {"engine", "engine.one_sequence", "engine.over_devices", "engine.residuals", "cells.elementwise"},
     "engine.associative": {"engine"},
     "engine.scan_diagonal": PROBLEM | {"engine", "engine.one_sequence", "engine.outside", "engine.residuals", "cells.elementwise"},
     "engine.newton": {"engine", "engine.problem", "engine.segments"},

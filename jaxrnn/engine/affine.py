@@ -17,6 +17,7 @@ from jaxrnn._arrays import broadcast_like, same_varying_axes, select, zeros_like
 from jaxrnn.cells.elementwise import add, apply
 from jaxrnn.checks import is_symbolic
 from jaxrnn.engine import over_devices
+from jaxrnn.engine.residuals import join
 
 STATES = "states"
 """What a checkpoint's policy may store of a recurrence, so that it is not run again."""
@@ -86,20 +87,19 @@ def _loop(a, b, start, reset, initial, reverse: bool) -> tuple:
 
 def _scan(a, b, start, reset, initial, reverse: bool, out):
     """The state after all steps, and `out` of it after each. With b of None there is no input."""
-    leaves, structure = jax.tree.flatten(a)
     time = b[0].shape[0] if b is not None else max(leaf.shape[0] for leaf in jax.tree.leaves((a, reset)))
-    moves = [leaf.shape[0] != 1 or time == 1 for leaf in leaves]
+    moving = jax.tree.map(lambda leaf: None if leaf.shape[0] == 1 != time else leaf, a)
+    fixed = jax.tree.map(lambda leaf: leaf[0], a)
 
     def step(h, now):
         b, reset, moving = now
-        moving = iter(moving)
-        a = jax.tree.unflatten(structure, [next(moving) if m else leaf[0] for m, leaf in zip(moves, leaves, strict=True)])
+        a = join(moving, fixed)
         if reset is not None:
             h = tuple(select(reset, one, old) for one, old in zip(initial, h, strict=True))
         h = apply(a, h) if b is None else add(apply(a, h), b)
         return h, out(h)
 
-    return lax.scan(step, start, (b, reset, [leaf for m, leaf in zip(moves, leaves, strict=True) if m]), reverse=reverse)
+    return lax.scan(step, start, (b, reset, moving), reverse=reverse)
 
 
 def _associative(a, b, start, reset, initial, reverse: bool) -> tuple:

@@ -12,6 +12,7 @@ from jaxrnn.engine import affine
 from jaxrnn.engine.one_sequence import without_batch
 from jaxrnn.engine.over_devices import at_the_end
 from jaxrnn.engine.problem import Semantics, Steps, Weights
+from jaxrnn.engine.residuals import join
 from jaxrnn.engine.segments import over_segments
 from jaxrnn.engine.transition import after, output, zero_invalid
 from jaxrnn.engine.tuning import Tuning
@@ -56,16 +57,13 @@ def _part(what: Semantics, length: int, form: str, weights: Weights, state, step
     coefficients = jax.checkpoint(partial(_coefficients, what, weights, state), policy=affine.STORED, prevent_cse=False)
     a, _ = coefficients(jax.tree.map(lambda leaf: leaf[:1], steps))  # of which those are used that are the same at every step
     shapes, _ = jax.eval_shape(coefficients, jax.tree.map(lambda leaf: leaf[:2], steps))
-    moves = [leaf.shape[0] == 2 for leaf in jax.tree.leaves(shapes)]
 
     def segment(_, steps):
         a, b = coefficients(steps)
-        return (), ([leaf for m, leaf in zip(moves, jax.tree.leaves(a), strict=True) if m], b)
+        return (), (jax.tree.map(lambda leaf, shape: leaf if shape.shape[0] == 2 else None, a, shapes), b)
 
     _, (moving, b) = over_segments(segment, (), steps, length, what.reverse)
-    moving, leaves = iter(moving), zip(moves, jax.tree.leaves(a), strict=True)
-    a = jax.tree.unflatten(jax.tree.structure(a), [next(moving) if m else leaf for m, leaf in leaves])
-    return _states(what, form, weights, state, steps, a, b)
+    return _states(what, form, weights, state, steps, join(moving, a), b)
 
 
 def _coefficients(what: Semantics, weights: Weights, state, steps: Steps):
