@@ -121,7 +121,7 @@ def lay_beside(a, like, axes: int):
 
 
 def may_be_dropped(a, axes) -> bool:
-    """Whether all these axes have length 1 and, on an explicit mesh, no place: one put back would have lost it."""
+    """Whether all these axes have length 1, and none lies on an explicit mesh: an axis that is put back would not lie there."""
     return all(axis < a.ndim and a.shape[axis] == 1 and jax.typeof(a).sharding.spec[axis] is None for axis in axes)
 
 

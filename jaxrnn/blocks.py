@@ -44,8 +44,8 @@ def in_turn(runs, x, starts):
 
 
 def rowwise(layer, x):
-    """`layer(x)`, of a layer that acts on the last axis; where one sequence is the batch, without its axes, for the reason that
-    stands at `engine.one_sequence.without_batch`: the gradient of a scale or bias is a sum over time too."""
+    """`layer(x)`, for a layer that acts on the last axis. Batch axes of length 1 are left out, and put back after it: the gradient
+    of a scale or bias is a sum over time, see `engine.one_sequence.without_batch`."""
     axes = tuple(range(x.ndim - 2))
     if not may_be_dropped(x, axes):
         return layer(x)

@@ -48,7 +48,7 @@ class _Options(Checked, kw_only=True):
 class SequenceModel(_Options):
     """Residual blocks of a recurrence and a gated linear unit, as `jaxrnn.models.SequenceModel`, which has the equations.
 
-    Where one sequence is the batch, intermediates that Linen captures are without its axis.
+    With a batch of one sequence, intermediates that Linen captures lack the batch axis.
 
     Args:
         cell: the recurrence, one layer in each block, see `jaxrnn.cells.CELLS`.

@@ -634,7 +634,7 @@ class Started:
         self.process = subprocess.Popen(command, cwd=tmp_path, env=env, text=True, **pipes)
 
     def wait_for_checkpoint(self):
-        """Wait until a checkpoint is whole. Folders may be renamed while they are walked, of which `os.walk` makes nothing."""
+        """Wait until a checkpoint is whole. `os.walk` goes on where a folder has been renamed meanwhile."""
         while not any("manifest.json" in files for _, _, files in os.walk(self.out)):
             assert self.process.poll() is None, self.end()
             time.sleep(0.005)
